@@ -1,0 +1,150 @@
+//! Everything that may be asked. A closed enum: no name on the wire ever becomes code.
+//!
+//! New variants go at the end, with a new [`crate::frame::VERSION`].
+
+use serde::{Deserialize, Serialize};
+
+/// How many selectors a request may carry.
+pub const MAX_SELECTORS: usize = 4096;
+/// The longest selector, in bytes.
+pub const MAX_SELECTOR: usize = 256;
+
+/// A request. A *selector* is what a person types to mean units: a name (`auto_sync`, `AUTO-SYNC`), a glob
+/// (`s3_*`), `@category`, `%profile` or `state:failed`. The daemon resolves selectors; an unknown one is an error that
+/// names the nearest units.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// The node's header and its units: [`crate::reply::Reply::Node`], then [`crate::reply::Reply::Units`] …
+    /// Without selectors every wanted unit, else exactly those selected.
+    Status {
+        /// Which units.
+        selectors: Vec<String>,
+        /// Also the last log lines of each (when few are selected).
+        detail: bool,
+        /// Without selectors: every unit that is known, wanted or not.
+        all: bool,
+    },
+    /// Bring units up, and answer at the first verdict.
+    Start(Job),
+    /// Bring units down; done when nothing of them is left.
+    Stop(Job),
+    /// Stop, then start.
+    Restart {
+        /// Which, and how.
+        job: Job,
+        /// Leave units alone that do not run (`try-restart`).
+        only_running: bool,
+    },
+    /// Run the units' own reload commands.
+    Reload(Job),
+    /// Send a signal.
+    Kill {
+        /// Which units.
+        selectors: Vec<String>,
+        /// The signal's number, 1 to 64.
+        signal: i32,
+        /// To whom.
+        whom: Whom,
+    },
+    /// Forget failures, restart counts and back-off.
+    ResetFailed {
+        /// Which; none: all.
+        selectors: Vec<String>,
+    },
+    /// The events so far, and with `follow` those to come: [`crate::reply::Reply::Event`] …
+    Events {
+        /// Which units; none: all.
+        selectors: Vec<String>,
+        /// Go on as events happen.
+        follow: bool,
+        /// Only events with a sequence number above this.
+        after: Option<u64>,
+        /// Only events at or after this time, in µs since 1970.
+        since_us: Option<u64>,
+    },
+    /// Log lines: [`crate::reply::Reply::Logs`] …
+    Logs {
+        /// Which units; none: all.
+        selectors: Vec<String>,
+        /// Go on as lines come.
+        follow: bool,
+        /// At most so many of the last lines of each unit; absent: all that is kept.
+        lines: Option<u64>,
+    },
+    /// A unit's definition with all defaults filled in and where each value came from.
+    Show {
+        /// Which.
+        selectors: Vec<String>,
+    },
+    /// A unit's files as they were read.
+    Cat {
+        /// Which.
+        selectors: Vec<String>,
+    },
+    /// Edges between units.
+    Deps {
+        /// The roots; none: every wanted unit.
+        selectors: Vec<String>,
+    },
+    /// The profiles that are known.
+    Profiles,
+    /// One profile's members in start order.
+    Profile {
+        /// Its name.
+        name: String,
+    },
+    /// Units in no profile but `full`-like ones, by lifecycle: [`crate::reply::Reply::Coverage`].
+    Coverage,
+    /// Deprecated units and the live end of their replacement chains.
+    Deprecated,
+    /// Wait until every selected unit is as wanted.
+    Wait {
+        /// Which.
+        selectors: Vec<String>,
+        /// What to wait for.
+        target: WaitFor,
+        /// How long, in ms; absent: for ever.
+        timeout_ms: Option<u64>,
+    },
+    /// Read all files again; take all or nothing.
+    DaemonReload,
+    /// Stop every unit in order, then end.
+    Shutdown,
+    /// Versions and places of the daemon.
+    Version,
+    /// The names of all units, profiles and categories, for completion.
+    Names,
+}
+
+/// What start, stop, restart and reload have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Which units; at least one selector.
+    pub selectors: Vec<String>,
+    /// Wait for the verdict and report progress; else answer as soon as the request is taken.
+    pub wait: bool,
+    /// How long to wait, in ms. The job goes on past it.
+    pub timeout_ms: Option<u64>,
+    /// Also do what touches units that were not named (stopping those that require them).
+    pub cascade: bool,
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Whom {
+    /// The main process.
+    Main,
+    /// Every process of the unit.
+    All,
+}
+
+/// What to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WaitFor {
+    /// Running (ready), or completed.
+    Running,
+    /// Nothing of it is left.
+    Stopped,
+    /// Down with its automatic tries used up.
+    Failed,
+}

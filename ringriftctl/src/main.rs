@@ -1,0 +1,2 @@
+//! Asks a running ringriftd.
+fn main() {}

@@ -1,0 +1,329 @@
+//! What keeper, manager and logger say to each other: one value a datagram on SOCK_SEQPACKET pairs, encoded by
+//! `proto::codec`, with descriptors attached where a variant says so. Types only; no behaviour, no units.
+//!
+//! The pairs are made by the keeper. Manager and logger find their ends at fixed descriptors ([`fd`]).
+//!
+//! Read first: [`ToKeeper`] and [`FromKeeper`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{LaunchId, Scope};
+use crate::spec::Rlimit;
+use proto::reply::Exit;
+
+/// The version of this file. All roles are one binary, so it only differs across an upgrade.
+pub const WIRE_VERSION: u32 = 1;
+
+/// Where manager and logger find what the keeper gave them.
+pub mod fd {
+    /// Manager and logger: their link to the keeper.
+    pub const KEEPER: i32 = 3;
+    /// Manager and logger: their link to each other.
+    pub const PEER: i32 = 4;
+    /// Manager: the listening control socket.
+    pub const CONTROL: i32 = 5;
+}
+
+/// Everything that the keeper needs to know to start a process. It knows no units: `tag` is opaque to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Which. Asking again for one that lives gives the same answer and no second process.
+    pub id: LaunchId,
+    /// `RINGRIFT_INVOCATION_ID`, by which the sweep finds processes where there is no cgroup.
+    pub invocation: String,
+    /// `RINGRIFT_ROLE`, the other half of that.
+    pub role: String,
+    /// Names the cgroup's folder; `[a-z0-9_.-]`, at most 64 bytes.
+    pub tag: String,
+    /// The program: a path with a slash.
+    pub program: Vec<u8>,
+    /// Its arguments, the first one included.
+    pub argv: Vec<Vec<u8>>,
+    /// Its environment as `NAME=value`, whole.
+    pub env: Vec<Vec<u8>>,
+    /// Where; absolute.
+    pub working_dir: Vec<u8>,
+    /// Whose process; ringriftd's own when absent.
+    pub identity: Option<Identity>,
+    /// 0 to 0o777.
+    pub umask: u32,
+    /// -20 to 19.
+    pub nice: Option<i32>,
+    /// -1000 to 1000.
+    pub oom_score_adj: i32,
+    /// Limits.
+    pub rlimits: Vec<Rlimit>,
+    /// PR_SET_NO_NEW_PRIVS.
+    pub no_new_privs: bool,
+    /// Where its output goes.
+    pub output: Output,
+    /// It gets a notify socket: the path that stands in its environment as NOTIFY_SOCKET. The keeper makes it there
+    /// (mode 0600, owned by the identity) and attaches it to its answer.
+    pub notify: Option<Vec<u8>>,
+    /// It gets the write end of a pipe at this descriptor, the read end is attached to the answer.
+    pub ready_fd: Option<u32>,
+}
+
+/// A process's user and groups, as numbers: names were looked up by the manager, off its loop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// Where stdout and stderr of a launch go: one pipe to the logger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// The unit, for the logger.
+    pub unit: String,
+    /// `[log] max_size`, bytes.
+    pub max_size: u64,
+    /// `[log] max_files`.
+    pub max_files: u32,
+    /// `[stop] drain_timeout`, ms.
+    pub drain_ms: u64,
+}
+
+/// From the manager to the keeper.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToKeeper {
+    /// The manager serves: its configuration is good, its socket answers. Before this, its end ends the keeper
+    /// with the same exit code.
+    Serving,
+    /// Start a process.
+    Launch(Box<Launch>),
+    /// Send a signal to a launch's main process or to all that is proven to belong to it.
+    Signal {
+        /// Which.
+        id: LaunchId,
+        /// 1 to 64. After TERM the keeper sends CONT.
+        signal: i32,
+        /// To whom.
+        scope: Scope,
+    },
+    /// SIGKILL to everything of a launch, again and again until nothing is left.
+    Destroy {
+        /// Which.
+        id: LaunchId,
+    },
+    /// Take over a forking launch's main process: the one named (which must belong to it), or the only one left.
+    FindMain {
+        /// Which.
+        id: LaunchId,
+        /// From its pid file.
+        pid: Option<u32>,
+    },
+    /// Its end is known: forget it.
+    Release {
+        /// Which.
+        id: LaunchId,
+    },
+    /// Say this to the service manager above (sd_notify(3)), as the process that it knows.
+    Announce {
+        /// `READY=1`, `STATUS=…`.
+        text: String,
+    },
+    /// Answer with `Pong`.
+    Ping {
+        /// Any number.
+        nonce: u64,
+    },
+    /// Nothing of any unit is left: end, with this exit code.
+    End {
+        /// The code.
+        code: u8,
+    },
+}
+
+/// Which step of a start failed. The words are for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Making its pipe or socket.
+    Descriptors,
+    /// Making its cgroup.
+    Cgroup,
+    /// clone(2).
+    Fork,
+    /// setsid(2).
+    Session,
+    /// Joining its cgroup.
+    JoinCgroup,
+    /// nice, oom_score_adj or a resource limit.
+    Limits,
+    /// Groups, group or user.
+    Identity,
+    /// The working folder.
+    WorkingDir,
+    /// Standard input, output, error.
+    Stdio,
+    /// execve(2).
+    Exec,
+    /// It was killed between fork and exec.
+    DiedBeforeExec,
+    /// The request itself is wrong (a bug).
+    Request,
+}
+
+/// From the keeper to the manager.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromKeeper {
+    /// First of all: what this keeper is and can do.
+    Hello {
+        /// [`WIRE_VERSION`].
+        version: u32,
+        /// Its pid.
+        pid: u32,
+        /// The logger's pid.
+        logger_pid: u32,
+        /// The node's random number, the first half of each invocation's text.
+        seed: u64,
+        /// `cgroup` with its folder, or `process group` with the reason why there is no cgroup.
+        containment: String,
+    },
+    /// A launch runs its program. Attached, in this order: the notify socket if asked for, the read end of the
+    /// readiness pipe if asked for.
+    Launched {
+        /// Which.
+        id: LaunchId,
+        /// Its pid.
+        pid: u32,
+        /// Its start time (field 22 of /proc/PID/stat), which with pid and boot id is its identity.
+        start_time: u64,
+    },
+    /// A launch could not be started; nothing of it is left.
+    LaunchFailed {
+        /// Which.
+        id: LaunchId,
+        /// Where it failed.
+        stage: Stage,
+        /// errno(3); 0 when there is none.
+        errno: i32,
+    },
+    /// A launch's main process ended and was reaped. Said again until `Release`.
+    Exited {
+        /// Which.
+        id: LaunchId,
+        /// How.
+        exit: Exit,
+        /// Some of what is left of it; empty: nothing is.
+        remains: Vec<u32>,
+    },
+    /// Nothing of a launch is left.
+    Emptied {
+        /// Which.
+        id: LaunchId,
+    },
+    /// SIGKILL did not help for a while: these are left. The keeper goes on trying.
+    Unkillable {
+        /// Which.
+        id: LaunchId,
+        /// Some of them.
+        remains: Vec<u32>,
+    },
+    /// The answer to `FindMain`.
+    MainFound {
+        /// Which.
+        id: LaunchId,
+        /// Its pid.
+        pid: u32,
+        /// Its start time.
+        start_time: u64,
+    },
+    /// The answer to `FindMain`.
+    MainMissing {
+        /// Which.
+        id: LaunchId,
+        /// Why, in words.
+        why: String,
+    },
+    /// The keeper got a signal that is meant for the whole daemon (TERM, INT, HUP …).
+    Signal {
+        /// Its number.
+        signal: i32,
+    },
+    /// The logger died and was started again.
+    LoggerRestarted {
+        /// Its new pid.
+        pid: u32,
+        /// How often so far.
+        times: u32,
+    },
+    /// To `Ping`.
+    Pong {
+        /// The same number.
+        nonce: u64,
+    },
+}
+
+/// From the keeper to the logger.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToLogger {
+    /// Read this pipe. Attached: its read end. Said again for every live pipe to a logger that was restarted.
+    Open {
+        /// Whose.
+        id: LaunchId,
+        /// Where it goes, and how much is kept.
+        output: Output,
+    },
+    /// The launch is over: read what is there, at most for its `drain_ms`, then close.
+    Close {
+        /// Whose.
+        id: LaunchId,
+    },
+    /// The daemon ends: read and write what is there, then end.
+    End,
+}
+
+/// From the logger to the keeper.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromLogger {
+    /// It is ready for pipes.
+    Ready,
+    /// A pipe reached its end, or was closed: the keeper closes its own copy.
+    Closed {
+        /// Whose.
+        id: LaunchId,
+    },
+}
+
+/// From the manager to the logger.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum LogQuery {
+    /// Answer a client's request for lines. Attached: the client's connection, which the manager no longer uses. The
+    /// logger writes [`proto::frame::Answer`] frames with this id and [`proto::reply::Reply::Logs`], then `End`, and
+    /// closes.
+    Serve {
+        /// The request's id.
+        ask: u64,
+        /// Of these units.
+        units: Vec<String>,
+        /// The last lines of each, at most; absent: all.
+        lines: Option<u64>,
+        /// Go on as lines come, until the client closes.
+        follow: bool,
+    },
+    /// The last lines of one unit, for the manager itself: answered by [`LogTail`] with the same number.
+    Tail {
+        /// Any number.
+        nonce: u64,
+        /// Of this unit.
+        unit: String,
+        /// Only this life (its serial); absent: any.
+        invocation: Option<u64>,
+        /// At most so many.
+        lines: u32,
+    },
+}
+
+/// From the logger to the manager.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogTail {
+    /// The query's number.
+    pub nonce: u64,
+    /// In the order of their times; each message cut at 1 KiB.
+    pub lines: Vec<proto::reply::LogLine>,
+}

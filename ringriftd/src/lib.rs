@@ -1,0 +1,19 @@
+//! The map of the house. `ARCHITECTURE.md` follows one unit through it.
+//!
+//! One binary, three roles: the [`keeper`] is the parent of every process and holds what must never fall; the
+//! [`logger`] turns their output into files; the [`manager`] thinks. The thinking itself is [`engine`], which is pure.
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod control;
+pub mod engine;
+pub mod graph;
+pub mod host;
+pub mod ids;
+pub mod keeper;
+pub mod limits;
+pub mod logger;
+pub mod manager;
+pub mod places;
+pub mod spec;
+pub mod standin;

@@ -1,0 +1,142 @@
+//! Every bound of the daemon, named, with its reason. A bound that a file can change has its default here too.
+
+use std::time::Duration;
+
+// --- names and files -----------------------------------------------------------------------------------------
+
+/// The longest unit or profile name, in bytes. Fits a cgroup, a file name and a column.
+pub const NAME_MAX: usize = 64;
+/// The largest unit, profile or configuration file, in bytes.
+pub const FILE_MAX: u64 = 1024 * 1024;
+/// Files in one folder of units or profiles.
+pub const FILES_MAX: usize = 20_000;
+/// The deepest nesting of a TOML file; deeper is refused before it is parsed.
+pub const TOML_DEPTH_MAX: usize = 32;
+/// Faults of one file that are reported; then "and more".
+pub const FAULTS_PER_FILE_MAX: usize = 100;
+/// The longest string of a unit file (a description, one argument), in bytes.
+pub const TEXT_MAX: usize = 32 * 1024;
+/// Entries of one list of a unit file.
+pub const LIST_MAX: usize = 4096;
+
+// --- launches ------------------------------------------------------------------------------------------------
+
+/// Arguments and environment of one launch together, in bytes: one message to the keeper.
+pub const LAUNCH_BYTES_MAX: usize = 160 * 1024;
+/// The largest message between keeper, manager and logger, in bytes (below the kernel's default of 208 KiB).
+pub const WIRE_MESSAGE_MAX: usize = 192 * 1024;
+/// Descriptors in one message between the roles.
+pub const WIRE_FDS_MAX: usize = 4;
+/// How long environment files, user names and interpreters may take to read before a start fails.
+pub const PREPARE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The largest environment file, in bytes.
+pub const ENV_FILE_MAX: u64 = 256 * 1024;
+/// Pids that a message names at most when something could not be killed.
+pub const REMAINS_MAX: usize = 64;
+/// How long the keeper waits between two rounds of SIGKILL while processes refuse to go.
+pub const KILL_AGAIN: Duration = Duration::from_millis(100);
+/// How long after SIGKILL a unit may take to vanish before its stop has failed (a process in the kernel's D state).
+pub const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+// --- units: defaults of what files may set -------------------------------------------------------------------
+
+/// `[ready] timeout`.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// `[exec] hook_timeout`.
+pub const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
+/// `[restart] delay`.
+pub const RESTART_DELAY: Duration = Duration::from_secs(5);
+/// `[restart] max_delay`.
+pub const RESTART_MAX_DELAY: Duration = Duration::from_secs(300);
+/// `[restart] factor`, in thousandths.
+pub const RESTART_FACTOR_MILLI: u32 = 2000;
+/// `[restart] jitter`, in thousandths.
+pub const RESTART_JITTER_MILLI: u32 = 100;
+/// `[restart] stable_after`.
+pub const STABLE_AFTER: Duration = Duration::from_secs(60);
+/// `[restart] max_restarts`.
+pub const MAX_RESTARTS: u32 = 5;
+/// `[restart] max_restarts` at most: the window keeps one time for each.
+pub const MAX_RESTARTS_MAX: u32 = 10_000;
+/// `[restart] window`.
+pub const RESTART_WINDOW: Duration = Duration::from_secs(3600);
+/// `[restart] retry_every`.
+pub const RETRY_EVERY: Duration = Duration::from_secs(4 * 3600);
+/// `[restart] retry_every` of critical units.
+pub const RETRY_EVERY_CRITICAL: Duration = Duration::from_secs(1800);
+/// `[stop] timeout`.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// `[stop] drain_timeout`.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// `[health] interval`.
+pub const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
+/// The longest time that a file may give.
+pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// `shutdown_timeout`.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(90);
+/// Back-off after the host could not fork, open or allocate: first, then doubled.
+pub const HOST_FAULT_DELAY: Duration = Duration::from_millis(500);
+/// Back-off after host faults at most.
+pub const HOST_FAULT_MAX_DELAY: Duration = Duration::from_secs(30);
+
+// --- logs ----------------------------------------------------------------------------------------------------
+
+/// `[log] max_size`, in bytes.
+pub const LOG_SIZE: u64 = 16 * 1024 * 1024;
+/// `[log] max_files`, the one being written among them.
+pub const LOG_FILES: u32 = 5;
+/// The longest stored line, in bytes; a longer one is split and marked.
+pub const LOG_LINE_MAX: usize = 16 * 1024;
+/// What the logger reads from one pipe before it turns to the next, in bytes.
+pub const LOG_READ: usize = 64 * 1024;
+/// Lines in one frame of an answer at most.
+pub const LOG_LINES_PER_FRAME: usize = 256;
+/// Log readers (`logs`, `logs -f`) at once.
+pub const LOG_QUERIES_MAX: usize = 32;
+
+// --- notifications -------------------------------------------------------------------------------------------
+
+/// The largest datagram that a unit may send, in bytes; the rest of a longer one voids it.
+pub const NOTIFY_MAX: usize = 4096;
+/// The longest `STATUS=` that is kept, in bytes.
+pub const STATUS_TEXT_MAX: usize = 512;
+/// Datagrams a second of one unit that are looked at; more are counted and dropped.
+pub const NOTIFY_RATE: u32 = 100;
+
+// --- control -------------------------------------------------------------------------------------------------
+
+/// Connections at once.
+pub const CLIENTS_MAX: usize = 256;
+/// Of those, kept free for root and the owner while strangers knock.
+pub const CLIENTS_RESERVED: usize = 8;
+/// Requests under way on one connection.
+pub const REQUESTS_PER_CLIENT: usize = 32;
+/// How long a client may take for its hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take from the first to the last byte of a frame.
+pub const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may lie idle with nothing under way.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may take to accept a frame before it is let go.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Frames that wait for one client.
+pub const CLIENT_QUEUE: usize = 64;
+/// Events that a subscriber may lag behind before it is told how many it missed.
+pub const SUBSCRIBER_LAG: usize = 4096;
+/// Events that the node remembers in memory.
+pub const EVENTS_KEPT: usize = 8192;
+/// The longest path of a socket, in bytes (`sun_path` less its NUL; unix(7)).
+pub const SOCKET_PATH_MAX: usize = 107;
+/// Requests that wait for the manager's loop.
+pub const ASKS_QUEUE: usize = 256;
+
+// --- the roles -----------------------------------------------------------------------------------------------
+
+/// How long the manager may take from its start until it serves.
+pub const MANAGER_START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the keeper waits for manager and logger to end after the last unit.
+pub const ROLE_END_TIMEOUT: Duration = Duration::from_secs(5);
+/// Back-off before a dead logger is started again: first, then doubled.
+pub const LOGGER_RESTART_DELAY: Duration = Duration::from_millis(100);
+/// That back-off at most.
+pub const LOGGER_RESTART_MAX_DELAY: Duration = Duration::from_secs(10);

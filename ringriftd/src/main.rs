@@ -1,0 +1,2 @@
+//! Chooses the role.
+fn main() {}

@@ -1,0 +1,2 @@
+//! A daemon that misbehaves.
+fn main() {}
