@@ -1,0 +1,261 @@
+//! The second phase: dirty units are looked at in start order, desired is compared with actual, and what may start or
+//! stop now does. And the verdicts for those who wait.
+
+use std::sync::Arc;
+
+use proto::reply::{Cause, CauseKind, Outcome};
+
+use super::order::{Blocker, StopReason};
+use super::request::{Goal, verdict};
+use super::types::{Action, ChangeKind, RequestAnswer, UnitAnswer};
+use super::unit::{Desired, End, State};
+use super::{Engine, Trigger, cause};
+use crate::graph::Ix;
+
+impl Engine {
+    /// Works off the dirty units. Each look either leaves a unit as it is or moves it on its way, and only a move
+    /// marks others, so the queue empties.
+    pub(super) fn act(&mut self) {
+        while let Some((&(rank, ix), &trigger)) = self.dirty.first_key_value() {
+            self.dirty.remove(&(rank, ix));
+            self.look_at(ix, trigger);
+        }
+    }
+
+    fn look_at(&mut self, ix: Ix, trigger: Option<Trigger>) {
+        let unit = self.unit(ix);
+        let desired = unit.desired;
+        match &unit.state {
+            State::Stopped | State::Completed => {
+                if desired == Desired::Up && unit.state == State::Stopped {
+                    let cause = unit.desired_cause.clone();
+                    self.transition(ix, State::Waiting, ChangeKind::StatusChanged, cause);
+                } else {
+                    self.judge(ix);
+                }
+            }
+            State::Waiting => match desired {
+                Desired::Up => self.try_start(ix, trigger),
+                Desired::Down => self.settle_down(ix),
+            },
+            State::Backoff { .. } | State::Failed { .. } => match desired {
+                Desired::Up => self.judge(ix),
+                Desired::Down => self.settle_down(ix),
+            },
+            State::Starting { .. } | State::Running { .. } | State::Reloading { .. } => {
+                self.try_stop(ix);
+                self.judge(ix);
+            }
+            State::Stopping { .. } => self.judge(ix),
+        }
+    }
+
+    /// A unit without a life is wanted down: so be it.
+    fn settle_down(&mut self, ix: Ix) {
+        let cause = self.unit(ix).desired_cause.clone();
+        self.unit_mut(ix).attempt_failed = false;
+        self.transition(ix, State::Stopped, ChangeKind::Stopped, cause);
+        self.judge(ix);
+    }
+
+    fn try_start(&mut self, ix: Ix, trigger: Option<Trigger>) {
+        let blockers = self.blockers(ix);
+        if blockers.is_empty() {
+            let cause = self.start_cause(ix, trigger);
+            self.begin_start(ix, cause);
+            return;
+        }
+        if matches!(blockers.as_slice(), [Blocker::Limit(_)]) {
+            self.held_back.insert((self.graph.rank(ix), ix));
+        }
+        // It cannot come up for now: those that merely come after it go ahead, and whoever waits for it is told.
+        let is_dead = self.dead_requirement(ix).is_some();
+        if is_dead && !self.unit(ix).attempt_failed {
+            self.unit_mut(ix).attempt_failed = true;
+            self.mark_around(ix);
+        }
+        self.judge(ix);
+    }
+
+    fn start_cause(&self, ix: Ix, trigger: Option<Trigger>) -> Cause {
+        match trigger {
+            Some(Trigger { seq, unit }) if unit != ix && self.unit(unit).is_satisfied() => {
+                let name = &self.unit(unit).spec.name;
+                cause::dependency(name, seq, format!("{name} is ready"))
+            }
+            Some(_) | None => self.unit(ix).desired_cause.clone(),
+        }
+    }
+
+    fn try_stop(&mut self, ix: Ix) {
+        let Some(reason) = self.stop_reason(ix) else {
+            return;
+        };
+        if !self.stop_blockers(ix).is_empty() {
+            return;
+        }
+        self.stop_for(ix, reason);
+    }
+
+    /// Stops an active unit for this reason, whoever else there is.
+    pub(super) fn stop_for(&mut self, ix: Ix, reason: StopReason) {
+        if reason.stay {
+            let unit = self.unit_mut(ix);
+            unit.desired = Desired::Down;
+            unit.desired_cause = reason.cause.clone();
+        }
+        self.begin_stop(ix, End::Wanted, ChangeKind::StatusChanged, reason.cause);
+    }
+
+    /// Gives every verdict on a unit that is due now.
+    pub(super) fn judge(&mut self, ix: Ix) {
+        let name = self.unit(ix).spec.name.clone();
+        for (id, goal) in self.requests.goals_of(&name) {
+            let answer = match goal {
+                Goal::Up { other_than } => self.judge_up(ix, other_than),
+                Goal::Down => self.judge_down(ix),
+                Goal::Reloaded { invocation } => self.judge_reload(ix, invocation),
+            };
+            if let Some(answer) = answer {
+                self.requests.decide(id, self.now, answer);
+            }
+        }
+    }
+
+    fn judge_up(&self, ix: Ix, other_than: Option<crate::ids::Invocation>) -> Option<UnitAnswer> {
+        let unit = self.unit(ix);
+        let name = &unit.spec.name;
+        if unit.desired == Desired::Down {
+            let text = format!("a later request wants it down: {}", unit.desired_cause.text);
+            let outcome = match unit.desired_cause.kind {
+                CauseKind::Dependency => Outcome::Failed,
+                CauseKind::Command
+                | CauseKind::Exit
+                | CauseKind::Signal
+                | CauseKind::Probe
+                | CauseKind::Timer
+                | CauseKind::Config
+                | CauseKind::Boot
+                | CauseKind::Recovery => Outcome::Superseded,
+            };
+            return Some(verdict(name, outcome, text));
+        }
+        let life = unit.state.life().map(|life| life.invocation);
+        if other_than.is_some() && life == other_than {
+            return None;
+        }
+        if unit.is_satisfied() || unit.state == State::Completed {
+            let text = if unit.state == State::Completed {
+                "completed"
+            } else {
+                "running"
+            };
+            return Some(verdict(name, Outcome::Done, text));
+        }
+        let has_ended = !matches!(unit.state, State::Starting { .. } | State::Stopping { .. });
+        if !(unit.attempt_failed && has_ended) {
+            return None;
+        }
+        let text = match (&unit.state, self.dead_requirement(ix)) {
+            (State::Waiting, Some(d)) => {
+                let why = self.blocker_text(&Blocker::Requirement(d));
+                let name = &self.unit(d).spec.name;
+                format!("waits for {name}, which {why}; it starts by itself when that is ready")
+            }
+            (_, _) => unit
+                .last_error
+                .clone()
+                .unwrap_or_else(|| "the attempt failed".to_owned()),
+        };
+        let next_try = self
+            .next_try(ix)
+            .or_else(|| self.dead_requirement(ix).and_then(|d| self.next_try(d)));
+        Some(UnitAnswer {
+            next_try,
+            ..verdict(name, Outcome::Failed, text)
+        })
+    }
+
+    fn judge_down(&self, ix: Ix) -> Option<UnitAnswer> {
+        let unit = self.unit(ix);
+        let name = &unit.spec.name;
+        match &unit.state {
+            State::Stopping { killed, .. } if !unit.remains.is_empty() => {
+                let text = "some of its processes do not go, not even by SIGKILL";
+                let answer = verdict(name, Outcome::Failed, text);
+                Some(UnitAnswer {
+                    killed: *killed,
+                    remains: unit.remains.clone(),
+                    ..answer
+                })
+            }
+            State::Starting { .. } | State::Running { .. } | State::Reloading { .. } => {
+                (unit.desired == Desired::Up && !unit.restart_pending).then(|| {
+                    let text = format!("a later request wants it up: {}", unit.desired_cause.text);
+                    verdict(name, Outcome::Superseded, text)
+                })
+            }
+            State::Stopping { .. } => None,
+            State::Stopped
+            | State::Waiting
+            | State::Backoff { .. }
+            | State::Failed { .. }
+            | State::Completed => Some(UnitAnswer {
+                killed: unit.last_stop_killed,
+                ..verdict(
+                    name,
+                    Outcome::Done,
+                    if unit.last_stop_killed {
+                        "killed"
+                    } else {
+                        "stopped"
+                    },
+                )
+            }),
+        }
+    }
+
+    fn judge_reload(&self, ix: Ix, invocation: crate::ids::Invocation) -> Option<UnitAnswer> {
+        let unit = self.unit(ix);
+        let name = &unit.spec.name;
+        match &unit.state {
+            State::Reloading { .. } => None,
+            State::Running { life } if life.invocation == invocation => Some(match &unit.reload_error {
+                None => verdict(name, Outcome::Done, "reloaded"),
+                Some(error) => verdict(name, Outcome::Failed, error.clone()),
+            }),
+            State::Running { .. }
+            | State::Starting { .. }
+            | State::Stopping { .. }
+            | State::Stopped
+            | State::Waiting
+            | State::Backoff { .. }
+            | State::Failed { .. }
+            | State::Completed => Some(verdict(name, Outcome::Failed, "it ended while it was reloading")),
+        }
+    }
+
+    /// Says the answers that are complete.
+    pub(super) fn answer(&mut self) {
+        while let Some((id, answers)) = self.requests.take_done() {
+            self.actions.push_back(Action::Reply {
+                id,
+                answer: RequestAnswer::Done(answers),
+            });
+        }
+    }
+
+    /// The first step of a start.
+    fn begin_start(&mut self, ix: Ix, cause: Cause) {
+        let invocation = crate::ids::Invocation(self.next_invocation);
+        self.next_invocation += 1;
+        self.lives.insert(invocation, ix);
+        let unit = self.unit_mut(ix);
+        unit.last_invocation = Some(invocation);
+        unit.restart_pending = false;
+        unit.remains.clear();
+        unit.note = None;
+        let spec = Arc::clone(&unit.spec);
+        self.open_life(ix, invocation, spec, cause);
+    }
+}

@@ -1,0 +1,83 @@
+//! What must hold after every step, told as sentences when it does not. Checked in tests and simulations after each
+//! event; in a live daemon the checks can be run and counted, never fatal.
+
+use super::Engine;
+use super::unit::{Desired, ProcessPhase, State};
+
+impl Engine {
+    /// Every broken invariant, in words; empty when all is well.
+    pub fn broken_invariants(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut starting = 0;
+        for (ix, unit) in self.units() {
+            let name = &unit.spec.name;
+            let mut say = |text: String| broken.push(format!("{name}: {text}"));
+            if unit.word != unit.state.word() {
+                say(format!(
+                    "the state is {:?}, its word {:?}",
+                    unit.state.word(),
+                    unit.word
+                ));
+            }
+            if unit.armed != unit.state.deadline() {
+                say("its timer is not that of its state".to_owned());
+            }
+            if unit.armed.is_some_and(|at| !self.timers.contains(&(at, ix))) {
+                say("its timer is not in the table".to_owned());
+            }
+            match unit.state.life() {
+                Some(life) => {
+                    if self.lives.get(&life.invocation) != Some(&ix) {
+                        say("its life is not in the table of lives".to_owned());
+                    }
+                    if life.processes().any(|p| p.launch.invocation != life.invocation) {
+                        say("a process of another life is in this one".to_owned());
+                    }
+                }
+                None => {
+                    if self.lives.values().any(|other| *other == ix) {
+                        say("it has no life, but the table of lives has one of it".to_owned());
+                    }
+                }
+            }
+            match &unit.state {
+                State::Starting { .. } => starting += 1,
+                State::Stopped if unit.desired == Desired::Up && !self.is_shutting_down() => {
+                    say("wanted up, and stopped after a step".to_owned());
+                }
+                State::Waiting | State::Backoff { .. } if unit.desired == Desired::Down => {
+                    say("wanted down, and not stopped though it has no life".to_owned());
+                }
+                State::Waiting if self.blockers(ix).is_empty() => {
+                    say("waits though nothing holds it back".to_owned());
+                }
+                State::Running { life } => {
+                    let is_there = life.main.as_ref().is_some_and(|p| p.phase != ProcessPhase::Asked);
+                    if !is_there || life.ready.is_none() {
+                        say("running without a process or without having been ready".to_owned());
+                    }
+                    if self.stop_reason(ix).is_some() && self.stop_blockers(ix).is_empty() {
+                        say("runs though it has to stop and nothing holds that back".to_owned());
+                    }
+                }
+                State::Stopped
+                | State::Waiting
+                | State::Backoff { .. }
+                | State::Reloading { .. }
+                | State::Stopping { .. }
+                | State::Failed { .. }
+                | State::Completed => {}
+            }
+        }
+        if starting != self.starting {
+            broken.push(format!(
+                "{starting} units are starting, {} are counted",
+                self.starting
+            ));
+        }
+        if !self.dirty.is_empty() {
+            broken.push(format!("{} units are still dirty after a step", self.dirty.len()));
+        }
+        broken
+    }
+}

@@ -1,0 +1,437 @@
+//! One unit: where it is, where it should be, and what it remembers.
+//!
+//! # The states
+//!
+//! A unit has a *desired* state (up or down, set by operators, profiles and shutdown) and an *actual* state, and the
+//! two are never mixed: a unit that is stopping may be wanted up again, and one that runs may be wanted down while it
+//! waits for those that need it to go first. Everything that happens compares the two.
+//!
+//! Actual states without a life (nothing of the unit exists):
+//!
+//! * `Stopped`: nothing runs. Wanted up, it becomes `Waiting` in the same step.
+//! * `Waiting`: wanted up, and held back by units that it is ordered after, by a conflict, or by the node's limit of
+//!   units that start at once. `Engine::blockers` says by whom at any moment; nothing is stored.
+//! * `Backoff { until }`: ended, and starts again then. An operator's start does not wait for it.
+//! * `Failed { next_try }`: the automatic tries are used up, or made no sense. With a `next_try`, a slow one is coming.
+//! * `Completed`: ended by itself, as it should (a oneshot's success; a clean exit that its policy does not restart).
+//!
+//! Actual states with a life (an invocation that the keeper knows processes of):
+//!
+//! * `Starting`: `start_pre` hooks, the launch, the wait for readiness, `start_post` hooks, in that order.
+//! * `Running`: ready. The main process lives (or, for a oneshot that remains, has ended well).
+//! * `Reloading`: running, while its reload commands run.
+//! * `Stopping`: hooks in the way are cleared, `stop_pre` hooks, the ladder of signals, SIGKILL to all that is left,
+//!   `stop_post` hooks; it ends only when nothing of the life is left. *Every* life ends through `Stopping`, also one
+//!   whose process died by itself (it may have left others behind), so that there is one way out.
+//!
+//! # Who may interrupt whom
+//!
+//! * A stop interrupts everything: what is starting or reloading turns to `Stopping` at once. A launch that the keeper
+//!   has not answered yet cannot be signalled; the stop waits for the answer first (`StopPhase::AwaitMain`), since
+//!   a signal sent before it would be lost and the process would stay.
+//! * A start never interrupts a stop: the unit finishes stopping, and then, being wanted up, starts.
+//! * A restart is a stop that leaves the unit wanted up.
+//! * An exit interrupts whatever the unit does. In `Stopping` it is what was wanted.
+//! * A timer only ever concerns the state that set it: it is part of the state and goes with it.
+//!
+//! # Which decider wins
+//!
+//! The last operator's word wins over an earlier one and over the profile. Shutdown wins over everything. A
+//! dependency that went down for good holds a unit down (`Waiting`) without changing what is wanted, so that the unit
+//! comes back by itself; only `recovered = "stay"` turns it to wanted down.
+//!
+//! # News of the past
+//!
+//! Processes are named by `LaunchId`, never by pid, and an id is used once. News of an id that is not the present
+//! life's changes nothing; it is counted.
+
+use std::sync::Arc;
+
+use proto::reply::{Cause, Exit, State as Word};
+
+use super::restart::Restarts;
+use super::types::{Mono, Role};
+use crate::ids::{Invocation, LaunchId};
+use crate::spec::{Membership, UnitSpec};
+
+/// A process of a life, from the question to the keeper until nothing of it is left.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Process {
+    /// Its name between the roles.
+    pub launch: LaunchId,
+    /// What it is for.
+    pub role: Role,
+    /// How far it is.
+    pub phase: ProcessPhase,
+    /// SIGKILL was asked for.
+    pub is_killed: bool,
+}
+
+/// How far a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessPhase {
+    /// The keeper was asked and has not answered. Nothing may be sent to it.
+    Asked,
+    /// It runs.
+    Alive {
+        /// For views.
+        pid: u32,
+    },
+    /// It ended and left others behind.
+    Leaving,
+    /// Nothing of it is left.
+    Gone,
+}
+
+impl Process {
+    /// A process that the keeper is just being asked for.
+    pub fn asked(launch: LaunchId, role: Role) -> Self {
+        Self {
+            launch,
+            role,
+            phase: ProcessPhase::Asked,
+            is_killed: false,
+        }
+    }
+}
+
+/// One life of a unit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Life {
+    /// Its serial.
+    pub invocation: Invocation,
+    /// The unit as it was defined when this life began; how it is stopped does not change under it.
+    pub spec: Arc<UnitSpec>,
+    /// The main process; absent before its launch.
+    pub main: Option<Process>,
+    /// How the main process ended, once it did.
+    pub exit: Option<Exit>,
+    /// The hook that runs now (or is being cleared away).
+    pub hook: Option<Process>,
+    /// How the hook's own process ended, while what it left is being killed.
+    pub hook_exit: Option<Exit>,
+    /// The number of the next hook's launch.
+    pub next_step: u16,
+    /// When it became ready.
+    pub ready: Option<Mono>,
+}
+
+impl Life {
+    /// The main process can be signalled: it, or something that it left, is there.
+    pub fn main_is_there(&self) -> bool {
+        self.main
+            .as_ref()
+            .is_some_and(|p| matches!(p.phase, ProcessPhase::Alive { .. } | ProcessPhase::Leaving))
+    }
+
+    /// The main process's pid while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        match self.main.as_ref()?.phase {
+            ProcessPhase::Alive { pid } => Some(pid),
+            ProcessPhase::Asked | ProcessPhase::Leaving | ProcessPhase::Gone => None,
+        }
+    }
+
+    /// A launch of this life.
+    pub fn process_mut(&mut self, launch: LaunchId) -> Option<&mut Process> {
+        [self.main.as_mut(), self.hook.as_mut()]
+            .into_iter()
+            .flatten()
+            .find(|p| p.launch == launch)
+    }
+
+    /// The processes that are not gone.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        [self.main.as_ref(), self.hook.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter(|p| p.phase != ProcessPhase::Gone)
+    }
+}
+
+/// Where a start stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartPhase {
+    /// `start_pre[n]` runs.
+    Pre(u16),
+    /// The main process was asked for; it runs or is about to; readiness is awaited.
+    Activating,
+    /// A forking unit's first process ended well; its main process is being looked for.
+    FindingMain,
+    /// `start_post[n]` runs.
+    Post(u16),
+}
+
+/// Where a stop stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopPhase {
+    /// A hook of something else is in the way and is being killed.
+    ClearHook,
+    /// `stop_pre[n]` runs.
+    Pre(u16),
+    /// The main process was asked for and the keeper has not answered.
+    AwaitMain,
+    /// Rung `n` of the ladder was sent.
+    Signal(usize),
+    /// SIGKILL was sent to everything.
+    Kill,
+    /// `stop_post[n]` runs.
+    Post(u16),
+}
+
+/// Why a life ends. The first reason stays: an exit during a wanted stop is part of the stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Somebody or something wanted it: a command, a dependency, a shutdown, the files.
+    Wanted,
+    /// The main process ended by itself after the unit was ready.
+    Exited,
+    /// It never became ready: in words.
+    AttemptFailed(String),
+    /// The host could not start it: in words.
+    HostFailed(String),
+}
+
+/// The actual state. See the head of this file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// Nothing runs.
+    Stopped,
+    /// Wanted up, and held back.
+    Waiting,
+    /// On its way up.
+    Starting {
+        /// The life.
+        life: Box<Life>,
+        /// How far.
+        phase: StartPhase,
+        /// When this phase has taken too long.
+        deadline: Mono,
+    },
+    /// Ready.
+    Running {
+        /// The life.
+        life: Box<Life>,
+    },
+    /// Ready, and reloading.
+    Reloading {
+        /// The life.
+        life: Box<Life>,
+        /// `reload[n]` runs.
+        index: u16,
+        /// When that hook has taken too long.
+        deadline: Mono,
+    },
+    /// On its way down.
+    Stopping {
+        /// The life.
+        life: Box<Life>,
+        /// How far.
+        phase: StopPhase,
+        /// When the next rung comes, or the hook has taken too long; absent while the keeper kills.
+        deadline: Option<Mono>,
+        /// Why.
+        end: End,
+        /// SIGKILL was needed.
+        killed: bool,
+    },
+    /// Starts again then.
+    Backoff {
+        /// When.
+        until: Mono,
+    },
+    /// The automatic tries are used up.
+    Failed {
+        /// A slow try.
+        next_try: Option<Mono>,
+    },
+    /// Ended by itself, as it should.
+    Completed,
+}
+
+impl State {
+    /// The stable word.
+    pub fn word(&self) -> Word {
+        match self {
+            Self::Stopped => Word::Stopped,
+            Self::Waiting => Word::Waiting,
+            Self::Starting { .. } => Word::Starting,
+            Self::Running { .. } => Word::Running,
+            Self::Reloading { .. } => Word::Reloading,
+            Self::Stopping { .. } => Word::Stopping,
+            Self::Backoff { .. } => Word::Backoff,
+            Self::Failed { .. } => Word::Failed,
+            Self::Completed => Word::Completed,
+        }
+    }
+
+    /// The present life.
+    pub fn life(&self) -> Option<&Life> {
+        match self {
+            Self::Starting { life, .. }
+            | Self::Running { life }
+            | Self::Reloading { life, .. }
+            | Self::Stopping { life, .. } => Some(life),
+            Self::Stopped | Self::Waiting | Self::Backoff { .. } | Self::Failed { .. } | Self::Completed => {
+                None
+            }
+        }
+    }
+
+    /// The present life, to change.
+    pub fn life_mut(&mut self) -> Option<&mut Life> {
+        match self {
+            Self::Starting { life, .. }
+            | Self::Running { life }
+            | Self::Reloading { life, .. }
+            | Self::Stopping { life, .. } => Some(life),
+            Self::Stopped | Self::Waiting | Self::Backoff { .. } | Self::Failed { .. } | Self::Completed => {
+                None
+            }
+        }
+    }
+
+    /// It has a life that is not ending.
+    pub fn is_active(&self) -> bool {
+        matches!(
+            self,
+            Self::Starting { .. } | Self::Running { .. } | Self::Reloading { .. }
+        )
+    }
+
+    /// The one time at which something must happen if nothing else does.
+    pub fn deadline(&self) -> Option<Mono> {
+        match self {
+            Self::Starting { deadline, .. } | Self::Reloading { deadline, .. } => Some(*deadline),
+            Self::Stopping { deadline, .. } => *deadline,
+            Self::Backoff { until } => Some(*until),
+            Self::Failed { next_try } => *next_try,
+            Self::Stopped | Self::Waiting | Self::Running { .. } | Self::Completed => None,
+        }
+    }
+}
+
+/// What is wanted of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Desired {
+    /// It should be up.
+    Up,
+    /// It should be down.
+    Down,
+}
+
+/// One unit.
+#[derive(Debug, Clone)]
+pub struct Unit {
+    /// As it is defined now; the next life begins with this.
+    pub spec: Arc<UnitSpec>,
+    /// A file defines it; without one it is dropped once it is down.
+    pub is_defined: bool,
+    /// Why the node wants it, if a profile does.
+    pub member: Option<Membership>,
+    /// What is wanted.
+    pub desired: Desired,
+    /// Who wanted that.
+    pub desired_cause: Cause,
+    /// An operator's restart: it stops, and then starts though nothing else changed.
+    pub restart_pending: bool,
+    /// Where it is. Only `Engine::transition` changes which state it is.
+    pub state: State,
+    /// The state's word at the last transition.
+    pub word: Word,
+    /// The deadline of `state` as it stands in the engine's table of timers.
+    pub armed: Option<Mono>,
+    /// Since when.
+    pub since: Mono,
+    /// The number of the event that brought it there; 0 before the first.
+    pub last_seq: u64,
+    /// Its first attempt since it was wanted up has failed, or cannot be made because one that it requires has
+    /// failed: units that only want it, or are only ordered after it, go ahead.
+    pub attempt_failed: bool,
+    /// What its ends have cost it.
+    pub restarts: Restarts,
+    /// Main processes launched in all.
+    pub starts: u64,
+    /// The last life, for views.
+    pub last_invocation: Option<Invocation>,
+    /// How the last main process ended.
+    pub last_exit: Option<(Exit, Mono)>,
+    /// Why it last failed.
+    pub last_error: Option<String>,
+    /// Pids that SIGKILL did not remove.
+    pub remains: Vec<u32>,
+    /// Its last stop needed SIGKILL.
+    pub last_stop_killed: bool,
+    /// Why its last reload failed.
+    pub reload_error: Option<String>,
+    /// A remark of the launcher, such as `stand-in`.
+    pub note: Option<String>,
+}
+
+impl Unit {
+    /// A unit that nothing was done with yet.
+    pub fn new(spec: Arc<UnitSpec>, now: Mono, cause: Cause) -> Self {
+        Self {
+            spec,
+            is_defined: true,
+            member: None,
+            desired: Desired::Down,
+            desired_cause: cause,
+            restart_pending: false,
+            state: State::Stopped,
+            word: Word::Stopped,
+            armed: None,
+            since: now,
+            last_seq: 0,
+            attempt_failed: false,
+            restarts: Restarts::default(),
+            starts: 0,
+            last_invocation: None,
+            last_exit: None,
+            last_error: None,
+            remains: Vec::new(),
+            last_stop_killed: false,
+            reload_error: None,
+            note: None,
+        }
+    }
+
+    /// Others may rely on it: it is ready, or a oneshot that has done its work.
+    pub fn is_satisfied(&self) -> bool {
+        match &self.state {
+            State::Running { .. } | State::Reloading { .. } => true,
+            State::Completed => self.spec.exec.kind == crate::spec::Kind::Oneshot,
+            State::Stopped
+            | State::Waiting
+            | State::Starting { .. }
+            | State::Stopping { .. }
+            | State::Backoff { .. }
+            | State::Failed { .. } => false,
+        }
+    }
+
+    /// It is down, or about to be, and will not come back by itself soon.
+    pub fn is_down_for_good(&self) -> bool {
+        if self.desired == Desired::Down {
+            return true;
+        }
+        match &self.state {
+            State::Failed { .. } => true,
+            State::Completed => self.spec.exec.kind != crate::spec::Kind::Oneshot,
+            State::Stopped
+            | State::Waiting
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Reloading { .. }
+            | State::Stopping { .. }
+            | State::Backoff { .. } => false,
+        }
+    }
+
+    /// It runs with another definition than its files have now.
+    pub fn needs_restart(&self) -> bool {
+        self.state
+            .life()
+            .is_some_and(|life| life.spec.digest != self.spec.digest)
+    }
+}
