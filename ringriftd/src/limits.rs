@@ -140,3 +140,35 @@ pub const ROLE_END_TIMEOUT: Duration = Duration::from_secs(5);
 pub const LOGGER_RESTART_DELAY: Duration = Duration::from_millis(100);
 /// That back-off at most.
 pub const LOGGER_RESTART_MAX_DELAY: Duration = Duration::from_secs(10);
+
+// --- the manager's edges -------------------------------------------------------------------------------------
+
+/// Messages and their bytes that may wait for a keeper or logger that does not read; past it the link has failed.
+/// Ten thousand launches of ordinary size fit.
+pub const LINK_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Descriptors that may wait with them.
+pub const LINK_QUEUE_FDS: usize = 256;
+/// What a link asks the kernel to buffer, in bytes; the kernel may allow less.
+pub const LINK_BUFFER: usize = 1024 * 1024;
+/// Launches that are prepared at once. One that hangs on a dead disk keeps its place until the disk answers.
+pub const PREPARE_AT_ONCE: usize = 64;
+/// The longest single argument or `NAME=value`, in bytes with its NUL (execve(2), MAX_ARG_STRLEN).
+pub const ARGUMENT_MAX: usize = 128 * 1024;
+/// The longest `X_RINGRIFT_METRICS=`, in bytes.
+pub const METRICS_TEXT_MAX: usize = 3072;
+/// Datagrams of one unit that are thrown away in one go before other work gets its turn.
+pub const NOTIFY_DRAIN: usize = 64;
+/// Bytes that wait for one client; one frame always may.
+pub const CLIENT_QUEUE_BYTES: usize = 4 * 1024 * 1024;
+/// Connections at once of one user who is neither root nor the owner.
+pub const CLIENTS_PER_STRANGER: usize = 32;
+/// How long no connection is accepted after the process or the host ran out of descriptors.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Complaints about clients that are logged at once, and then one each [`COMPLAINT_EVERY`].
+pub const COMPLAINTS_BURST: u32 = 10;
+/// See [`COMPLAINTS_BURST`].
+pub const COMPLAINT_EVERY: Duration = Duration::from_secs(5);
+/// The longest program name in a client's hello that is kept, in bytes.
+pub const PROGRAM_MAX: usize = 64;
+/// Processes of one unit that are looked at to tell what it uses.
+pub const USAGE_PROCESSES_MAX: usize = 4096;

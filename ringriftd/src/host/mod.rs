@@ -1,1 +1,16 @@
-//! In the making.
+//! The manager's hands: everything between its loop and the host, but no decisions. What may block is done off the
+//! loop and within a bound.
+//!
+//! * [`link`]: messages to and from keeper and logger.
+//! * [`prepare`]: a unit becomes a launch ([`env_file`], and [`explain`] when it cannot).
+//! * [`notify`] and [`ready`]: what units say of themselves.
+//! * [`usage`]: what units use.
+
+pub mod env_file;
+pub mod explain;
+pub mod link;
+pub mod notify;
+pub mod prepare;
+pub mod ready;
+mod receive;
+pub mod usage;

@@ -1,0 +1,562 @@
+//! What units say of themselves: sd_notify(3) datagrams, one socket for each life of a unit, so that the socket
+//! tells whose datagram it is and a late one of an older life changes nothing.
+//!
+//! Whoever can write to the socket is not yet believed: the kernel says who sent each datagram. Whatever comes
+//! (nothing, rubbish, 64 KiB, 253 descriptors), the socket goes on being read (CVE-2016-7796), descriptors are closed
+//! at once, and a flood costs this unit's datagrams and nobody else's time.
+//!
+//! Read first: [`Notice`], [`parse`] and [`listen`].
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+use std::{fmt, io};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::host::receive::{Received, ask_for_senders, receive, watch};
+use crate::host::usage::stat_fields;
+use crate::ids::Invocation;
+use crate::limits::{
+    DURATION_MAX, METRICS_TEXT_MAX, NOTIFY_DRAIN, NOTIFY_MAX, NOTIFY_RATE, PREPARE_TIMEOUT, STATUS_TEXT_MAX,
+};
+use crate::spec::NotifyAccess;
+use proto::reply::Health;
+
+/// One thing that a unit said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// `READY=1`.
+    Ready,
+    /// `STATUS=`, one line without control characters, at most [`STATUS_TEXT_MAX`] bytes; empty takes it back.
+    Status(String),
+    /// `STOPPING=1`.
+    Stopping,
+    /// `RELOADING=1`.
+    Reloading,
+    /// `WATCHDOG=1`: it is alive.
+    Watchdog,
+    /// `WATCHDOG=trigger`: it wants to be treated as hung.
+    WatchdogTrigger,
+    /// `EXTEND_TIMEOUT_USEC=`, at most [`DURATION_MAX`].
+    Extend(Duration),
+    /// `X_RINGRIFT_HEALTH=`; never `Unknown`.
+    Health(Health),
+    /// `X_RINGRIFT_METRICS=`: what should be a JSON object of numbers, as the unit wrote it; not yet parsed.
+    Metrics(String),
+    /// `BARRIER=1`: the sender waits until its descriptor is closed, which has happened by now.
+    Barrier,
+    /// A key that means nothing here (`MAINPID`, `FDSTORE`, any unknown one), or a value that its key does not have.
+    Ignored {
+        /// The key, at most 64 bytes and without control characters.
+        key: String,
+    },
+    /// A datagram that was not believed. Never made by [`parse`].
+    Rejected {
+        /// Who sent it; 0 when the kernel could not say.
+        pid: u32,
+        /// In words.
+        why: String,
+    },
+    /// So many datagrams came too fast and were not looked at. Never made by [`parse`].
+    Dropped(u64),
+}
+
+/// Why a datagram says nothing at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bad {
+    /// It has no bytes.
+    Empty,
+    /// It is longer than [`NOTIFY_MAX`].
+    TooLong,
+    /// It has a NUL byte elsewhere than at its end.
+    Nul,
+    /// It is not UTF-8.
+    NotUtf8,
+    /// A line is not `KEY=value`.
+    NotAVariable,
+}
+
+impl fmt::Display for Bad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("the datagram is empty"),
+            Self::TooLong => write!(f, "the datagram is longer than the {NOTIFY_MAX} bytes allowed"),
+            Self::Nul => f.write_str("the datagram contains a NUL byte"),
+            Self::NotUtf8 => f.write_str("the datagram is not valid UTF-8"),
+            Self::NotAVariable => f.write_str("a line of the datagram is not KEY=value"),
+        }
+    }
+}
+
+/// What a datagram says, in its order. All of it or nothing: a datagram with one bad line is rubbish, and rubbish is
+/// not half believed.
+pub fn parse(datagram: &[u8]) -> Result<Vec<Notice>, Bad> {
+    if datagram.len() > NOTIFY_MAX {
+        return Err(Bad::TooLong);
+    }
+    // C programs send the NUL that ends their string along; systemd lets them, too.
+    let datagram = datagram.strip_suffix(b"\0").unwrap_or(datagram);
+    if datagram.is_empty() {
+        return Err(Bad::Empty);
+    }
+    if datagram.contains(&0) {
+        return Err(Bad::Nul);
+    }
+    let text = std::str::from_utf8(datagram).map_err(|_| Bad::NotUtf8)?;
+    let mut notices = Vec::new();
+    for line in text.split('\n').filter(|line| !line.is_empty()) {
+        match line.split_once('=') {
+            None | Some(("", _)) => return Err(Bad::NotAVariable),
+            Some((key, value)) => notices.push(one(key, value)),
+        }
+    }
+    Ok(notices)
+}
+
+fn one(key: &str, value: &str) -> Notice {
+    let known = match (key, value) {
+        ("READY", "1") => Some(Notice::Ready),
+        ("STOPPING", "1") => Some(Notice::Stopping),
+        ("RELOADING", "1") => Some(Notice::Reloading),
+        ("WATCHDOG", "1") => Some(Notice::Watchdog),
+        ("WATCHDOG", "trigger") => Some(Notice::WatchdogTrigger),
+        ("BARRIER", "1") => Some(Notice::Barrier),
+        ("STATUS", text) => Some(Notice::Status(clean(text, STATUS_TEXT_MAX))),
+        ("EXTEND_TIMEOUT_USEC", n) => micros(n).map(Notice::Extend),
+        ("X_RINGRIFT_HEALTH", "healthy") => Some(Notice::Health(Health::Healthy)),
+        ("X_RINGRIFT_HEALTH", "degraded") => Some(Notice::Health(Health::Degraded)),
+        ("X_RINGRIFT_HEALTH", "unhealthy") => Some(Notice::Health(Health::Unhealthy)),
+        ("X_RINGRIFT_METRICS", text) if text.len() <= METRICS_TEXT_MAX => {
+            Some(Notice::Metrics(text.to_owned()))
+        }
+        _ => None,
+    };
+    known.unwrap_or_else(|| Notice::Ignored { key: clean(key, 64) })
+}
+
+fn micros(text: &str) -> Option<Duration> {
+    // Not `u64::from_str` alone: it takes a sign.
+    let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let us = is_number.then(|| text.parse().ok()).flatten()?;
+    Some(Duration::from_micros(us).min(DURATION_MAX))
+}
+
+/// `text` without what could move a terminal's cursor or turn its text round, cut to `max` bytes between characters.
+fn clean(text: &str, max: usize) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        let is_bidi =
+            matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}');
+        let c = if c.is_control() || is_bidi || matches!(c, '\u{2028}' | '\u{2029}') {
+            '\u{fffd}'
+        } else {
+            c
+        };
+        if out.len() + c.len_utf8() > max {
+            break;
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// Whose datagrams a socket takes.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// The life.
+    pub invocation: Invocation,
+    /// Its `RINGRIFT_INVOCATION_ID`.
+    pub invocation_text: String,
+    /// Who of the unit may speak.
+    pub access: NotifyAccess,
+    /// The main process.
+    pub main_pid: u32,
+    /// Its start time, as `Launched` says it.
+    pub main_start: u64,
+    /// The name of the launch's leaf cgroup, where there are cgroups.
+    pub leaf: Option<String>,
+}
+
+/// A socket that is being read. Dropping it closes the socket.
+#[derive(Debug)]
+pub struct NotifySocket(tokio::task::JoinHandle<()>);
+
+impl Drop for NotifySocket {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Reads `socket`, a bound datagram socket, until the [`NotifySocket`] is dropped or nobody receives any more. Must
+/// be called inside a tokio runtime. Everything believed goes to `tx`, and so do [`Notice::Rejected`] and
+/// [`Notice::Dropped`], at most [`NOTIFY_RATE`] datagrams' worth a second; [`Notice::Ignored`] does not.
+pub fn listen(
+    socket: OwnedFd,
+    expected: Expected,
+    tx: mpsc::Sender<(Invocation, Notice)>,
+) -> io::Result<NotifySocket> {
+    ask_for_senders(socket.as_fd())?;
+    let socket = watch(socket, Interest::READABLE)?;
+    Ok(NotifySocket(tokio::spawn(run(socket, expected, tx))))
+}
+
+async fn run(socket: AsyncFd<OwnedFd>, expected: Expected, tx: mpsc::Sender<(Invocation, Notice)>) {
+    // One byte more than allowed, so that what is too long shows.
+    let mut buffer = vec![0_u8; NOTIFY_MAX + 1];
+    let mut all = Bucket::full();
+    // A READY lost among a thousand STATUS would fail the start: what changes a unit's state has a bucket of its own.
+    let mut urgent = Bucket::full();
+    let mut dropped = 0_u64;
+    let expected = std::sync::Arc::new(expected);
+    loop {
+        let Some((mut received, datagram)) = next(&socket, &mut buffer).await else {
+            return;
+        };
+        // At once: whoever sent a BARRIER waits for this, and a store for descriptors there is not.
+        received.fds.clear();
+        let parsed = if received.is_cut {
+            Err(Bad::TooLong)
+        } else {
+            parse(&datagram)
+        };
+        let changes_state = |notices: &Vec<Notice>| {
+            notices
+                .iter()
+                .any(|n| matches!(n, Notice::Ready | Notice::Stopping))
+        };
+        let may_pass = all.take() || (parsed.as_ref().is_ok_and(changes_state) && urgent.take());
+        if !may_pass {
+            dropped += 1;
+            // Until the next token there is nothing to do but to throw away: sleep, so that a flood makes its
+            // sender wait (the socket's queue is short) instead of this process.
+            if dropped.is_multiple_of(NOTIFY_DRAIN as u64) {
+                tokio::time::sleep(Bucket::EACH).await;
+            }
+            continue;
+        }
+        let mut out = Vec::new();
+        if dropped > 0 {
+            out.push(Notice::Dropped(dropped));
+            dropped = 0;
+        }
+        let pid = received.sender.map_or(0, |s| u32::try_from(s.pid).unwrap_or(0));
+        match (parsed, believe(&expected, received).await) {
+            (_, Err(why)) => out.push(Notice::Rejected { pid, why }),
+            (Err(bad), Ok(())) => out.push(Notice::Rejected {
+                pid,
+                why: bad.to_string(),
+            }),
+            (Ok(notices), Ok(())) => out.extend(notices),
+        }
+        for notice in out {
+            if let Notice::Ignored { key } = &notice {
+                tracing::debug!(invocation = expected.invocation.0, key, "notification ignored");
+            } else if tx.send((expected.invocation, notice)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The next datagram; `None` when the socket itself is broken, which closes it: its readiness would never end.
+async fn next(socket: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> Option<(Received, Vec<u8>)> {
+    loop {
+        let mut guard = socket.readable().await.ok()?;
+        match guard.try_io(|socket| receive(socket.get_ref().as_fd(), buffer)) {
+            Ok(Ok(received)) => {
+                let bytes = buffer[..received.len].to_vec();
+                return Some((received, bytes));
+            }
+            Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
+            Ok(Err(e))
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::ENOMEM | libc::ENOBUFS | libc::EMFILE | libc::ENFILE)
+                ) =>
+            {
+                tokio::time::sleep(Bucket::EACH).await;
+            }
+            Ok(Err(e)) => {
+                tracing::warn!(error = %e, "cannot read a notify socket");
+                return None;
+            }
+            Err(_would_block) => {}
+        }
+    }
+}
+
+/// So many a second, that many at once.
+struct Bucket {
+    tokens: u32,
+    since: Instant,
+}
+
+impl Bucket {
+    const EACH: Duration = Duration::from_nanos(1_000_000_000 / NOTIFY_RATE as u64);
+
+    fn full() -> Self {
+        Self {
+            tokens: NOTIFY_RATE,
+            since: Instant::now(),
+        }
+    }
+
+    fn take(&mut self) -> bool {
+        let now = Instant::now();
+        let earned = now.duration_since(self.since).as_nanos() / Self::EACH.as_nanos();
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        if self.tokens.saturating_add(earned) >= NOTIFY_RATE {
+            self.tokens = NOTIFY_RATE;
+            self.since = now;
+        } else {
+            self.tokens += earned;
+            self.since += Self::EACH * earned;
+        }
+        let has = self.tokens > 0;
+        self.tokens -= u32::from(has);
+        has
+    }
+}
+
+/// The sender may speak for the unit, or why not.
+async fn believe(expected: &std::sync::Arc<Expected>, received: Received) -> Result<(), String> {
+    let Some(sender) = received.sender else {
+        return Err("the kernel did not say who sent it".to_owned());
+    };
+    let pid = match u32::try_from(sender.pid) {
+        Ok(pid) if pid > 0 => pid,
+        _ => return Err("its sender is in another pid namespace".to_owned()),
+    };
+    if pid == expected.main_pid {
+        return is_main(expected, received.pidfd.as_ref().map(AsFd::as_fd));
+    }
+    match expected.access {
+        NotifyAccess::Main => Err(format!(
+            "process {pid} (user {}) is not the main process {}; notify_access = \"all\" would let the unit's others speak",
+            sender.uid, expected.main_pid
+        )),
+        NotifyAccess::All => {
+            // Reading another process's environment waits for its memory's lock, which a process that hangs on a
+            // disk may hold: so not on the loop.
+            let expected = std::sync::Arc::clone(expected);
+            let work =
+                tokio::task::spawn_blocking(move || is_member(&expected, pid, received.pidfd.as_ref()));
+            match tokio::time::timeout(PREPARE_TIMEOUT, work).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) | Err(_) => Err(format!("process {pid} could not be examined in time")),
+            }
+        }
+    }
+}
+
+/// The pid is the main process's; is it still the same process? The keeper reaps it, and then the number is free.
+fn is_main(expected: &Expected, pidfd: Option<BorrowedFd<'_>>) -> Result<(), String> {
+    let pid = expected.main_pid;
+    match start_time(pid) {
+        Some(start) if start == expected.main_start => Ok(()),
+        // Gone between sending and now: what it said, it said while it lived. With a pidfd that is certain; the
+        // number cannot have been another's in so short a time either way.
+        None => Ok(()),
+        Some(_) if pidfd.is_some_and(has_ended) => Ok(()),
+        Some(_) => Err(format!(
+            "process {pid} has the main process's number but is another"
+        )),
+    }
+}
+
+fn is_member(expected: &Expected, pid: u32, pidfd: Option<&OwnedFd>) -> Result<(), String> {
+    let found = is_in_leaf(expected, pid) || is_descendant(expected, pid) || has_invocation(expected, pid);
+    // Only if the sender still lives was it the sender that we looked at.
+    let is_same = !pidfd.is_some_and(|fd| has_ended(fd.as_fd()));
+    match (found, is_same) {
+        (true, true) => Ok(()),
+        (_, false) => Err(format!("process {pid} ended before it could be examined")),
+        (false, true) if start_time(pid).is_none() => {
+            Err(format!("process {pid} ended before it could be examined"))
+        }
+        (false, true) => Err(format!("process {pid} does not belong to the unit")),
+    }
+}
+
+fn is_in_leaf(expected: &Expected, pid: u32) -> bool {
+    let Some(leaf) = &expected.leaf else {
+        return false;
+    };
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
+        return false;
+    };
+    // `0::/path` is cgroup v2; the leaf may have children of the unit's own.
+    text.lines()
+        .filter_map(|line| line.strip_prefix("0::"))
+        .any(|path| path.split('/').any(|folder| folder == leaf))
+}
+
+/// How far up an ancestor is looked for.
+const ANCESTORS_MAX: usize = 64;
+
+fn is_descendant(expected: &Expected, pid: u32) -> bool {
+    let mut at = pid;
+    for _ in 0..ANCESTORS_MAX {
+        if at == expected.main_pid {
+            return start_time(at) == Some(expected.main_start);
+        }
+        let parent = stat_fields(at)
+            .and_then(|fields| fields.split_whitespace().nth(1)?.parse().ok())
+            .unwrap_or(0);
+        if parent <= 1 {
+            return false;
+        }
+        at = parent;
+    }
+    false
+}
+
+fn has_invocation(expected: &Expected, pid: u32) -> bool {
+    let wanted = format!("RINGRIFT_INVOCATION_ID={}", expected.invocation_text);
+    std::fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|environ| environ.split(|&b| b == 0).any(|v| v == wanted.as_bytes()))
+}
+
+/// Field 22 of proc_pid_stat(5); `None` for a process that is gone. A zombie still has one.
+fn start_time(pid: u32) -> Option<u64> {
+    stat_fields(pid)?.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// A pidfd becomes readable when its process has ended (pidfd_open(2)).
+fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn says(datagram: &str, expected: &[Notice]) {
+        assert_eq!(
+            parse(datagram.as_bytes()).as_deref(),
+            Ok(expected),
+            "{datagram:?}"
+        );
+    }
+
+    fn ignored(key: &str) -> Notice {
+        Notice::Ignored { key: key.to_owned() }
+    }
+
+    #[test]
+    fn words_of_sd_notify() {
+        says("READY=1", &[Notice::Ready]);
+        says(
+            "READY=1\nSTATUS=up\n",
+            &[Notice::Ready, Notice::Status("up".to_owned())],
+        );
+        says("READY=1\0", &[Notice::Ready]);
+        says("STOPPING=1", &[Notice::Stopping]);
+        says("RELOADING=1", &[Notice::Reloading]);
+        says("WATCHDOG=1", &[Notice::Watchdog]);
+        says("WATCHDOG=trigger", &[Notice::WatchdogTrigger]);
+        says("BARRIER=1", &[Notice::Barrier]);
+        says("STATUS=", &[Notice::Status(String::new())]);
+        says("STATUS=a=b", &[Notice::Status("a=b".to_owned())]);
+        says(
+            "EXTEND_TIMEOUT_USEC=5000000",
+            &[Notice::Extend(Duration::from_secs(5))],
+        );
+        says("X_RINGRIFT_HEALTH=degraded", &[Notice::Health(Health::Degraded)]);
+        says(
+            "X_RINGRIFT_METRICS={\"a\": 1}",
+            &[Notice::Metrics("{\"a\": 1}".to_owned())],
+        );
+    }
+
+    #[test]
+    fn other_keys_and_values_are_ignored_one_by_one() {
+        says("MAINPID=1\nREADY=1", &[ignored("MAINPID"), Notice::Ready]);
+        says("FDSTORE=1", &[ignored("FDSTORE")]);
+        says("READY=yes", &[ignored("READY")]);
+        says("EXTEND_TIMEOUT_USEC=+5", &[ignored("EXTEND_TIMEOUT_USEC")]);
+        says(
+            "EXTEND_TIMEOUT_USEC=99999999999999999999",
+            &[ignored("EXTEND_TIMEOUT_USEC")],
+        );
+        says("X_RINGRIFT_HEALTH=unknown", &[ignored("X_RINGRIFT_HEALTH")]);
+        says("SHELL=/bin/sh", &[ignored("SHELL")]);
+    }
+
+    #[test]
+    fn rubbish_says_nothing() {
+        assert_eq!(parse(b""), Err(Bad::Empty));
+        assert_eq!(parse(b"\0"), Err(Bad::Empty));
+        assert_eq!(parse(b"READY=1\0\0"), Err(Bad::Nul));
+        assert_eq!(parse(b"\0READY=1"), Err(Bad::Nul));
+        assert_eq!(parse(b"READY"), Err(Bad::NotAVariable));
+        assert_eq!(parse(b"READY=1\nrubbish"), Err(Bad::NotAVariable));
+        assert_eq!(parse(b"=1"), Err(Bad::NotAVariable));
+        assert_eq!(parse(b"STATUS=\xff"), Err(Bad::NotUtf8));
+        assert_eq!(parse(&vec![b'A'; NOTIFY_MAX + 1]), Err(Bad::TooLong));
+    }
+
+    #[test]
+    fn status_is_cut_between_characters_and_cannot_draw() {
+        let long = format!("STATUS={}", "é".repeat(400));
+        match parse(long.as_bytes()).as_deref() {
+            Ok([Notice::Status(text)]) => assert_eq!(text, &"é".repeat(STATUS_TEXT_MAX / 2)),
+            other => panic!("{other:?}"),
+        }
+        says(
+            "STATUS=\u{1b}]0;pwn\u{7}",
+            &[Notice::Status("\u{fffd}]0;pwn\u{fffd}".to_owned())],
+        );
+        says("STATUS=a\rb", &[Notice::Status("a\u{fffd}b".to_owned())]);
+    }
+
+    #[test]
+    fn a_time_for_ever_is_bounded() {
+        says(
+            "EXTEND_TIMEOUT_USEC=18446744073709551615",
+            &[Notice::Extend(DURATION_MAX)],
+        );
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn bucket_gives_so_many_at_once() {
+        let mut bucket = Bucket::full();
+        let given = (0..NOTIFY_RATE * 2).filter(|_| bucket.take()).count();
+        // A few more may be earned while this loop runs.
+        assert!(
+            (NOTIFY_RATE as usize..NOTIFY_RATE as usize * 2).contains(&given),
+            "{given}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(notices) = parse(&bytes) {
+                for notice in notices {
+                    if let Notice::Status(text) | Notice::Ignored { key: text } = notice {
+                        prop_assert!(text.len() <= STATUS_TEXT_MAX && !text.contains(char::is_control));
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn any_text_is_clean(text in "\\PC{0,600}|.{0,600}") {
+            let clean = clean(&text, STATUS_TEXT_MAX);
+            prop_assert!(clean.len() <= STATUS_TEXT_MAX && !clean.contains(char::is_control));
+        }
+
+        #[test]
+        fn lines_are_read_one_by_one(n in 1..40_usize) {
+            let datagram = "WATCHDOG=1\n".repeat(n);
+            prop_assert_eq!(parse(datagram.as_bytes()), Ok(vec![Notice::Watchdog; n]));
+        }
+    }
+}

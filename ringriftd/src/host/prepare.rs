@@ -1,0 +1,763 @@
+//! A unit becomes a launch: environment files are read, users looked up, variables filled in, the program found.
+//! All of it may block (disks, NSS), so it happens off the manager's loop and within a bound: [`Preparer`].
+//!
+//! It starts nothing and decides nothing: the keeper starts what it is given, the engine decides when. A user that
+//! cannot be looked up, or a variable that is not set, is a failure, never a launch as somebody else or with less.
+//!
+//! Read first: [`prepare`] and [`Preparer`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{CString, OsStr};
+use std::fmt::Write as _;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::unistd::{Gid, Group, Uid, User};
+use tokio::sync::Semaphore;
+
+use crate::engine::types::{LaunchFailure, Role};
+use crate::host::env_file::{self, EnvFileError};
+use crate::host::explain;
+use crate::ids::{LaunchId, invocation_text};
+use crate::keeper::wire::{Identity, Launch, Output, Stage};
+use crate::limits::{
+    ARGUMENT_MAX, LAUNCH_BYTES_MAX, PREPARE_AT_ONCE, PREPARE_TIMEOUT, SOCKET_PATH_MAX, TEXT_MAX,
+};
+use crate::spec::{Argv, Command, Kind, Runner, Template, UnitName, UnitSpec};
+
+/// Where programs without a slash are looked for, unless the unit says otherwise.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What launches need to know of the node.
+#[derive(Debug, Clone, Default)]
+pub struct NodeContext {
+    /// The node's random number, as the keeper's hello says it.
+    pub seed: u64,
+    /// Absolute; notify sockets live in `notify/` below it.
+    pub runtime_dir: PathBuf,
+    /// `${RINGRIFTD}`: this program.
+    pub program: PathBuf,
+    /// `${RINGRIFT_CONFIG_DIR}`: the folder of `ringriftd.toml`, if there is one.
+    pub config_dir: Option<PathBuf>,
+    /// ringriftd's own environment, for `pass_env`. Take it with [`own_environment`].
+    pub env: BTreeMap<String, String>,
+}
+
+/// ringriftd's own environment as it is now; variables that are not UTF-8 cannot be passed on and are left out.
+pub fn own_environment() -> BTreeMap<String, String> {
+    let utf8 = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((key.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(utf8).collect()
+}
+
+/// A launch that can be handed to the keeper.
+#[derive(Clone, PartialEq)]
+pub struct Prepared {
+    /// For the keeper.
+    pub launch: Launch,
+    /// How the unit is to be marked: its runner's note, when its stand-in was chosen.
+    pub note: Option<String>,
+}
+
+// Not derived: the environment holds secrets, and debug output ends in logs.
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared")
+            .field("id", &self.launch.id)
+            .field("program", &explain::shown(&self.launch.program))
+            .field("note", &self.note)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Prepares launches off the loop, so many at once. Cloning it is cheap.
+#[derive(Debug, Clone)]
+pub struct Preparer {
+    node: Arc<NodeContext>,
+    places: Arc<Semaphore>,
+    hanging: Arc<Mutex<BTreeSet<UnitName>>>,
+    timeout: Duration,
+}
+
+impl Preparer {
+    /// For this node.
+    pub fn new(node: NodeContext) -> Self {
+        Self {
+            node: Arc::new(node),
+            places: Arc::new(Semaphore::new(PREPARE_AT_ONCE)),
+            hanging: Arc::default(),
+            timeout: PREPARE_TIMEOUT,
+        }
+    }
+
+    /// What this node is.
+    pub fn node(&self) -> &NodeContext {
+        &self.node
+    }
+
+    /// [`prepare`] on the blocking pool, for at most [`PREPARE_TIMEOUT`]. Must be called inside a tokio runtime.
+    ///
+    /// A preparation that hangs (a dead NFS server) cannot be interrupted. Its start fails, and it keeps one of
+    /// [`PREPARE_AT_ONCE`] places and its unit's turn until it returns; so a unit holds one place at most, however
+    /// often it is tried again, and the loop never waits.
+    pub async fn prepare_bounded(
+        &self,
+        spec: Arc<UnitSpec>,
+        role: Role,
+        launch: LaunchId,
+    ) -> Result<Prepared, LaunchFailure> {
+        let node = Arc::clone(&self.node);
+        let unit = spec.name.clone();
+        self.bounded(unit, move || prepare(&spec, role, launch, &node))
+            .await?
+    }
+
+    /// [`explain::explain`] on the blocking pool, as bounded. When the program's disk hangs, the kernel's word alone.
+    pub async fn explain(&self, stage: Stage, errno: i32, launch: Arc<Launch>) -> LaunchFailure {
+        let plain = LaunchFailure {
+            text: format!(
+                "cannot execute {}: {}",
+                explain::shown(&launch.program),
+                explain::errno_text(errno)
+            ),
+            host: explain::is_host_fault(errno),
+        };
+        // Without a unit's turn: what is asked about has just been tried, so its disk answered a moment ago.
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return plain;
+        };
+        let work = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            explain::explain(stage, errno, &launch)
+        });
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(Ok(failure)) => failure,
+            Ok(Err(_)) | Err(_) => plain,
+        }
+    }
+
+    async fn bounded<T: Send + 'static>(
+        &self,
+        unit: UnitName,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, LaunchFailure> {
+        let hangs = |text: String| LaunchFailure { text, host: false };
+        // The turn is taken before the place, so that a unit whose last preparation hangs takes no second one.
+        let Some(turn) = Turn::take(&self.hanging, &unit) else {
+            return Err(hangs(format!(
+                "the last preparation of {unit} still hangs: does a disk with one of its files answer?"
+            )));
+        };
+        let waiting = Arc::clone(&self.places).acquire_owned();
+        let place = match tokio::time::timeout(self.timeout, waiting).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(_)) | Err(_) => {
+                return Err(LaunchFailure {
+                    text: format!(
+                        "{PREPARE_AT_ONCE} preparations of other units hang: does a disk with their files answer?"
+                    ),
+                    host: true,
+                });
+            }
+        };
+        let work = tokio::task::spawn_blocking(move || {
+            let _held = (turn, place);
+            work()
+        });
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(Ok(done)) => Ok(done),
+            // A panic, which aborts in release builds.
+            Ok(Err(e)) => Err(hangs(format!(
+                "cannot prepare {unit}: {e}; this is a bug in ringriftd"
+            ))),
+            Err(_) => Err(hangs(format!(
+                "cannot prepare {unit} within {:?}: does a disk with one of its files, or the user directory, hang?",
+                self.timeout
+            ))),
+        }
+    }
+}
+
+/// A unit's turn: it prepares once at a time.
+struct Turn {
+    all: Arc<Mutex<BTreeSet<UnitName>>>,
+    unit: UnitName,
+}
+
+impl Turn {
+    fn take(all: &Arc<Mutex<BTreeSet<UnitName>>>, unit: &UnitName) -> Option<Self> {
+        let fresh = all
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(unit.clone());
+        fresh.then(|| Self {
+            all: Arc::clone(all),
+            unit: unit.clone(),
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.all
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.unit);
+    }
+}
+
+/// Everything that the keeper needs to start `role` of `spec` as `launch`. Blocks.
+pub fn prepare(
+    spec: &UnitSpec,
+    role: Role,
+    launch: LaunchId,
+    node: &NodeContext,
+) -> Result<Prepared, LaunchFailure> {
+    let word = role_word(role);
+    make(spec, role, launch, node).map_err(|fault| {
+        let text = match role {
+            Role::Main => fault.text,
+            _ => format!("{word}: {}", fault.text),
+        };
+        LaunchFailure {
+            text,
+            host: fault.host,
+        }
+    })
+}
+
+/// `RINGRIFT_ROLE`: `main`, `start_pre.0` …
+pub fn role_word(role: Role) -> String {
+    match role {
+        Role::Main => "main".to_owned(),
+        Role::StartPre(n) => format!("start_pre.{n}"),
+        Role::StartPost(n) => format!("start_post.{n}"),
+        Role::StopPre(n) => format!("stop_pre.{n}"),
+        Role::StopPost(n) => format!("stop_post.{n}"),
+        Role::Reload(n) => format!("reload.{n}"),
+    }
+}
+
+/// Where the notify socket of a life is.
+pub fn notify_path(runtime_dir: &Path, invocation: &str) -> PathBuf {
+    runtime_dir.join("notify").join(format!("{invocation}.sock"))
+}
+
+struct Fault {
+    text: String,
+    host: bool,
+}
+
+impl Fault {
+    fn unit(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            host: false,
+        }
+    }
+}
+
+fn make(spec: &UnitSpec, role: Role, id: LaunchId, node: &NodeContext) -> Result<Prepared, Fault> {
+    let account = Account::of(spec)?;
+    let invocation = invocation_text(node.seed, id.invocation);
+    let notify = match (spec.exec.kind, role) {
+        (Kind::Notify, Role::Main) => Some(notify_path(&node.runtime_dir, &invocation)),
+        _ => None,
+    };
+    if let Some(path) = &notify
+        && path.as_os_str().len() > SOCKET_PATH_MAX
+    {
+        return Err(Fault::unit(format!(
+            "the notify socket's path {} is longer than the {SOCKET_PATH_MAX} bytes allowed; give a shorter --runtime-dir",
+            path.display()
+        )));
+    }
+    let own = own_variables(spec, role, &invocation, notify.as_deref());
+    let env = Environment::of(spec, node, &account, own)?;
+    let (argv, note) = choose(spec, role, &env)?;
+    let mut argv = argv.into_iter();
+    let Some(program) = argv.next() else {
+        return Err(Fault::unit("there is no command to run"));
+    };
+    let working_dir = match &spec.exec.working_dir {
+        Some(template) => env.fill(template, "working_dir")?,
+        None => "/".to_owned(),
+    };
+    if !working_dir.starts_with('/') {
+        return Err(Fault::unit(format!(
+            "working_dir is {working_dir}, not an absolute path"
+        )));
+    }
+    let identity = account.identity;
+    let found = find(&program, &env, Path::new(&working_dir), identity.as_ref())?;
+    let launch = Launch {
+        id,
+        invocation,
+        role: role_word(role),
+        tag: spec.name.as_str().to_owned(),
+        program: found.into_os_string().into_vec(),
+        argv: std::iter::once(program)
+            .chain(argv)
+            .map(String::into_bytes)
+            .collect(),
+        env: env.rendered(),
+        working_dir: working_dir.into_bytes(),
+        identity,
+        umask: spec.exec.umask,
+        nice: spec.exec.nice,
+        oom_score_adj: spec.exec.oom_score_adj.unwrap_or(0),
+        rlimits: spec.exec.rlimits.clone(),
+        no_new_privs: spec.exec.no_new_privs,
+        output: Output {
+            unit: spec.name.as_str().to_owned(),
+            max_size: spec.log.max_size,
+            max_files: spec.log.max_files,
+            drain_ms: u64::try_from(spec.stop.drain_timeout.as_millis()).unwrap_or(u64::MAX),
+        },
+        notify: notify.map(|path| path.into_os_string().into_vec()),
+        ready_fd: (spec.exec.kind == Kind::Fd && role == Role::Main).then_some(spec.exec.notify_fd),
+    };
+    let strings = || launch.argv.iter().chain(&launch.env);
+    let total: usize = strings().map(|s| s.len() + 1).sum();
+    if total > LAUNCH_BYTES_MAX || strings().any(|s| s.len() >= ARGUMENT_MAX) {
+        return Err(Fault::unit(format!(
+            "argument list too long (E2BIG): at most {LAUNCH_BYTES_MAX} bytes are allowed; {}",
+            explain::largest(&launch)
+        )));
+    }
+    Ok(Prepared { launch, note })
+}
+
+/// What ringriftd itself says to the process. Nothing in a unit's files overrides it.
+fn own_variables(
+    spec: &UnitSpec,
+    role: Role,
+    invocation: &str,
+    notify: Option<&Path>,
+) -> Vec<(&'static str, String)> {
+    let mut own = vec![
+        ("RINGRIFT_UNIT", spec.name.as_str().to_owned()),
+        ("RINGRIFT_INVOCATION_ID", invocation.to_owned()),
+        ("RINGRIFT_ROLE", role_word(role)),
+        (
+            "RINGRIFT_HEALTH_INTERVAL_USEC",
+            spec.health_interval.as_micros().to_string(),
+        ),
+    ];
+    if let Some(path) = notify {
+        own.push(("NOTIFY_SOCKET", path.to_string_lossy().into_owned()));
+    }
+    own
+}
+
+/// Names that a unit may not pass in from outside: they would tell it of a supervisor that is not its own.
+const NOT_INHERITED: [&str; 5] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+];
+
+/// A process's variables while they are gathered, and those that only templates see.
+struct Environment {
+    variables: BTreeMap<String, String>,
+    for_templates: BTreeMap<&'static str, String>,
+}
+
+impl Environment {
+    fn of(
+        spec: &UnitSpec,
+        node: &NodeContext,
+        account: &Account,
+        own: Vec<(&'static str, String)>,
+    ) -> Result<Self, Fault> {
+        let mut env = Self {
+            variables: BTreeMap::new(),
+            for_templates: BTreeMap::from([("RINGRIFTD", node.program.to_string_lossy().into_owned())]),
+        };
+        if let Some(dir) = &node.config_dir {
+            env.for_templates
+                .insert("RINGRIFT_CONFIG_DIR", dir.to_string_lossy().into_owned());
+        }
+        let lang = node.env.get("LANG").map_or("C.UTF-8", String::as_str);
+        let mut base = vec![
+            ("PATH", PATH.to_owned()),
+            ("HOME", account.home.clone()),
+            ("SHELL", account.shell.clone()),
+            ("LANG", lang.to_owned()),
+        ];
+        if let Some(name) = &account.name {
+            base.push(("USER", name.clone()));
+            base.push(("LOGNAME", name.clone()));
+        }
+        // Own ones come first too, so that templates may use them.
+        for (key, value) in base.into_iter().chain(own.iter().cloned()) {
+            env.variables.insert(key.to_owned(), value);
+        }
+        let of_runner = runner(spec).map_or(&[][..], |runner| &runner.pass_env);
+        for key in of_runner.iter().chain(&spec.exec.pass_env) {
+            if let Some(value) = node.env.get(key)
+                && !NOT_INHERITED.contains(&key.as_str())
+            {
+                env.variables.insert(key.clone(), value.clone());
+            }
+        }
+        for file in &spec.exec.env_files {
+            let path = env.fill(&file.path, "env_files")?;
+            if !path.starts_with('/') {
+                return Err(Fault::unit(format!("env_files: {path} is not an absolute path")));
+            }
+            match env_file::read(Path::new(&path)) {
+                Ok(variables) => env.variables.extend(variables),
+                Err(EnvFileError::Absent) if file.optional => {}
+                Err(EnvFileError::Absent) => {
+                    return Err(Fault::unit(format!(
+                        "cannot read environment file {path}: there is none; a leading \"-\" lets it be absent"
+                    )));
+                }
+                Err(EnvFileError::Unreadable { text, host }) => {
+                    return Err(Fault {
+                        text: format!("cannot read environment file {path}: {text}"),
+                        host,
+                    });
+                }
+                Err(EnvFileError::Line { line, text }) => {
+                    return Err(Fault::unit(format!("{path}:{line}: {text}")));
+                }
+            }
+        }
+        for (key, template) in &spec.exec.env {
+            let value = env.fill(template, &format!("env.{key}"))?;
+            env.variables.insert(key.clone(), value);
+        }
+        env.variables
+            .retain(|key, _| !NOT_INHERITED.contains(&key.as_str()));
+        for (key, value) in own {
+            env.variables.insert(key.to_owned(), value);
+        }
+        Ok(env)
+    }
+
+    fn get(&self, name: &str) -> Option<&String> {
+        self.variables.get(name).or_else(|| self.for_templates.get(name))
+    }
+
+    /// Fills `template`; what a value holds is not looked at again, so no value can name a further variable.
+    fn fill(&self, template: &Template, place: &str) -> Result<String, Fault> {
+        let filled = template.fill(&|name| self.get(name).cloned()).map_err(|name| {
+            let mut text = format!("{place} uses ${{{name}}}, which is not set in the unit's environment");
+            let _ = write!(text, "; set it in env or env_files, or give ${{{name}:-default}}");
+            Fault::unit(text)
+        })?;
+        if filled.contains('\0') {
+            return Err(Fault::unit(format!("{place} contains a NUL byte")));
+        }
+        Ok(filled)
+    }
+
+    fn rendered(&self) -> Vec<Vec<u8>> {
+        let join = |(key, value): (&String, &String)| format!("{key}={value}").into_bytes();
+        self.variables.iter().map(join).collect()
+    }
+}
+
+fn runner(spec: &UnitSpec) -> Option<&Arc<Runner>> {
+    match &spec.exec.command {
+        Command::Direct(_) => None,
+        Command::Runner { runner, .. } => Some(runner),
+    }
+}
+
+/// The arguments of `role`, filled in, and the note of a stand-in.
+fn choose(spec: &UnitSpec, role: Role, env: &Environment) -> Result<(Vec<String>, Option<String>), Fault> {
+    let fill_all = |argv: &Argv, place: &str| -> Result<Vec<String>, Fault> {
+        let at = |(i, template): (usize, &Template)| env.fill(template, &format!("{place}[{i}]"));
+        argv.iter().enumerate().map(at).collect()
+    };
+    let exec = &spec.exec;
+    let hook = |hooks: &[Argv], n: u16, key: &str| match hooks.get(usize::from(n)) {
+        Some(argv) => Ok((fill_all(argv, &format!("{key}[{n}]"))?, None)),
+        None => Err(Fault::unit(format!("{key}[{n}] is no longer defined"))),
+    };
+    match role {
+        Role::StartPre(n) => return hook(&exec.start_pre, n, "start_pre"),
+        Role::StartPost(n) => return hook(&exec.start_post, n, "start_post"),
+        Role::StopPre(n) => return hook(&exec.stop_pre, n, "stop_pre"),
+        Role::StopPost(n) => return hook(&exec.stop_post, n, "stop_post"),
+        Role::Reload(n) => return hook(&exec.reload, n, "reload"),
+        Role::Main => {}
+    }
+    match &exec.command {
+        Command::Direct(argv) => Ok((fill_all(argv, "command")?, None)),
+        Command::Runner { name, runner, args } => {
+            let is_unset = |key: &&String| env.get(key).is_none_or(String::is_empty);
+            let missing = runner.requires_env.iter().find(is_unset);
+            let (command, key, note) = match (missing, &runner.otherwise) {
+                (None, _) => (&runner.command, "command", None),
+                (Some(_), Some(otherwise)) => (otherwise, "otherwise", runner.note.clone()),
+                (Some(missing), None) => {
+                    return Err(Fault::unit(format!(
+                        "the runner {name} requires the variable {missing}, which is not set, and has no `otherwise`"
+                    )));
+                }
+            };
+            let mut argv = fill_all(command, &format!("runner.{name}.{key}"))?;
+            argv.extend(fill_all(args, "args")?);
+            Ok((argv, note))
+        }
+    }
+}
+
+/// The program's path: as it stands when it has a slash, else the first executable file along PATH.
+fn find(
+    program: &str,
+    env: &Environment,
+    working_dir: &Path,
+    identity: Option<&Identity>,
+) -> Result<PathBuf, Fault> {
+    if program.is_empty() {
+        return Err(Fault::unit("the program's name is empty"));
+    }
+    if program.len() > TEXT_MAX {
+        return Err(Fault::unit(format!(
+            "the program's name is longer than {TEXT_MAX} bytes"
+        )));
+    }
+    if program.contains('/') {
+        return match explain::advance(&working_dir.join(program), identity) {
+            Some(why) => Err(Fault::unit(format!(
+                "cannot execute {}: {why}",
+                explain::shown(program.as_bytes())
+            ))),
+            None => Ok(PathBuf::from(program)),
+        };
+    }
+    let path = env.variables.get("PATH").map_or("", String::as_str);
+    let mut found_but = None;
+    // A relative or empty folder would depend on the working folder, which a unit may be able to write to.
+    for folder in path.split(':').filter(|folder| folder.starts_with('/')) {
+        let candidate = Path::new(OsStr::from_bytes(folder.as_bytes())).join(program);
+        match explain::advance(&candidate, identity) {
+            None if candidate.exists() => return Ok(candidate),
+            Some(why) if candidate.is_file() && found_but.is_none() => found_but = Some((candidate, why)),
+            _ => {}
+        }
+    }
+    let name = explain::shown(program.as_bytes());
+    Err(Fault::unit(match found_but {
+        Some((candidate, why)) => format!("cannot execute {}: {why}", candidate.display()),
+        None => format!(
+            "cannot execute {name}: no such program in {} (ENOENT); is it installed, or is it elsewhere?",
+            if path.is_empty() {
+                "PATH, which is empty"
+            } else {
+                path
+            }
+        ),
+    }))
+}
+
+/// Whose process it will be.
+struct Account {
+    identity: Option<Identity>,
+    name: Option<String>,
+    home: String,
+    shell: String,
+}
+
+impl Account {
+    fn of(spec: &UnitSpec) -> Result<Self, Fault> {
+        let exec = &spec.exec;
+        let (uid, user) = match &exec.user {
+            None => {
+                let uid = Uid::effective();
+                // Our own entry is for HOME and USER only: without one (a container) the unit runs all the same.
+                (uid, User::from_uid(uid).unwrap_or(None))
+            }
+            Some(text) => find_user(text)?,
+        };
+        let gid = match (&exec.group, &user, &exec.user) {
+            (Some(text), _, _) => find_group(text)?,
+            (None, Some(user), Some(_)) => user.gid,
+            (None, None, Some(text)) => {
+                return Err(Fault::unit(format!(
+                    "user {text} has no entry in the user directory, so no group is known: give `group`"
+                )));
+            }
+            (None, _, None) => Gid::effective(),
+        };
+        let groups = match (&exec.supplementary_groups, &user, &exec.user) {
+            (Some(names), _, _) => names
+                .iter()
+                .map(|text| find_group(text))
+                .collect::<Result<Vec<Gid>, Fault>>()?,
+            (None, Some(user), Some(_)) => member_of(user, gid)?,
+            (None, None, Some(_)) => vec![gid],
+            (None, _, None) => nix::unistd::getgroups().unwrap_or_default(),
+        };
+        let says_nothing = exec.user.is_none() && exec.group.is_none() && exec.supplementary_groups.is_none();
+        let is_own =
+            uid == Uid::effective() && gid == Gid::effective() && exec.supplementary_groups.is_none();
+        let identity = if says_nothing || (is_own && !Uid::effective().is_root()) {
+            // An ordinary user may not call setgroups(2), not even to stay who it is.
+            None
+        } else if Uid::effective().is_root() {
+            Some(Identity {
+                uid: uid.as_raw(),
+                gid: gid.as_raw(),
+                groups: groups.into_iter().map(Gid::as_raw).collect(),
+            })
+        } else {
+            return Err(Fault::unit(format!(
+                "cannot run as user {uid} with group {gid}: ringriftd runs as user {} and only root may change that",
+                Uid::effective()
+            )));
+        };
+        let text = |path: PathBuf, other: &str| match path.into_os_string().into_string() {
+            Ok(text) if !text.is_empty() => text,
+            _ => other.to_owned(),
+        };
+        Ok(match user {
+            Some(user) => Self {
+                identity,
+                name: Some(user.name),
+                home: text(user.dir, "/"),
+                shell: text(user.shell, "/bin/sh"),
+            },
+            None => Self {
+                identity,
+                name: None,
+                home: "/".to_owned(),
+                shell: "/bin/sh".to_owned(),
+            },
+        })
+    }
+}
+
+/// A number is one, whatever names exist; -1 is the kernel's word for "leave it as it is" (setresuid(2)).
+fn number(text: &str) -> Option<u32> {
+    let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    is_number
+        .then(|| text.parse().ok())
+        .flatten()
+        .filter(|&n| n != u32::MAX)
+}
+
+fn find_user(text: &str) -> Result<(Uid, Option<User>), Fault> {
+    if let Some(n) = number(text) {
+        let uid = Uid::from_raw(n);
+        let user = User::from_uid(uid).map_err(|e| lookup("user", text, e))?;
+        return Ok((uid, user));
+    }
+    match User::from_name(text).map_err(|e| lookup("user", text, e))? {
+        Some(user) => Ok((user.uid, Some(user))),
+        None => Err(Fault::unit(format!(
+            "there is no user {}: make it, or mend `user`",
+            explain::shown(text.as_bytes())
+        ))),
+    }
+}
+
+fn find_group(text: &str) -> Result<Gid, Fault> {
+    if let Some(n) = number(text) {
+        return Ok(Gid::from_raw(n));
+    }
+    match Group::from_name(text).map_err(|e| lookup("group", text, e))? {
+        Some(group) => Ok(group.gid),
+        None => Err(Fault::unit(format!(
+            "there is no group {}: make it, or mend `group` or `supplementary_groups`",
+            explain::shown(text.as_bytes())
+        ))),
+    }
+}
+
+fn member_of(user: &User, gid: Gid) -> Result<Vec<Gid>, Fault> {
+    let name = CString::new(user.name.as_bytes())
+        .map_err(|_| Fault::unit("the user's name contains a NUL byte".to_owned()))?;
+    nix::unistd::getgrouplist(&name, gid).map_err(|e| lookup("the groups of user", &user.name, e))
+}
+
+fn lookup(what: &str, text: &str, e: nix::errno::Errno) -> Fault {
+    Fault {
+        text: format!(
+            "cannot look up {what} {}: {}",
+            explain::shown(text.as_bytes()),
+            explain::errno_text(e as i32)
+        ),
+        host: explain::is_host_fault(e as i32),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    fn unit(name: &str) -> UnitName {
+        UnitName::new(name).expect("a name")
+    }
+
+    fn impatient() -> Preparer {
+        Preparer {
+            timeout: Duration::from_millis(50),
+            ..Preparer::new(NodeContext::default())
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn preparation_that_hangs_fails_and_holds_one_place_only() {
+        let preparer = impatient();
+        let (release, hang) = mpsc::channel::<()>();
+        let failed = preparer
+            .bounded(unit("slow"), move || {
+                let _ = hang.recv();
+            })
+            .await
+            .expect_err("it hangs");
+        assert!(failed.text.contains("within 50ms") && !failed.host, "{failed:?}");
+        for _ in 0..3 {
+            let again = preparer
+                .bounded(unit("slow"), || ())
+                .await
+                .expect_err("it still hangs");
+            assert!(again.text.contains("still hangs"), "{again:?}");
+        }
+        assert_eq!(preparer.places.available_permits(), PREPARE_AT_ONCE - 1);
+        preparer
+            .bounded(unit("other"), || ())
+            .await
+            .expect("others go on");
+        release.send(()).expect("it listens");
+        // Its end gives the place back.
+        let all = preparer
+            .places
+            .acquire_many(u32::try_from(PREPARE_AT_ONCE).expect("small"))
+            .await;
+        assert!(all.is_ok());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn when_all_places_hang_it_is_the_hosts_fault() {
+        let preparer = impatient();
+        let _all = preparer
+            .places
+            .acquire_many(u32::try_from(PREPARE_AT_ONCE).expect("small"))
+            .await
+            .expect("open");
+        let failed = preparer.bounded(unit("a"), || ()).await.expect_err("no place");
+        assert!(failed.host, "{failed:?}");
+    }
+
+    #[test]
+    fn users_by_number_leave_out_the_kernels_minus_one() {
+        assert_eq!(number("0"), Some(0));
+        assert_eq!(number("4294967294"), Some(4_294_967_294));
+        assert_eq!(number("4294967295"), None);
+        assert_eq!(number("+1"), None);
+        assert_eq!(number(""), None);
+    }
+}
