@@ -21,7 +21,7 @@ use proto::frame::Answer;
 use proto::reply::{LineEnd, LogLine, Reply};
 use ringriftd::ids::{Invocation, LaunchId};
 use ringriftd::keeper::wire::{FromLogger, LogQuery, LogTail, Output, ToLogger};
-use ringriftd::limits::{LOG_LINE_MAX, LOG_QUERIES_MAX};
+use ringriftd::limits::{LOG_FILES_OPEN_MAX, LOG_LINE_MAX, LOG_QUERIES_MAX};
 use ringriftd::logger::{record, serve};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -726,6 +726,61 @@ fn a_link_in_a_logs_place_is_refused_until_it_is_gone() {
         logger.messages("a.log"),
         [(1, LineEnd::Whole, b"secret".to_vec())]
     );
+    logger.end();
+}
+
+#[test]
+fn last_lines_outlive_their_pipe_while_the_log_cannot_be_written() {
+    let logger = Logger::new();
+    std::os::unix::fs::symlink("nowhere", logger.dir.join("a.log")).expect("linked");
+    let mut unit = logger.open_with("a", 1, |o| o.drain_ms = 50);
+    unit.say("why it died\nthe last wor");
+    // The pipe is still held by somebody: only the drain time ends it.
+    tell(&logger.keeper, &ToLogger::Close { id: unit.id }, None);
+    assert_eq!(
+        hear::<FromLogger>(&logger.keeper),
+        FromLogger::Closed { id: unit.id }
+    );
+    std::fs::remove_file(logger.dir.join("a.log")).expect("removed");
+    wait_until("the log", || {
+        std::fs::metadata(logger.dir.join("a.log")).is_ok_and(|m| m.len() > 0)
+    });
+    assert_eq!(
+        logger.messages("a.log"),
+        [
+            (1, LineEnd::Whole, b"why it died".to_vec()),
+            (1, LineEnd::Partial, b"the last wor".to_vec())
+        ]
+    );
+    logger.end();
+}
+
+/// More units than files are held open at once.
+#[test]
+fn units_are_more_than_open_files() {
+    let logger = Logger::new();
+    const UNITS: usize = LOG_FILES_OPEN_MAX + 50;
+    for round in 0..2 {
+        for n in 0..UNITS {
+            let mut unit = logger.open(&format!("u{n}"), round);
+            unit.say(format!("{round}\n"));
+            logger.close(unit);
+        }
+    }
+    let expected = [
+        (0, LineEnd::Whole, b"0".to_vec()),
+        (1, LineEnd::Whole, b"1".to_vec()),
+    ];
+    for n in 0..UNITS {
+        assert_eq!(logger.messages(&format!("u{n}.log")), expected, "u{n}");
+    }
+    let open = std::fs::read_dir("/proc/self/fd")
+        .expect("listed")
+        .filter_map(|e| {
+            let target = std::fs::read_link(e.expect("entry").path()).ok()?;
+            target.starts_with(&logger.dir).then_some(())
+        });
+    assert!(open.count() <= LOG_FILES_OPEN_MAX + 1);
     logger.end();
 }
 

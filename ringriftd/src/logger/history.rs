@@ -367,3 +367,105 @@ pub fn tail(
     found.reverse();
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::logger::dir::LogDir;
+    use crate::logger::record::Clock;
+
+    /// `files` files of `lines` records each, the oldest first; the messages count up over all of them.
+    fn logs(files: u32, lines: u64) -> (tempfile::TempDir, Arc<Shared>) {
+        let temp = tempfile::tempdir().expect("a folder");
+        let path = temp.path().join("log");
+        let shared = Arc::new(Shared::new(LogDir::open(&path).expect("opened")));
+        let mut clock = Clock::new();
+        for n in 0..files {
+            let mut text = Vec::new();
+            for i in 0..lines {
+                let number = u64::from(n) * lines + i;
+                let message = format!("{number:090}");
+                let record = Record {
+                    at_us: number,
+                    invocation: 1,
+                    end: LineEnd::Whole,
+                    message: message.as_bytes(),
+                };
+                record::push(&mut text, &mut clock, record);
+            }
+            let name = if n + 1 == files {
+                "a.log".to_owned()
+            } else {
+                format!("a.log.{}", files - 1 - n)
+            };
+            std::fs::File::create(path.join(name))
+                .expect("made")
+                .write_all(&text)
+                .expect("written");
+        }
+        (temp, shared)
+    }
+
+    fn forwards(shared: &Arc<Shared>, lines: Option<u64>) -> Vec<u64> {
+        let unit = shared.unit("a").expect("a name");
+        let (start, end) = last(shared, &unit, lines).expect("found");
+        let mut cursor = Cursor::new(shared.clone(), unit, start, Some(end), LOG_BLOCK);
+        std::iter::from_fn(|| cursor.next().expect("read"))
+            .map(|l| l.at_us)
+            .collect()
+    }
+
+    #[test]
+    fn the_end_of_a_big_log_is_found_without_reading_the_rest() {
+        let (_temp, shared) = logs(3, 100_000);
+        assert_eq!(
+            forwards(&shared, Some(50)),
+            (299_950..300_000).collect::<Vec<_>>()
+        );
+        let read = shared.bytes_read.load(Ordering::Relaxed);
+        assert!(read <= 2 * LOG_BLOCK, "{read} bytes of 37 MB");
+    }
+
+    #[test]
+    fn the_last_lines_reach_over_files() {
+        let (_temp, shared) = logs(4, 100);
+        for lines in [0, 1, 99, 100, 101, 250, 400, 1000] {
+            let from = 400u64.saturating_sub(lines);
+            assert_eq!(
+                forwards(&shared, Some(lines)),
+                (from..400).collect::<Vec<_>>(),
+                "{lines} lines"
+            );
+        }
+        assert_eq!(forwards(&shared, None), (0..400).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_foreign_file_without_newlines_is_read_in_pieces() {
+        let (temp, shared) = logs(1, 1);
+        let mut text = vec![b'x'; 1 << 20];
+        text.extend_from_slice(b"\n1970-01-01T00:00:00.000007Z 1 | end\n");
+        std::fs::write(temp.path().join("log/a.log"), &text).expect("written");
+        let unit = shared.unit("a").expect("a name");
+        let (start, end) = last(&shared, &unit, None).expect("found");
+        let mut cursor = Cursor::new(shared.clone(), unit.clone(), start, Some(end), LOG_BLOCK);
+        let lines: Vec<_> = std::iter::from_fn(|| cursor.next().expect("read")).collect();
+        assert!(lines.iter().all(|l| l.message.len() <= RECORD_MAX));
+        assert_eq!(
+            lines.iter().map(|l| l.message.len()).sum::<usize>(),
+            (1 << 20) + 3
+        );
+        assert_eq!(tail(&shared, &unit, Some(1), 5, 1 << 30).expect("read").len(), 1);
+    }
+
+    #[test]
+    fn the_managers_look_back_is_bounded() {
+        let (_temp, shared) = logs(3, 10_000);
+        let unit = shared.unit("a").expect("a name");
+        assert_eq!(tail(&shared, &unit, Some(99), 5, 1 << 20).expect("read"), []);
+        let read = shared.bytes_read.load(Ordering::Relaxed);
+        assert!(read <= (1 << 20) + 2 * LOG_BLOCK, "{read} bytes");
+    }
+}
