@@ -27,12 +27,17 @@ pub struct Record<'a> {
     pub message: &'a [u8],
 }
 
-/// Writes times as text and remembers the last second, since lines come many to a second.
+/// Writes what stands before the mark, and remembers the last one: the lines of one read share it, and many reads
+/// share a second.
 #[derive(Debug)]
 pub struct Clock {
     second: u64,
     /// The text of that second: `2026-11-22T01:27:03.`.
     text: [u8; 20],
+    /// The time and life of `head`.
+    of: Option<(u64, u64)>,
+    /// `2026-11-22T01:27:03.123456Z 42`.
+    head: Vec<u8>,
 }
 
 impl Clock {
@@ -41,20 +46,28 @@ impl Clock {
         Self {
             second: 0,
             text: second_text(0),
+            of: None,
+            head: Vec::with_capacity(HEADER_MAX),
         }
     }
 
-    /// Appends `at_us` to `out`. A time past the year 9999 is written as its last µs.
-    fn push(&mut self, out: &mut Vec<u8>, at_us: u64) {
-        let at_us = at_us.min(LAST_US);
-        let second = at_us / 1_000_000;
-        if second != self.second {
-            self.second = second;
-            self.text = second_text(second);
+    /// Time and life as text. A time past the year 9999 is written as its last µs.
+    fn head(&mut self, at_us: u64, invocation: u64) -> &[u8] {
+        if self.of != Some((at_us, invocation)) {
+            self.of = Some((at_us, invocation));
+            let at_us = at_us.min(LAST_US);
+            let second = at_us / 1_000_000;
+            if second != self.second {
+                self.second = second;
+                self.text = second_text(second);
+            }
+            self.head.clear();
+            self.head.extend_from_slice(&self.text);
+            self.head.extend_from_slice(&digits::<6>(at_us % 1_000_000));
+            self.head.extend_from_slice(b"Z ");
+            push_number(&mut self.head, invocation);
         }
-        out.extend_from_slice(&self.text);
-        out.extend_from_slice(&digits::<6>(at_us % 1_000_000));
-        out.push(b'Z');
+        &self.head
     }
 }
 
@@ -67,9 +80,7 @@ impl Default for Clock {
 /// Appends one record and its newline to `out`. `message` must not contain a newline: it comes from splitting at them.
 pub fn push(out: &mut Vec<u8>, clock: &mut Clock, record: Record<'_>) {
     debug_assert!(memchr::memchr(b'\n', record.message).is_none());
-    clock.push(out, record.at_us);
-    out.push(b' ');
-    push_number(out, record.invocation);
+    out.extend_from_slice(clock.head(record.at_us, record.invocation));
     out.extend_from_slice(match record.end {
         LineEnd::Whole => b" | ",
         LineEnd::Continues => b" + ",
@@ -284,6 +295,36 @@ mod tests {
             b"2026-11-22T01:27:03.123456Z  | hello",
         ] {
             assert_eq!(parse(bad), None, "{}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[test]
+    fn one_clock_tells_every_time_and_life() {
+        let times = [
+            0,
+            1,
+            1,
+            999_999,
+            1_000_000,
+            1_000_000,
+            5,
+            86_400_000_000,
+            LAST_US,
+            0,
+        ];
+        let mut clock = Clock::new();
+        for at_us in times {
+            for invocation in [1, 1, 2] {
+                let mut out = Vec::new();
+                let record = Record {
+                    at_us,
+                    invocation,
+                    end: LineEnd::Whole,
+                    message: b"x",
+                };
+                push(&mut out, &mut clock, record);
+                assert_eq!(parse(&out[..out.len() - 1]), Some(record));
+            }
         }
     }
 
