@@ -93,6 +93,37 @@ pub const LOG_READ: usize = 64 * 1024;
 pub const LOG_LINES_PER_FRAME: usize = 256;
 /// Log readers (`logs`, `logs -f`) at once.
 pub const LOG_QUERIES_MAX: usize = 32;
+/// Queries of the manager for a unit's last lines at once; past it the answer is empty.
+pub const LOG_TAILS_MAX: usize = 16;
+/// Records of one unit that wait for one write(2), in bytes; also what is kept in memory while its disk refuses.
+pub const LOG_WRITE_BUFFER: usize = 256 * 1024;
+/// Log files that the writer holds open at once; past it the one opened first is closed (half of a usual limit of
+/// descriptors goes to the pipes).
+pub const LOG_FILES_OPEN_MAX: usize = 512;
+/// Log files that all readers together hold open; past it they open a file for each block that they read.
+pub const LOG_READERS_OPEN_MAX: usize = 512;
+/// Rotated files of one unit at most, whatever its file says.
+pub const LOG_FILES_MAX: u32 = 1000;
+/// What a query over many units buffers in all, in bytes, when their records are short.
+pub const LOG_QUERY_BUFFER: usize = 4 * 1024 * 1024;
+/// The blocks in which log files are read back, in bytes.
+pub const LOG_BLOCK: usize = 64 * 1024;
+/// Log bytes in one frame of an answer, without its framing: well below `MAX_FRAME`.
+pub const LOG_FRAME_BYTES: usize = 512 * 1024;
+/// How far back from the end of a unit's log the manager's own query looks, in bytes.
+pub const LOG_TAIL_SCAN: u64 = 4 * 1024 * 1024;
+/// A message in the answer to the manager's own query is cut here, in bytes.
+pub const LOG_TAIL_MESSAGE: usize = 1024;
+/// That answer in all, in bytes: one datagram between the roles.
+pub const LOG_TAIL_BYTES: usize = 128 * 1024;
+/// Back-off after a log file could not be written: first, then doubled.
+pub const LOG_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// That back-off at most.
+pub const LOG_RETRY_MAX_DELAY: Duration = Duration::from_secs(5);
+/// What is still read from each pipe when the daemon ends, in bytes: all that a pipe can hold by default.
+pub const LOG_END_READ: usize = 1024 * 1024;
+/// How often a log file that is written is compared with what has its name, so that a removed one is made anew.
+pub const LOG_FILE_CHECK: Duration = Duration::from_secs(1);
 
 // --- notifications -------------------------------------------------------------------------------------------
 

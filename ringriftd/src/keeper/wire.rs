@@ -276,6 +276,8 @@ pub enum ToLogger {
     },
     /// The daemon ends: read and write what is there, then end.
     End,
+    /// There is a new manager. Attached: the link to it, in place of the old one.
+    Peer,
 }
 
 /// From the logger to the keeper.

@@ -1,0 +1,378 @@
+//! The folder of logs, by descriptor: a path is resolved once, then every file is opened relative to a folder that
+//! was checked, and never through a link. Knows names and modes; reads and writes no records.
+//!
+//! Read first: [`LogDir`] and [`LogDir::rotate`].
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+
+use crate::limits::{LOG_FILES_MAX, NAME_MAX};
+
+/// What every log file may: its owner writes, its group reads.
+const FILE_MODE: Mode = Mode::from_bits_truncate(0o640);
+
+/// A unit's name that is safe as a part of a file name: `[a-z0-9][a-z0-9_.-]*`, at most [`NAME_MAX`] bytes. The manager
+/// has checked it already; the logger writes files as a stronger user than those who name units, so it looks again.
+pub fn is_unit_name(name: &str) -> bool {
+    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    name.len() <= NAME_MAX
+        && name.bytes().next().is_some_and(word)
+        && name.bytes().all(|b| word(b) || matches!(b, b'_' | b'.' | b'-'))
+}
+
+/// `<unit>.log`, and `<unit>.log.<index>` of the older ones.
+fn file_name(unit: &str, index: u32) -> String {
+    match index {
+        0 => format!("{unit}.log"),
+        _ => format!("{unit}.log.{index}"),
+    }
+}
+
+/// The folder of logs.
+#[derive(Debug)]
+pub struct LogDir {
+    path: PathBuf,
+    // Replaced when the folder was removed under us, so that readers and the writer agree on the new one.
+    fd: Mutex<Arc<OwnedFd>>,
+}
+
+impl LogDir {
+    /// Opens the folder, made with mode 0750 if it is missing. Refuses a link, a folder of another user than root and
+    /// ourselves, and one that others can write: there anybody could put their own file in a log's place.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let fd = Self::resolve(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            fd: Mutex::new(Arc::new(fd)),
+        })
+    }
+
+    fn resolve(path: &Path) -> io::Result<OwnedFd> {
+        use std::os::unix::fs::DirBuilderExt;
+        match std::fs::DirBuilder::new().mode(0o750).create(path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
+        let fd = openat(AT_FDCWD, path, flags, Mode::empty())?;
+        let stat = fstat(&fd)?;
+        let us = nix::unistd::geteuid().as_raw();
+        if stat.st_uid != us && stat.st_uid != 0 {
+            return Err(refused(format!(
+                "it belongs to user {}, not to {us}: chown it, or choose another --log-dir",
+                stat.st_uid
+            )));
+        }
+        if stat.st_mode & 0o022 != 0 {
+            return Err(refused(format!(
+                "others can write there (mode {:04o}): chmod go-w it, or choose another --log-dir",
+                stat.st_mode & 0o7777
+            )));
+        }
+        Ok(fd)
+    }
+
+    fn fd(&self) -> Arc<OwnedFd> {
+        self.fd.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Opens a unit's newest file for appending, made if it is missing. `unit` must be a unit's name.
+    pub fn append(&self, unit: &str) -> io::Result<(File, FileStat)> {
+        match self.append_here(unit) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+                // The folder itself is gone: make it anew, with the same checks.
+                let fd = Self::resolve(&self.path)?;
+                *self.fd.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(fd);
+                self.append_here(unit)
+            }
+            other => other,
+        }
+    }
+
+    fn append_here(&self, unit: &str) -> io::Result<(File, FileStat)> {
+        let flags = OFlag::O_RDWR
+            | OFlag::O_APPEND
+            | OFlag::O_CREAT
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_NOCTTY
+            | OFlag::O_NONBLOCK // a FIFO in its place must not hold us
+            | OFlag::O_CLOEXEC;
+        let fd = openat(self.fd(), file_name(unit, 0).as_str(), flags, FILE_MODE).map_err(link_refused)?;
+        let stat = regular(&fd)?;
+        if stat.st_mode & 0o777 != FILE_MODE.bits() {
+            fchmod(&fd, FILE_MODE)?; // our umask takes the group's right away
+        }
+        Ok((File::from(fd), stat))
+    }
+
+    /// Opens the file with this index for reading; None when there is none.
+    pub fn read(&self, unit: &str, index: u32) -> io::Result<Option<(File, FileStat)>> {
+        let flags =
+            OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        match openat(self.fd(), file_name(unit, index).as_str(), flags, Mode::empty()) {
+            Ok(fd) => {
+                let stat = regular(&fd)?;
+                Ok(Some((File::from(fd), stat)))
+            }
+            Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(link_refused(e)),
+        }
+    }
+
+    /// What has the name of a unit's newest file, if anything.
+    pub fn stat(&self, unit: &str) -> io::Result<Option<FileStat>> {
+        stat_of(&self.fd(), unit, 0)
+    }
+
+    /// Gives every file of a unit the next number and drops the oldest, so that at most `max_files` remain with the new
+    /// empty one, which it returns. At every moment the newest records stand in a file with a number or without, and
+    /// there is a file without a number: the new one takes the place in one step.
+    pub fn rotate(&self, unit: &str, max_files: u32) -> io::Result<(File, FileStat)> {
+        let dir = self.fd();
+        let max_files = max_files.clamp(1, LOG_FILES_MAX);
+        Self::end_half_rotation(&dir, unit)?;
+        let next = format!("{unit}.log.new");
+        match unlinkat(&dir, next.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let flags = OFlag::O_RDWR
+            | OFlag::O_APPEND
+            | OFlag::O_CREAT
+            | OFlag::O_EXCL
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC;
+        let fd = openat(&dir, next.as_str(), flags, FILE_MODE)?;
+        fchmod(&fd, FILE_MODE)?;
+        // Up to the first number that is free: a hole ends the shifting, what is older keeps its number.
+        let mut free = 1;
+        while free + 1 < max_files && stat_of(&dir, unit, free)?.is_some() {
+            free += 1;
+        }
+        for index in (1..free).rev() {
+            let (from, to) = (file_name(unit, index), file_name(unit, index + 1));
+            renameat(&dir, from.as_str(), &dir, to.as_str())?;
+        }
+        if max_files > 1 {
+            let (newest, first) = (file_name(unit, 0), file_name(unit, 1));
+            match unlinkat(&dir, first.as_str(), UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(e) => return Err(e.into()),
+            }
+            match linkat(&dir, newest.as_str(), &dir, first.as_str(), AtFlags::empty()) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                // A file system without hard links: for a moment there is no file without a number.
+                Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::EMLINK) => {
+                    renameat(&dir, newest.as_str(), &dir, first.as_str())?;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        renameat(&dir, next.as_str(), &dir, file_name(unit, 0).as_str())?;
+        let stat = fstat(&fd)?;
+        Ok((File::from(fd), stat))
+    }
+
+    /// Ends what a rotation left half done when it was killed (the newest file has two names), and removes files past
+    /// `max_files` when fewer are to be kept than before.
+    pub fn settle(&self, unit: &str, max_files: u32) -> io::Result<()> {
+        let dir = self.fd();
+        Self::end_half_rotation(&dir, unit)?;
+        let mut index = max_files.clamp(1, LOG_FILES_MAX);
+        while index < LOG_FILES_MAX {
+            match unlinkat(&dir, file_name(unit, index).as_str(), UnlinkatFlags::NoRemoveDir) {
+                Ok(()) => index += 1,
+                Err(Errno::ENOENT) => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn end_half_rotation(dir: &OwnedFd, unit: &str) -> io::Result<()> {
+        if let (Some(newest), Some(first)) = (stat_of(dir, unit, 0)?, stat_of(dir, unit, 1)?)
+            && (newest.st_dev, newest.st_ino) == (first.st_dev, first.st_ino)
+        {
+            unlinkat(dir, file_name(unit, 1).as_str(), UnlinkatFlags::NoRemoveDir)?;
+        }
+        Ok(())
+    }
+}
+
+fn stat_of(dir: &OwnedFd, unit: &str, index: u32) -> io::Result<Option<FileStat>> {
+    match fstatat(dir, file_name(unit, index).as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn regular(fd: &OwnedFd) -> io::Result<FileStat> {
+    let stat = fstat(fd)?;
+    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return Err(refused("it is no regular file: move it away".to_owned()));
+    }
+    Ok(stat)
+}
+
+fn link_refused(e: Errno) -> io::Error {
+    match e {
+        Errno::ELOOP => {
+            refused("it is a symbolic link: move it away, or choose another --log-dir".to_owned())
+        }
+        e => e.into(),
+    }
+}
+
+fn refused(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    fn dir() -> (tempfile::TempDir, LogDir) {
+        let temp = tempfile::tempdir().expect("a folder");
+        let dir = LogDir::open(&temp.path().join("log")).expect("opened");
+        (temp, dir)
+    }
+
+    #[test]
+    fn names_are_checked_again() {
+        for good in ["a", "auto_sync", "0.x-y", &"a".repeat(64)] {
+            assert!(is_unit_name(good), "{good}");
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "A",
+            "-a",
+            "_a",
+            "a\0",
+            "a b",
+            "ä",
+            &"a".repeat(65),
+        ] {
+            assert!(!is_unit_name(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_is_refused() {
+        let temp = tempfile::tempdir().expect("a folder");
+        std::fs::set_permissions(temp.path(), PermissionsExt::from_mode(0o777)).expect("chmod");
+        let error = LogDir::open(temp.path()).expect_err("refused");
+        assert!(error.to_string().contains("mode 0777"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_that_is_a_link_is_refused() {
+        let temp = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(temp.path().join("real")).expect("mkdir");
+        symlink("real", temp.path().join("link")).expect("symlink");
+        LogDir::open(&temp.path().join("link")).expect_err("refused");
+    }
+
+    #[test]
+    fn files_have_their_mode_whatever_the_umask() {
+        let (temp, dir) = dir();
+        dir.append("a").expect("opened");
+        dir.rotate("a", 3).expect("rotated");
+        for name in ["a.log", "a.log.1"] {
+            let mode = temp
+                .path()
+                .join("log")
+                .join(name)
+                .metadata()
+                .expect("there")
+                .mode();
+            assert_eq!(mode & 0o777, 0o640, "{name}");
+        }
+    }
+
+    #[test]
+    fn links_and_fifos_are_refused_and_their_targets_left_alone() {
+        let (temp, dir) = dir();
+        let target = temp.path().join("target");
+        std::fs::write(&target, "mine").expect("written");
+        symlink(&target, temp.path().join("log/a.log")).expect("symlink");
+        let error = dir.append("a").expect_err("refused");
+        assert!(error.to_string().contains("symbolic link"), "{error}");
+        assert!(dir.read("a", 0).is_err());
+        assert_eq!(std::fs::read(&target).expect("read"), b"mine");
+        nix::unistd::mkfifo(&temp.path().join("log/b.log"), Mode::S_IRUSR | Mode::S_IWUSR).expect("fifo");
+        assert!(
+            dir.append("b")
+                .expect_err("refused")
+                .to_string()
+                .contains("regular")
+        );
+    }
+
+    #[test]
+    fn rotation_keeps_so_many_files_in_their_order() {
+        use std::io::Write;
+        let (temp, dir) = dir();
+        let (mut file, _) = dir.append("a").expect("opened");
+        for n in 0..10 {
+            write!(file, "{n}").expect("written");
+            file = dir.rotate("a", 4).expect("rotated").0;
+        }
+        let mut names: Vec<_> = std::fs::read_dir(temp.path().join("log"))
+            .expect("listed")
+            .map(|e| e.expect("entry").file_name().into_string().expect("text"))
+            .collect();
+        names.sort();
+        assert_eq!(names, ["a.log", "a.log.1", "a.log.2", "a.log.3"]);
+        for (name, text) in [
+            ("a.log", ""),
+            ("a.log.1", "9"),
+            ("a.log.2", "8"),
+            ("a.log.3", "7"),
+        ] {
+            assert_eq!(
+                std::fs::read_to_string(temp.path().join("log").join(name)).expect("read"),
+                text
+            );
+        }
+        dir.settle("a", 2).expect("settled");
+        assert!(!temp.path().join("log/a.log.2").exists() && !temp.path().join("log/a.log.3").exists());
+        assert!(temp.path().join("log/a.log.1").exists());
+    }
+
+    #[test]
+    fn a_rotation_that_was_killed_half_way_is_undone() {
+        let (temp, dir) = dir();
+        dir.append("a").expect("opened");
+        let log = temp.path().join("log");
+        std::fs::write(log.join("a.log"), "x").expect("written");
+        std::fs::hard_link(log.join("a.log"), log.join("a.log.1")).expect("linked");
+        std::fs::write(log.join("a.log.new"), "").expect("written");
+        dir.settle("a", 4).expect("settled");
+        assert!(!log.join("a.log.1").exists());
+        dir.rotate("a", 4).expect("rotated");
+        assert_eq!(std::fs::read(log.join("a.log.1")).expect("read"), b"x");
+    }
+
+    #[test]
+    fn a_removed_folder_is_made_anew() {
+        let (temp, dir) = dir();
+        std::fs::remove_dir(temp.path().join("log")).expect("removed");
+        dir.append("a").expect("opened again");
+        assert!(temp.path().join("log/a.log").exists());
+    }
+}

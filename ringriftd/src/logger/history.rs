@@ -1,0 +1,471 @@
+//! Reading logs back from their files: forwards from a place, on into files that do not exist yet, and backwards from
+//! the end. Rotation may go on meanwhile: files are known by numbers that never change, not by their names.
+//!
+//! Read first: [`Cursor::next`] and [`Backward::previous`].
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use proto::reply::{LineEnd, LogLine};
+
+use super::place::{Permit, Place, Shared, Unit};
+use super::record::{self, RECORD_MAX, Record};
+use crate::limits::LOG_BLOCK;
+
+/// A point in a unit's log: a file's number and an offset in it.
+pub type Point = (u64, u64);
+
+/// A line of a file as an answer. What is no record is passed on whole, with life 0 and the time of the line before
+/// it, so that nothing in a file is ever hidden.
+fn line(unit: &str, text: &[u8], last_us: u64) -> LogLine {
+    let record = record::parse(text).unwrap_or(Record {
+        at_us: last_us,
+        invocation: 0,
+        end: LineEnd::Whole,
+        message: text,
+    });
+    LogLine {
+        at_us: record.at_us,
+        unit: unit.to_owned(),
+        invocation: record.invocation,
+        message: record.message.to_vec(),
+        end: record.end,
+    }
+}
+
+/// Opens the file with this number. The caller holds the unit's place, so that names cannot change meanwhile.
+fn open(shared: &Shared, unit: &Unit, place: &Place, number: u64) -> io::Result<Option<(File, u64)>> {
+    let Some(index) = place.file.checked_sub(number).and_then(|i| u32::try_from(i).ok()) else {
+        return Ok(None);
+    };
+    let found = shared.dir.read(&unit.name, index)?;
+    Ok(found.map(|(file, stat)| (file, u64::try_from(stat.st_size).unwrap_or(0))))
+}
+
+/// Reads forwards.
+#[derive(Debug)]
+pub struct Cursor {
+    shared: Arc<Shared>,
+    unit: Arc<Unit>,
+    /// Where the next block is read.
+    point: Point,
+    /// Where it ends; None: it goes on as lines come.
+    stop: Option<Point>,
+    open: Option<(File, Option<Permit>)>,
+    /// Records taken from the present file.
+    taken: u64,
+    buffer: Vec<u8>,
+    at: usize,
+    block: usize,
+    last_us: u64,
+    missed: u64,
+}
+
+enum Filled {
+    Some,
+    EndOfFile,
+    Nothing,
+}
+
+impl Cursor {
+    /// Reads `unit` from `start` in blocks of `block` bytes.
+    pub fn new(
+        shared: Arc<Shared>,
+        unit: Arc<Unit>,
+        start: Point,
+        stop: Option<Point>,
+        block: usize,
+    ) -> Self {
+        Self {
+            shared,
+            unit,
+            point: start,
+            stop,
+            open: None,
+            taken: 0,
+            buffer: Vec::new(),
+            at: 0,
+            block,
+            last_us: 0,
+            missed: 0,
+        }
+    }
+
+    /// The next line; None when there is none now.
+    pub fn next(&mut self) -> io::Result<Option<LogLine>> {
+        loop {
+            let rest = &self.buffer[self.at..];
+            if let Some(end) = memchr::memchr(b'\n', rest) {
+                let line = line(&self.unit.name, &rest[..end], self.last_us);
+                return Ok(Some(self.take(line, end + 1)));
+            }
+            if rest.len() >= RECORD_MAX {
+                // Nothing of ours: a foreign file without newlines. In pieces, so that memory stays bounded.
+                let line = line(&self.unit.name, &rest[..RECORD_MAX], self.last_us);
+                return Ok(Some(self.take(line, RECORD_MAX)));
+            }
+            match self.fill()? {
+                Filled::Some => {}
+                Filled::Nothing => {
+                    if self.at == self.buffer.len() {
+                        self.buffer = Vec::new(); // a follower of many quiet units holds nothing
+                        self.at = 0;
+                    }
+                    return Ok(None);
+                }
+                Filled::EndOfFile => {
+                    let left = self.buffer.len() - self.at;
+                    if left > 0 {
+                        let line = line(&self.unit.name, &self.buffer[self.at..], self.last_us);
+                        return Ok(Some(self.take(line, left)));
+                    }
+                    self.open = None;
+                    self.point = (self.point.0 + 1, 0);
+                    self.taken = 0;
+                }
+            }
+        }
+    }
+
+    /// How many lines were rotated away unread since this was last asked; at least so many if they are older than
+    /// this logger's memory.
+    pub fn take_missed(&mut self) -> u64 {
+        std::mem::take(&mut self.missed)
+    }
+
+    fn take(&mut self, line: LogLine, bytes: usize) -> LogLine {
+        self.at += bytes;
+        self.taken += 1;
+        self.last_us = line.at_us;
+        line
+    }
+
+    fn fill(&mut self) -> io::Result<Filled> {
+        if self.stop.is_some_and(|stop| self.point >= stop) {
+            return Ok(Filled::Nothing);
+        }
+        let (newest, written) = {
+            let unit = self.unit.clone();
+            let place = unit.place();
+            if self.open.is_none() && !self.reopen(&place)? {
+                return Ok(Filled::Nothing);
+            }
+            (place.file, place.len)
+        };
+        let Some((file, permit)) = &self.open else {
+            return Ok(Filled::Nothing);
+        };
+        let mut limit = match written {
+            Some(len) if self.point.0 == newest => len,
+            _ => file.metadata()?.len(),
+        };
+        if let Some((number, offset)) = self.stop
+            && number == self.point.0
+        {
+            limit = limit.min(offset);
+        }
+        let want = usize::try_from(limit.saturating_sub(self.point.1))
+            .unwrap_or(usize::MAX)
+            .min(self.block);
+        self.buffer.drain(..self.at);
+        self.at = 0;
+        let before = self.buffer.len();
+        self.buffer.resize(before + want, 0);
+        let read = file.read_at(&mut self.buffer[before..], self.point.1);
+        self.buffer.truncate(before + *read.as_ref().unwrap_or(&0));
+        let read = read?;
+        self.shared.bytes_read.fetch_add(read, Ordering::Relaxed);
+        self.point.1 += read as u64;
+        if permit.is_none() {
+            self.open = None;
+        }
+        Ok(match read {
+            0 if self.point.0 < newest => Filled::EndOfFile,
+            0 => Filled::Nothing,
+            _ => Filled::Some,
+        })
+    }
+
+    /// Opens the file of the present point, or the next one that is still there. False: there is none yet.
+    fn reopen(&mut self, place: &Place) -> io::Result<bool> {
+        for number in self.point.0..=place.file {
+            let Some((file, _)) = open(&self.shared, &self.unit, place, number)? else {
+                continue;
+            };
+            if number != self.point.0 {
+                self.skip(place, number);
+            }
+            self.open = Some((file, self.shared.permit()));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn skip(&mut self, place: &Place, number: u64) {
+        self.missed += place
+            .records_between(self.point.0, number)
+            .saturating_sub(self.taken);
+        self.buffer.clear(); // half a record, whose other half is gone
+        self.at = 0;
+        self.taken = 0;
+        self.point = (number, 0);
+    }
+}
+
+/// Reads lines backwards, from what is written now.
+#[derive(Debug)]
+pub struct Backward {
+    shared: Arc<Shared>,
+    unit: Arc<Unit>,
+    /// The present file's number and the offset where `buffer` begins.
+    point: Point,
+    file: Option<File>,
+    buffer: Vec<u8>,
+    /// Bytes of `buffer` that are still to be told, a newline last.
+    end: usize,
+    /// Bytes read.
+    read: u64,
+}
+
+impl Backward {
+    /// Starts at the end of `unit`'s log; also tells where that is.
+    pub fn new(shared: Arc<Shared>, unit: Arc<Unit>) -> io::Result<(Self, Point)> {
+        let (point, file) = {
+            let place = unit.place();
+            let found = open(&shared, &unit, &place, place.file)?;
+            let len = match (&found, place.len) {
+                (None, _) => 0,
+                (Some(_), Some(len)) => len,
+                (Some((_, size)), None) => *size,
+            };
+            ((place.file, len), found.map(|(file, _)| file))
+        };
+        let this = Self {
+            shared,
+            unit,
+            point,
+            file,
+            buffer: Vec::new(),
+            end: 0,
+            read: 0,
+        };
+        Ok((this, point))
+    }
+
+    /// The line before, and where it begins.
+    pub fn previous(&mut self) -> io::Result<Option<(Point, &[u8])>> {
+        loop {
+            if self.end > 0 {
+                let newline = self.end - 1;
+                let found = memchr::memrchr(b'\n', &self.buffer[..newline]);
+                let is_giant = self.end > 4 * LOG_BLOCK;
+                if found.is_some() || self.point.1 == 0 || is_giant {
+                    let start = found.map_or(0, |at| at + 1);
+                    self.end = start;
+                    let point = (self.point.0, self.point.1 + start as u64);
+                    return Ok(Some((point, &self.buffer[start..newline])));
+                }
+            }
+            if self.point.1 > 0 {
+                self.load()?;
+            } else if !self.older()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// How many bytes were read so far.
+    pub fn bytes(&self) -> u64 {
+        self.read
+    }
+
+    /// Puts the block before the buffer in front of it.
+    fn load(&mut self) -> io::Result<()> {
+        let Some(file) = &self.file else {
+            self.point.1 = 0;
+            return Ok(());
+        };
+        let want = self.point.1.min(LOG_BLOCK as u64) as usize;
+        let from = self.point.1 - want as u64;
+        let mut block = vec![0; want];
+        file.read_exact_at(&mut block, from)?;
+        self.shared.bytes_read.fetch_add(want, Ordering::Relaxed);
+        self.read += want as u64;
+        if self.end == 0 {
+            // What stands after the last newline is no line yet.
+            self.end = memchr::memrchr(b'\n', &block).map_or(0, |at| at + 1);
+            block.truncate(self.end);
+        } else {
+            self.end += want;
+            block.extend_from_slice(&self.buffer[..self.end - want]);
+        }
+        self.buffer = block;
+        self.point.1 = from;
+        Ok(())
+    }
+
+    fn older(&mut self) -> io::Result<bool> {
+        let number = self.point.0 - 1;
+        let place = self.unit.place();
+        let found = open(&self.shared, &self.unit, &place, number)?;
+        drop(place);
+        let Some((file, size)) = found else {
+            return Ok(false);
+        };
+        self.file = Some(file);
+        self.point = (number, size);
+        self.end = 0;
+        Ok(true)
+    }
+}
+
+/// Where the last `lines` records of a unit begin (all: None), and where its log ends now.
+pub fn last(shared: &Arc<Shared>, unit: &Arc<Unit>, lines: Option<u64>) -> io::Result<(Point, Point)> {
+    let (mut backward, end) = Backward::new(shared.clone(), unit.clone())?;
+    let mut start = end;
+    match lines {
+        Some(lines) => {
+            for _ in 0..lines {
+                match backward.previous()? {
+                    Some((point, _)) => start = point,
+                    None => break,
+                }
+            }
+        }
+        None => {
+            start = (start.0, 0);
+            while backward.older()? {
+                start = (backward.point.0, 0);
+            }
+        }
+    }
+    Ok((start, end))
+}
+
+/// The last records of one life (any: None), newest last, read back over at most `scan` bytes.
+pub fn tail(
+    shared: &Arc<Shared>,
+    unit: &Arc<Unit>,
+    invocation: Option<u64>,
+    lines: usize,
+    scan: u64,
+) -> io::Result<Vec<LogLine>> {
+    let (mut backward, _) = Backward::new(shared.clone(), unit.clone())?;
+    let mut found = Vec::new();
+    while found.len() < lines && backward.bytes() <= scan {
+        let Some((_, text)) = backward.previous()? else {
+            break;
+        };
+        let line = line(&unit.name, text, 0);
+        if invocation.is_none_or(|i| i == line.invocation) {
+            found.push(line);
+        }
+    }
+    found.reverse();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::logger::dir::LogDir;
+    use crate::logger::record::Clock;
+
+    /// `files` files of `lines` records each, the oldest first; the messages count up over all of them.
+    fn logs(files: u32, lines: u64) -> (tempfile::TempDir, Arc<Shared>) {
+        let temp = tempfile::tempdir().expect("a folder");
+        let path = temp.path().join("log");
+        let shared = Arc::new(Shared::new(LogDir::open(&path).expect("opened")));
+        let mut clock = Clock::new();
+        for n in 0..files {
+            let mut text = Vec::new();
+            for i in 0..lines {
+                let number = u64::from(n) * lines + i;
+                let message = format!("{number:090}");
+                let record = Record {
+                    at_us: number,
+                    invocation: 1,
+                    end: LineEnd::Whole,
+                    message: message.as_bytes(),
+                };
+                record::push(&mut text, &mut clock, record);
+            }
+            let name = if n + 1 == files {
+                "a.log".to_owned()
+            } else {
+                format!("a.log.{}", files - 1 - n)
+            };
+            std::fs::File::create(path.join(name))
+                .expect("made")
+                .write_all(&text)
+                .expect("written");
+        }
+        (temp, shared)
+    }
+
+    fn forwards(shared: &Arc<Shared>, lines: Option<u64>) -> Vec<u64> {
+        let unit = shared.unit("a").expect("a name");
+        let (start, end) = last(shared, &unit, lines).expect("found");
+        let mut cursor = Cursor::new(shared.clone(), unit, start, Some(end), LOG_BLOCK);
+        std::iter::from_fn(|| cursor.next().expect("read"))
+            .map(|l| l.at_us)
+            .collect()
+    }
+
+    #[test]
+    fn the_end_of_a_big_log_is_found_without_reading_the_rest() {
+        let (_temp, shared) = logs(3, 100_000);
+        assert_eq!(
+            forwards(&shared, Some(50)),
+            (299_950..300_000).collect::<Vec<_>>()
+        );
+        let read = shared.bytes_read.load(Ordering::Relaxed);
+        assert!(read <= 2 * LOG_BLOCK, "{read} bytes of 37 MB");
+    }
+
+    #[test]
+    fn the_last_lines_reach_over_files() {
+        let (_temp, shared) = logs(4, 100);
+        for lines in [0, 1, 99, 100, 101, 250, 400, 1000] {
+            let from = 400u64.saturating_sub(lines);
+            assert_eq!(
+                forwards(&shared, Some(lines)),
+                (from..400).collect::<Vec<_>>(),
+                "{lines} lines"
+            );
+        }
+        assert_eq!(forwards(&shared, None), (0..400).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_foreign_file_without_newlines_is_read_in_pieces() {
+        let (temp, shared) = logs(1, 1);
+        let mut text = vec![b'x'; 1 << 20];
+        text.extend_from_slice(b"\n1970-01-01T00:00:00.000007Z 1 | end\n");
+        std::fs::write(temp.path().join("log/a.log"), &text).expect("written");
+        let unit = shared.unit("a").expect("a name");
+        let (start, end) = last(&shared, &unit, None).expect("found");
+        let mut cursor = Cursor::new(shared.clone(), unit.clone(), start, Some(end), LOG_BLOCK);
+        let lines: Vec<_> = std::iter::from_fn(|| cursor.next().expect("read")).collect();
+        assert!(lines.iter().all(|l| l.message.len() <= RECORD_MAX));
+        assert_eq!(
+            lines.iter().map(|l| l.message.len()).sum::<usize>(),
+            (1 << 20) + 3
+        );
+        assert_eq!(tail(&shared, &unit, Some(1), 5, 1 << 30).expect("read").len(), 1);
+    }
+
+    #[test]
+    fn the_managers_look_back_is_bounded() {
+        let (_temp, shared) = logs(3, 10_000);
+        let unit = shared.unit("a").expect("a name");
+        assert_eq!(tail(&shared, &unit, Some(99), 5, 1 << 20).expect("read"), []);
+        let read = shared.bytes_read.load(Ordering::Relaxed);
+        assert!(read <= (1 << 20) + 2 * LOG_BLOCK, "{read} bytes");
+    }
+}

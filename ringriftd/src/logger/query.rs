@@ -1,0 +1,415 @@
+//! Answering those who read logs, each in a thread of its own, which may be as slow as its client: it reads files, and
+//! shares nothing with the writer but places.
+//!
+//! Read first: [`Queries::start`] and `Serving::run`.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::MsgFlags;
+use proto::frame::Answer;
+use proto::reply::{Failure, LogLine, Reply};
+
+use super::history::{self, Cursor};
+use super::link;
+use super::place::{Follower, Shared};
+use crate::keeper::wire::{LogQuery, LogTail};
+use crate::limits::{
+    LOG_BLOCK, LOG_FRAME_BYTES, LOG_LINES_PER_FRAME, LOG_QUERIES_MAX, LOG_QUERY_BUFFER, LOG_TAIL_BYTES,
+    LOG_TAIL_MESSAGE, LOG_TAIL_SCAN, LOG_TAILS_MAX, WRITE_TIMEOUT,
+};
+
+/// The stack of a query's thread: nothing here recurses or keeps arrays.
+const STACK: usize = 256 * 1024;
+
+/// The queries under way.
+#[derive(Debug)]
+pub struct Queries {
+    shared: Arc<Shared>,
+    serving: Arc<AtomicUsize>,
+    tails: Arc<AtomicUsize>,
+}
+
+/// One of so many; given back by dropping.
+struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    fn take(count: &Arc<AtomicUsize>, bound: usize) -> Option<Self> {
+        let seat = (count.fetch_add(1, Ordering::Relaxed) < bound, Self(count.clone()));
+        seat.0.then_some(seat.1)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Queries {
+    /// None yet.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            serving: Arc::default(),
+            tails: Arc::default(),
+        }
+    }
+
+    /// Answers a query, in a thread, or refuses it at once. `peer` is where the manager hears of tails.
+    pub fn start(&self, query: LogQuery, client: Option<OwnedFd>, peer: &Arc<OwnedFd>) {
+        match query {
+            LogQuery::Serve {
+                ask,
+                units,
+                lines,
+                follow,
+            } => {
+                let Some(fd) = client else {
+                    eprintln!("ringriftd logger: cannot answer a query for logs: no connection came with it");
+                    return;
+                };
+                let mut client = Client {
+                    fd,
+                    ask,
+                    patience: WRITE_TIMEOUT,
+                };
+                let Some(seat) = Seat::take(&self.serving, LOG_QUERIES_MAX) else {
+                    client.refuse(format!(
+                        "{LOG_QUERIES_MAX} readers of logs are being served already: end one, or try again"
+                    ));
+                    return;
+                };
+                let shared = self.shared.clone();
+                spawn("log-query", move || {
+                    let _seat = seat;
+                    let units = units.into_iter().collect();
+                    let _ = Serving {
+                        shared,
+                        client,
+                        lines,
+                        follow,
+                        failure: None,
+                    }
+                    .run(units);
+                });
+            }
+            LogQuery::Tail {
+                nonce,
+                unit,
+                invocation,
+                lines,
+            } => {
+                let Some(seat) = Seat::take(&self.tails, LOG_TAILS_MAX) else {
+                    let _ = link::send(
+                        peer,
+                        &LogTail {
+                            nonce,
+                            lines: Vec::new(),
+                        },
+                    );
+                    return;
+                };
+                let (shared, peer) = (self.shared.clone(), peer.clone());
+                spawn("log-tail", move || {
+                    let _seat = seat;
+                    let lines = last_lines(&shared, &unit, invocation, lines as usize);
+                    send_patiently(&peer, &LogTail { nonce, lines });
+                });
+            }
+        }
+    }
+}
+
+fn spawn(name: &str, job: impl FnOnce() + Send + 'static) {
+    // Without a thread the job is dropped, and with it the client's connection: the client sees its end.
+    if let Err(e) = std::thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK)
+        .spawn(job)
+    {
+        eprintln!("ringriftd logger: cannot start a thread for a query: {e}");
+    }
+}
+
+fn last_lines(shared: &Arc<Shared>, unit: &str, invocation: Option<u64>, lines: usize) -> Vec<LogLine> {
+    let Some(unit) = shared.unit(unit) else {
+        return Vec::new();
+    };
+    let found = match history::tail(
+        shared,
+        &unit,
+        invocation,
+        lines.min(LOG_LINES_PER_FRAME),
+        LOG_TAIL_SCAN,
+    ) {
+        Ok(found) => found,
+        Err(e) => {
+            eprintln!("ringriftd logger: cannot read the log of {}: {e}", unit.name);
+            return Vec::new();
+        }
+    };
+    let mut room = LOG_TAIL_BYTES;
+    let mut kept = Vec::new();
+    for mut line in found.into_iter().rev() {
+        line.message.truncate(LOG_TAIL_MESSAGE);
+        let bytes = encoded_bound(&line);
+        if bytes > room {
+            break;
+        }
+        room -= bytes;
+        kept.push(line);
+    }
+    kept.reverse();
+    kept
+}
+
+/// More bytes than the codec needs for a line.
+fn encoded_bound(line: &LogLine) -> usize {
+    line.message.len() + line.unit.len() + 48
+}
+
+fn send_patiently(peer: &OwnedFd, tail: &LogTail) {
+    let deadline = Instant::now() + WRITE_TIMEOUT;
+    loop {
+        match link::send(peer, tail) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                if !wait_writable(peer, deadline) {
+                    return;
+                }
+            }
+            _ => return, // sent, or the manager is gone
+        }
+    }
+}
+
+/// False: the time is over, or nobody is there.
+fn wait_writable(fd: &impl AsFd, deadline: Instant) -> bool {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+        match poll(&mut fds, timeout) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLOUT)),
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Who asked.
+struct Client {
+    fd: OwnedFd,
+    ask: u64,
+    /// How long a frame may take.
+    patience: Duration,
+}
+
+/// The client is gone, or too slow to be kept.
+struct Gone;
+
+impl Client {
+    fn send(&mut self, reply: Reply) -> Result<(), Gone> {
+        let body = proto::codec::encode(&Answer { id: self.ask, reply }).map_err(|_| Gone)?;
+        let length = u32::try_from(body.len()).map_err(|_| Gone)?;
+        let mut frame = Vec::with_capacity(4 + body.len());
+        frame.extend_from_slice(&length.to_be_bytes());
+        frame.extend_from_slice(&body);
+        let deadline = Instant::now() + self.patience;
+        let mut sent = 0;
+        while sent < frame.len() {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match nix::sys::socket::send(self.fd.as_raw_fd(), &frame[sent..], flags) {
+                Ok(n) => sent += n,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) if wait_writable(&self.fd, deadline) => {}
+                Err(_) => return Err(Gone),
+            }
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, message: String) -> Result<(), Gone> {
+        self.send(Reply::Failed(Failure {
+            code: 1,
+            message,
+            unit: None,
+            hint: None,
+            details: Vec::new(),
+        }))
+    }
+
+    /// From the writer's own thread, so without any patience: a frame this short fits, or nobody reads.
+    fn refuse(&mut self, message: String) {
+        self.patience = Duration::ZERO;
+        let _ = self.fail(message);
+    }
+}
+
+struct Serving {
+    shared: Arc<Shared>,
+    client: Client,
+    lines: Option<u64>,
+    follow: bool,
+    failure: Option<String>,
+}
+
+impl Serving {
+    fn run(mut self, units: BTreeSet<String>) -> Result<(), Gone> {
+        let follower = match self.follow.then(|| Follower::new(units.len())).transpose() {
+            Ok(follower) => follower,
+            Err(e) => return self.client.fail(format!("cannot follow logs: {e}")),
+        };
+        let block = (LOG_QUERY_BUFFER / units.len().max(1)).clamp(2048, LOG_BLOCK);
+        let mut cursors = Vec::new();
+        for name in units {
+            let Some(unit) = self.shared.unit(&name) else {
+                self.failure
+                    .get_or_insert(format!("cannot read the log of {name:?}: that is no unit's name"));
+                continue;
+            };
+            if let Some(follower) = &follower {
+                // Before its end is looked up: a line that comes in between is then seen twice by us, told once.
+                unit.place()
+                    .follow(follower, u32::try_from(cursors.len()).unwrap_or(u32::MAX));
+            }
+            match history::last(&self.shared, &unit, self.lines) {
+                Ok((start, end)) => {
+                    let stop = (!self.follow).then_some(end);
+                    cursors.push((name, Cursor::new(self.shared.clone(), unit, start, stop, block)));
+                }
+                Err(e) => {
+                    self.failure
+                        .get_or_insert(format!("cannot read the log of {name}: {e}"));
+                }
+            }
+        }
+        self.merge(cursors, follower)
+    }
+
+    /// Sends the lines of all cursors in the order of their times, then waits for more if it follows.
+    fn merge(
+        mut self,
+        mut cursors: Vec<(String, Cursor)>,
+        follower: Option<Arc<Follower>>,
+    ) -> Result<(), Gone> {
+        let mut heads: Vec<Option<LogLine>> = cursors.iter().map(|_| None).collect();
+        let mut heap = BinaryHeap::new();
+        let mut frame = Frame::default();
+        let mut look: Vec<usize> = (0..cursors.len()).collect();
+        loop {
+            for index in look.drain(..) {
+                if heads.get(index).is_some_and(Option::is_none) {
+                    self.refill(index, &mut cursors, &mut heads, &mut heap, &mut frame)?;
+                }
+            }
+            while let Some(Reverse((_, index))) = heap.pop() {
+                let Some(line) = heads[index].take() else { continue };
+                frame.push(line);
+                self.refill(index, &mut cursors, &mut heads, &mut heap, &mut frame)?;
+                if frame.is_full() {
+                    frame.send(&mut self.client)?;
+                    if follower.is_some() {
+                        break; // a unit that floods must not hide the others' news
+                    }
+                }
+            }
+            frame.send(&mut self.client)?;
+            let Some(follower) = &follower else { break };
+            if heap.is_empty() {
+                self.wait(follower)?;
+            }
+            look.extend(follower.take().into_iter().map(|i| i as usize));
+        }
+        match self.failure.take() {
+            Some(failure) => self.client.fail(failure),
+            None => self.client.send(Reply::End),
+        }
+    }
+
+    fn refill(
+        &mut self,
+        index: usize,
+        cursors: &mut [(String, Cursor)],
+        heads: &mut [Option<LogLine>],
+        heap: &mut BinaryHeap<Reverse<(u64, usize)>>,
+        frame: &mut Frame,
+    ) -> Result<(), Gone> {
+        let (name, cursor) = &mut cursors[index];
+        match cursor.next() {
+            Ok(Some(line)) => {
+                heap.push(Reverse((line.at_us, index)));
+                heads[index] = Some(line);
+            }
+            Ok(None) => {}
+            Err(e) => {
+                let text = format!("cannot read the log of {name}: {e}");
+                if self.follow {
+                    frame.send(&mut self.client)?;
+                    self.client.fail(text)?;
+                    return Err(Gone);
+                }
+                self.failure.get_or_insert(text);
+            }
+        }
+        match cursor.take_missed() {
+            0 => Ok(()),
+            missed => {
+                frame.send(&mut self.client)?;
+                self.client.send(Reply::Lagged(missed))
+            }
+        }
+    }
+
+    /// Until there is news, or the client closes.
+    fn wait(&self, follower: &Follower) -> Result<(), Gone> {
+        loop {
+            let mut fds = [
+                PollFd::new(follower.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.client.fd.as_fd(), PollFlags::empty()), // a hang-up is always told
+            ];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) if fds[1].any() == Some(true) => return Err(Gone),
+                Ok(_) if fds[0].any() == Some(true) => return Ok(()),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return Err(Gone),
+            }
+        }
+    }
+}
+
+/// Lines that wait to be one frame.
+#[derive(Default)]
+struct Frame {
+    lines: Vec<LogLine>,
+    bytes: usize,
+}
+
+impl Frame {
+    fn push(&mut self, line: LogLine) {
+        self.bytes += encoded_bound(&line);
+        self.lines.push(line);
+    }
+
+    fn is_full(&self) -> bool {
+        self.lines.len() >= LOG_LINES_PER_FRAME || self.bytes >= LOG_FRAME_BYTES
+    }
+
+    fn send(&mut self, client: &mut Client) -> Result<(), Gone> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        self.bytes = 0;
+        client.send(Reply::Logs(std::mem::take(&mut self.lines)))
+    }
+}

@@ -1,0 +1,955 @@
+//! The logger as its neighbours see it: pipes and links in, files and frames out.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, setsockopt, socketpair,
+    sockopt,
+};
+use proptest::prelude::*;
+use proto::frame::Answer;
+use proto::reply::{LineEnd, LogLine, Reply};
+use ringriftd::ids::{Invocation, LaunchId};
+use ringriftd::keeper::wire::{FromLogger, LogQuery, LogTail, Output, ToLogger};
+use ringriftd::limits::{LOG_FILES_OPEN_MAX, LOG_LINE_MAX, LOG_QUERIES_MAX};
+use ringriftd::logger::{record, serve};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const LOGGER: &str = "logger-in-test";
+
+fn pair() -> (OwnedFd, OwnedFd) {
+    socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .expect("a pair")
+}
+
+fn tell<T: serde::Serialize>(link: &OwnedFd, message: &T, fd: Option<&OwnedFd>) {
+    let bytes = proto::codec::encode(message).expect("encoded");
+    let fds = fd.map(|fd| [fd.as_raw_fd()]);
+    let control: Vec<_> = fds.iter().map(|fds| ControlMessage::ScmRights(fds)).collect();
+    let parts = [std::io::IoSlice::new(&bytes)];
+    sendmsg::<()>(link.as_raw_fd(), &parts, &control, MsgFlags::empty(), None).expect("sent");
+}
+
+fn hear<T: serde::de::DeserializeOwned>(link: &OwnedFd) -> T {
+    let mut fds = [PollFd::new(link.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut fds, 60_000u16), Ok(1), "no message came");
+    let mut buffer = vec![0; 256 * 1024];
+    let n = recv(link.as_raw_fd(), &mut buffer, MsgFlags::empty()).expect("received");
+    proto::codec::decode(&buffer[..n]).expect("a message")
+}
+
+/// A logger in a thread, and the keeper's and manager's ends of its links.
+struct Logger {
+    dir: PathBuf,
+    keeper: OwnedFd,
+    manager: OwnedFd,
+    thread: Option<JoinHandle<std::io::Result<()>>>,
+    _temp: Option<tempfile::TempDir>,
+}
+
+impl Logger {
+    fn new() -> Self {
+        let temp = tempfile::tempdir().expect("a folder");
+        let mut logger = Self::at(&temp.path().join("log"));
+        logger._temp = Some(temp);
+        logger
+    }
+
+    fn at(dir: &Path) -> Self {
+        let (keeper, theirs) = pair();
+        let (manager, peer) = pair();
+        let path = dir.to_owned();
+        let thread = std::thread::Builder::new().name(LOGGER.to_owned());
+        let thread = thread
+            .spawn(move || serve(&path, theirs, peer))
+            .expect("a thread");
+        assert_eq!(hear::<FromLogger>(&keeper), FromLogger::Ready);
+        Self {
+            dir: dir.to_owned(),
+            keeper,
+            manager,
+            thread: Some(thread),
+            _temp: None,
+        }
+    }
+
+    fn open_with(&self, unit: &str, invocation: u64, bounds: impl FnOnce(&mut Output)) -> Unit {
+        let (read, write) = std::io::pipe().expect("a pipe");
+        let mut output = Output {
+            unit: unit.to_owned(),
+            max_size: 16 << 20,
+            max_files: 5,
+            drain_ms: 60_000,
+        };
+        bounds(&mut output);
+        let id = LaunchId::main(Invocation(invocation));
+        tell(&self.keeper, &ToLogger::Open { id, output }, Some(&read.into()));
+        Unit {
+            id,
+            pipe: File::from(OwnedFd::from(write)),
+        }
+    }
+
+    fn open(&self, unit: &str, invocation: u64) -> Unit {
+        self.open_with(unit, invocation, |_| {})
+    }
+
+    /// Ends a unit and waits until its log is whole.
+    fn close(&self, unit: Unit) {
+        let id = unit.id;
+        drop(unit);
+        tell(&self.keeper, &ToLogger::Close { id }, None);
+        assert_eq!(hear::<FromLogger>(&self.keeper), FromLogger::Closed { id });
+        self.settle();
+    }
+
+    /// All that was said before has been done. (A pipe's end and `Close` may cross: then `Closed` is said twice.)
+    fn settle(&self) {
+        let id = LaunchId::main(Invocation(u64::MAX));
+        tell(&self.keeper, &ToLogger::Close { id }, None);
+        while hear::<FromLogger>(&self.keeper) != (FromLogger::Closed { id }) {}
+    }
+
+    fn text(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    fn messages(&self, name: &str) -> Vec<(u64, LineEnd, Vec<u8>)> {
+        let text = self.text(name);
+        let mut last = 0;
+        let Some(text) = text.strip_suffix(b"\n") else {
+            return Vec::new();
+        };
+        text.split(|b| *b == b'\n')
+            .map(|line| {
+                let record =
+                    record::parse(line).unwrap_or_else(|| panic!("no record: {}", line.escape_ascii()));
+                assert!(record.at_us >= last, "time went back");
+                last = record.at_us;
+                (record.invocation, record.end, record.message.to_vec())
+            })
+            .collect()
+    }
+
+    /// Every byte that a file's lives wrote.
+    fn bytes(&self, names: &[String]) -> Vec<u8> {
+        let mut all = Vec::new();
+        for name in names {
+            for (_, end, message) in self.messages(name) {
+                all.extend(message);
+                if end == LineEnd::Whole {
+                    all.push(b'\n');
+                }
+            }
+        }
+        all
+    }
+
+    fn query(&self, units: &[&str], lines: Option<u64>, follow: bool) -> Reader {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        ours.set_read_timeout(Some(DEADLINE)).expect("set");
+        setsockopt(&theirs, sockopt::SndBuf, &(64 << 10)).expect("set");
+        let units = units.iter().map(|u| u.to_string()).collect();
+        tell(
+            &self.manager,
+            &LogQuery::Serve {
+                ask: 7,
+                units,
+                lines,
+                follow,
+            },
+            Some(&theirs.into()),
+        );
+        Reader(ours)
+    }
+
+    fn end(mut self) {
+        tell(&self.keeper, &ToLogger::End, None);
+        self.thread
+            .take()
+            .expect("once")
+            .join()
+            .expect("no panic")
+            .expect("a good end");
+    }
+}
+
+struct Unit {
+    id: LaunchId,
+    pipe: File,
+}
+
+impl Unit {
+    fn say(&mut self, bytes: impl AsRef<[u8]>) {
+        self.pipe.write_all(bytes.as_ref()).expect("written");
+    }
+}
+
+struct Reader(UnixStream);
+
+impl Reader {
+    fn frame(&mut self) -> Option<Reply> {
+        let mut length = [0; 4];
+        match self.0.read_exact(&mut length) {
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return None,
+            other => other.expect("a frame in time"),
+        }
+        let length = u32::from_be_bytes(length) as usize;
+        assert!(length <= proto::frame::MAX_FRAME);
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).expect("the body");
+        let answer: Answer = proto::codec::decode(&body).expect("an answer");
+        assert_eq!(answer.id, 7);
+        Some(answer.reply)
+    }
+
+    /// At least so many lines.
+    fn lines(&mut self, count: usize) -> Vec<LogLine> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            match self.frame() {
+                Some(Reply::Logs(lines)) => all.extend(lines),
+                other => panic!("{other:?} after {} lines", all.len()),
+            }
+        }
+        all
+    }
+
+    /// All lines up to the end.
+    fn all(mut self) -> Vec<LogLine> {
+        let mut all = Vec::new();
+        loop {
+            match self.frame() {
+                Some(Reply::Logs(lines)) => all.extend(lines),
+                Some(Reply::End) => break,
+                other => panic!("{other:?} after {} lines", all.len()),
+            }
+        }
+        assert_eq!(self.frame(), None, "closed after the end");
+        all
+    }
+}
+
+/// For what has no event: looked at again and again, with a generous deadline.
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not in time");
+        pause(Duration::from_millis(5));
+    }
+}
+
+fn pause(time: Duration) {
+    let (_kept, never) = mpsc::channel::<()>();
+    let _ = never.recv_timeout(time);
+}
+
+fn texts(lines: &[LogLine]) -> Vec<String> {
+    lines
+        .iter()
+        .map(|l| String::from_utf8_lossy(&l.message).into_owned())
+        .collect()
+}
+
+#[test]
+fn lines_are_whole_and_a_last_partial_line_is_kept() {
+    let logger = Logger::new();
+    let mut unit = logger.open("a", 42);
+    unit.say("one\ntw");
+    unit.say("o\n\n");
+    unit.say("end");
+    logger.close(unit);
+    assert_eq!(
+        logger.messages("a.log"),
+        [
+            (42, LineEnd::Whole, b"one".to_vec()),
+            (42, LineEnd::Whole, b"two".to_vec()),
+            (42, LineEnd::Whole, b"".to_vec()),
+            (42, LineEnd::Partial, b"end".to_vec()),
+        ]
+    );
+    logger.end();
+}
+
+#[test]
+fn every_byte_is_kept_exactly() {
+    let logger = Logger::new();
+    let mut unit = logger.open("a", 1);
+    let all: Vec<u8> = (0..=255)
+        .chain(*b"\r\n\x1b]0;pwn\x07\r\n\0\n\xff\xfe\n")
+        .collect();
+    unit.say(&all);
+    logger.close(unit);
+    assert_eq!(logger.bytes(&["a.log".to_owned()]), all);
+    logger.end();
+}
+
+#[test]
+fn a_unit_cannot_forge_a_record() {
+    let logger = Logger::new();
+    let mut unit = logger.open("a", 9);
+    let forged = "1999-01-01T00:00:00.000000Z 1 | the disk is fine";
+    unit.say(format!("{forged}\n"));
+    logger.close(unit);
+    assert_eq!(
+        logger.messages("a.log"),
+        [(9, LineEnd::Whole, forged.as_bytes().to_vec())]
+    );
+    let lines = logger.query(&["a"], None, false).all();
+    assert_eq!((lines[0].invocation, texts(&lines)), (9, vec![forged.to_owned()]));
+    logger.end();
+}
+
+/// How much memory this process holds, in bytes.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/statm").expect("statm");
+    status
+        .split(' ')
+        .nth(1)
+        .and_then(|n| n.parse::<u64>().ok())
+        .expect("a number")
+        * 4096
+}
+
+#[test]
+fn a_line_without_end_is_split_and_costs_no_memory() {
+    const SIZE: usize = 64 << 20;
+    let logger = Logger::new();
+    let mut unit = logger.open_with("a", 3, |o| o.max_size = 1 << 30);
+    let byte = |i: usize| if i % 251 == 10 { 255 } else { (i % 251) as u8 };
+    let block: Vec<u8> = (0..1 << 20).map(byte).collect();
+    let before = resident();
+    for _ in 0..SIZE / block.len() {
+        unit.say(&block);
+    }
+    let grown = resident().saturating_sub(before);
+    logger.close(unit);
+    // Other tests of this process run meanwhile; the line itself would be 64 MiB.
+    assert!(grown < 32 << 20, "{grown} bytes more");
+    let (mut total, mut count) = (0, 0);
+    let file = std::io::BufReader::new(File::open(logger.dir.join("a.log")).expect("opened"));
+    for line in std::io::BufRead::split(file, b'\n') {
+        let line = line.expect("read");
+        let record = record::parse(&line).expect("a record");
+        assert_eq!(record.message.len(), LOG_LINE_MAX);
+        let from = total % block.len();
+        assert!(
+            record.message == &block[from..from + LOG_LINE_MAX],
+            "piece {count}"
+        );
+        total += LOG_LINE_MAX;
+        count += 1;
+        assert_eq!(
+            record.end,
+            if total < SIZE {
+                LineEnd::Continues
+            } else {
+                LineEnd::Partial
+            }
+        );
+    }
+    assert_eq!((total, count), (SIZE, SIZE / LOG_LINE_MAX));
+    logger.end();
+}
+
+#[test]
+fn a_line_of_exactly_the_bound_is_whole() {
+    let logger = Logger::new();
+    let mut unit = logger.open("a", 3);
+    unit.say(vec![b'x'; LOG_LINE_MAX]);
+    unit.say("\n");
+    unit.say(vec![b'y'; LOG_LINE_MAX + 1]);
+    unit.say("\n");
+    logger.close(unit);
+    let seen: Vec<_> = logger
+        .messages("a.log")
+        .into_iter()
+        .map(|(_, end, m)| (end, m.len()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (LineEnd::Whole, LOG_LINE_MAX),
+            (LineEnd::Continues, LOG_LINE_MAX),
+            (LineEnd::Whole, 1)
+        ]
+    );
+    logger.end();
+}
+
+#[test]
+fn a_flood_does_not_keep_others_from_their_logs() {
+    let logger = Logger::new();
+    let flood = logger.open_with("flood", 1, |o| (o.max_size, o.max_files) = (1 << 20, 2));
+    let mut quiet = logger.open("quiet", 2);
+    let Unit { id, mut pipe } = flood;
+    let (stop, stopped) = mpsc::channel::<()>();
+    let flooder = std::thread::spawn(move || {
+        let block = b"0123456789\n".repeat(5000);
+        while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+            pipe.write_all(&block).expect("written");
+        }
+    });
+    let mut reader = logger.query(&["quiet"], None, true);
+    for n in 0..100 {
+        quiet.say(format!("{n}\n"));
+        assert_eq!(texts(&reader.lines(1)), [n.to_string()]);
+    }
+    stop.send(()).expect("told");
+    flooder.join().expect("no panic");
+    assert_eq!(hear::<FromLogger>(&logger.keeper), FromLogger::Closed { id });
+    let files = std::fs::read_dir(&logger.dir).expect("listed").count();
+    assert_eq!(files, 3, "two of the flood, one of the quiet unit");
+    logger.end();
+}
+
+#[test]
+fn many_units_and_lives_are_told_apart_and_merged_by_time() {
+    let logger = Logger::new();
+    let mut units: Vec<_> = (0..20).map(|n| logger.open(&format!("u{}", n % 10), n)).collect();
+    for round in 0..50 {
+        for unit in &mut units {
+            let invocation = unit.id.invocation.0;
+            unit.say(format!("{invocation}.{round}\n"));
+        }
+    }
+    for unit in units {
+        logger.close(unit);
+    }
+    for n in 0..10u64 {
+        let messages = logger.messages(&format!("u{n}.log"));
+        assert_eq!(messages.len(), 100);
+        for life in [n, n + 10] {
+            let of_life: Vec<_> = messages
+                .iter()
+                .filter(|m| m.0 == life)
+                .map(|m| m.2.clone())
+                .collect();
+            let expected: Vec<_> = (0..50)
+                .map(|round| format!("{life}.{round}").into_bytes())
+                .collect();
+            assert_eq!(of_life, expected);
+        }
+    }
+    let names: Vec<_> = (0..10).map(|n| format!("u{n}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let lines = logger.query(&names, None, false).all();
+    assert_eq!(lines.len(), 1000);
+    assert!(lines.is_sorted_by_key(|l| l.at_us));
+    assert_eq!(logger.query(&names, Some(3), false).all().len(), 30);
+    logger.end();
+}
+
+fn files_of(logger: &Logger) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(&logger.dir)
+        .expect("listed")
+        .map(|e| e.expect("entry").file_name().into_string().expect("text"))
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn rotation_keeps_whole_records_in_so_many_files() {
+    let logger = Logger::new();
+    let mut unit = logger.open_with("a", 5, |o| (o.max_size, o.max_files) = (1000, 4));
+    for n in 0..500 {
+        unit.say(format!("line {n}\n"));
+    }
+    logger.close(unit);
+    let names = files_of(&logger);
+    assert_eq!(names, ["a.log", "a.log.1", "a.log.2", "a.log.3"]);
+    let mut seen = Vec::new();
+    for name in names.iter().rev() {
+        assert!(logger.text(name).len() <= 1000);
+        seen.extend(
+            logger
+                .messages(name)
+                .into_iter()
+                .map(|m| String::from_utf8(m.2).expect("text")),
+        );
+    }
+    let expected: Vec<_> = (500 - seen.len()..500).map(|n| format!("line {n}")).collect();
+    assert!(seen.len() > 60);
+    assert_eq!(seen, expected);
+    assert_eq!(
+        texts(&logger.query(&["a"], Some(50), false).all()),
+        expected[expected.len() - 50..]
+    );
+    assert_eq!(texts(&logger.query(&["a"], None, false).all()), expected);
+    logger.end();
+}
+
+#[test]
+fn following_misses_and_doubles_nothing_over_rotations() {
+    let logger = Logger::new();
+    let mut unit = logger.open_with("a", 5, |o| (o.max_size, o.max_files) = (16 << 10, 100));
+    for n in 0..100 {
+        unit.say(format!("{n}\n"));
+    }
+    // "late" has no log yet when it is asked for.
+    let mut reader = logger.query(&["a", "late"], Some(10), true);
+    let mut late = logger.open("late", 6);
+    late.say("hello\n");
+    let reading = std::thread::spawn(move || {
+        let mut seen = Vec::new();
+        while !(seen.iter().any(|l| l == "hello") && seen.iter().any(|l| l == "4999")) {
+            seen.extend(texts(&reader.lines(1)));
+        }
+        seen
+    });
+    for n in 100..5000 {
+        unit.say(format!("{n}\n"));
+    }
+    let mut seen = reading.join().expect("no panic");
+    assert_eq!(seen.iter().filter(|l| *l == "hello").count(), 1);
+    seen.retain(|l| l != "hello");
+    let first: usize = seen[0].parse().expect("a number");
+    let expected: Vec<_> = (first..5000).map(|n| n.to_string()).collect();
+    assert_eq!(seen, expected);
+    assert!(files_of(&logger).len() > 5);
+    logger.close(late);
+    logger.close(unit);
+    logger.end();
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_up_nobody_and_is_told_what_it_missed() {
+    let logger = Logger::new();
+    let mut unit = logger.open_with("a", 5, |o| (o.max_size, o.max_files) = (64 << 10, 2));
+    let mut reader = logger.query(&["a"], Some(0), true);
+    // Once a line came the follower is there; those before its start are not its own.
+    wait_until("the follower", || {
+        unit.say("first\n");
+        poll(&mut [PollFd::new(reader.0.as_fd(), PollFlags::POLLIN)], 20u16) == Ok(1)
+    });
+    let line = "x".repeat(1000);
+    for _ in 0..5_000 {
+        unit.say(format!("{line}\n")); // returns although nobody reads
+    }
+    unit.say("last\n");
+    let (mut lines, mut missed) = (0, 0);
+    loop {
+        match reader.frame().expect("a frame") {
+            Reply::Logs(new) => {
+                lines += new.iter().filter(|l| l.message != b"first").count() as u64;
+                if new.last().is_some_and(|l| l.message == b"last") {
+                    break;
+                }
+            }
+            Reply::Lagged(n) => missed += n,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(missed > 0);
+    assert_eq!(lines + missed, 5_001);
+    logger.close(unit);
+    logger.end();
+}
+
+#[test]
+fn a_query_ends_when_its_client_closes_and_too_many_are_refused() {
+    let logger = Logger::new();
+    let mut readers: Vec<_> = (0..LOG_QUERIES_MAX)
+        .map(|_| logger.query(&["a"], None, true))
+        .collect();
+    match logger.query(&["a"], None, false).frame() {
+        Some(Reply::Failed(failure)) => assert_eq!(failure.code, 1),
+        other => panic!("{other:?}"),
+    }
+    drop(readers.pop());
+    wait_until("a free seat", || {
+        logger.query(&["a"], None, false).frame() == Some(Reply::End)
+    });
+    logger.end();
+}
+
+#[test]
+fn the_last_lines_of_one_life_are_told_to_the_manager() {
+    let logger = Logger::new();
+    let mut first = logger.open("a", 1);
+    let mut second = logger.open("a", 2);
+    for n in 0..30 {
+        first.say(format!("first {n}\n"));
+    }
+    first.say("y".repeat(5000));
+    logger.close(first);
+    second.say("second\n");
+    logger.close(second);
+    let ask = |invocation, lines| -> Vec<LogLine> {
+        tell(
+            &logger.manager,
+            &LogQuery::Tail {
+                nonce: 4,
+                unit: "a".to_owned(),
+                invocation,
+                lines,
+            },
+            None,
+        );
+        let tail: LogTail = hear(&logger.manager);
+        assert_eq!(tail.nonce, 4);
+        tail.lines
+    };
+    let lines = ask(Some(1), 3);
+    assert_eq!(texts(&lines[..2]), ["first 28", "first 29"]);
+    assert_eq!((lines[2].message.len(), lines[2].end), (1024, LineEnd::Partial));
+    assert_eq!(texts(&ask(None, 1)), ["second"]);
+    assert_eq!(ask(Some(3), 5), []);
+    assert_eq!(ask(None, 100).len(), 32);
+    logger.end();
+}
+
+#[test]
+fn what_is_there_is_written_when_the_daemon_ends_or_the_keeper_dies() {
+    for is_dead in [false, true] {
+        let temp = tempfile::tempdir().expect("a folder");
+        let mut logger = Logger::at(&temp.path().join("log"));
+        let mut unit = logger.open("a", 1);
+        unit.say("one\ntwo");
+        let thread = logger.thread.take().expect("once");
+        if is_dead {
+            drop(logger.keeper);
+        } else {
+            tell(&logger.keeper, &ToLogger::End, None);
+        }
+        thread.join().expect("no panic").expect("a good end");
+        let text = std::fs::read(temp.path().join("log/a.log")).expect("read");
+        assert!(text.ends_with(b"1 ~ two\n"), "{}", text.escape_ascii());
+    }
+}
+
+#[test]
+fn a_managers_death_is_no_reason_to_end() {
+    let mut logger = Logger::new();
+    let (manager, peer) = pair();
+    drop(std::mem::replace(&mut logger.manager, manager));
+    tell(&logger.keeper, &ToLogger::Peer, Some(&peer));
+    logger.settle();
+    let mut unit = logger.open("a", 1);
+    unit.say("still here\n");
+    logger.close(unit);
+    assert_eq!(texts(&logger.query(&["a"], None, false).all()), ["still here"]);
+    logger.end();
+}
+
+#[test]
+fn a_grandchild_that_keeps_the_pipe_holds_it_only_for_the_drain_time() {
+    let logger = Logger::new();
+    let mut unit = logger.open_with("a", 1, |o| o.drain_ms = 50);
+    unit.say("last words");
+    let began = Instant::now();
+    tell(&logger.keeper, &ToLogger::Close { id: unit.id }, None);
+    assert_eq!(
+        hear::<FromLogger>(&logger.keeper),
+        FromLogger::Closed { id: unit.id }
+    );
+    assert!(began.elapsed() >= Duration::from_millis(50));
+    assert_eq!(
+        logger.messages("a.log"),
+        [(1, LineEnd::Partial, b"last words".to_vec())]
+    );
+    logger.end();
+}
+
+#[test]
+fn a_torn_line_is_ended_and_times_go_on_from_the_file() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let dir = temp.path().join("log");
+    std::fs::create_dir(&dir).expect("made");
+    std::fs::write(
+        dir.join("a.log"),
+        "2099-01-01T00:00:00.000000Z 1 | old\n2099-01-01T00:0",
+    )
+    .expect("written");
+    let logger = Logger::at(&dir);
+    let mut unit = logger.open("a", 2);
+    unit.say("new\n");
+    logger.close(unit);
+    assert_eq!(
+        String::from_utf8(logger.text("a.log")).expect("text"),
+        "2099-01-01T00:00:00.000000Z 1 | old\n2099-01-01T00:0\n2099-01-01T00:00:00.000000Z 2 | new\n"
+    );
+    let lines = logger.query(&["a"], None, false).all();
+    assert_eq!(texts(&lines), ["old", "2099-01-01T00:0", "new"]);
+    assert_eq!(lines[1].invocation, 0, "what is no record belongs to no life");
+    logger.end();
+}
+
+#[test]
+fn a_removed_folder_is_made_anew() {
+    let logger = Logger::new();
+    let mut unit = logger.open("a", 1);
+    unit.say("one\n");
+    wait_until("the first line", || logger.dir.join("a.log").exists());
+    std::fs::remove_dir_all(&logger.dir).expect("removed");
+    wait_until("a new file", || {
+        unit.say("more\n");
+        logger.dir.join("a.log").exists()
+    });
+    unit.say("last\n");
+    logger.close(unit);
+    assert!(logger.text("a.log").ends_with(b"last\n"));
+    logger.end();
+}
+
+#[test]
+fn a_link_in_a_logs_place_is_refused_until_it_is_gone() {
+    let logger = Logger::new();
+    let target = logger.dir.parent().expect("a parent").join("target");
+    std::fs::write(&target, "mine").expect("written");
+    std::os::unix::fs::symlink(&target, logger.dir.join("a.log")).expect("linked");
+    let mut unit = logger.open("a", 1);
+    let mut other = logger.open("b", 2);
+    unit.say("secret\n");
+    other.say("hello\n");
+    logger.close(other);
+    assert_eq!(std::fs::read(&target).expect("read"), b"mine");
+    std::fs::remove_file(logger.dir.join("a.log")).expect("removed");
+    logger.close(unit);
+    assert_eq!(
+        logger.messages("a.log"),
+        [(1, LineEnd::Whole, b"secret".to_vec())]
+    );
+    logger.end();
+}
+
+#[test]
+fn last_lines_outlive_their_pipe_while_the_log_cannot_be_written() {
+    let logger = Logger::new();
+    std::os::unix::fs::symlink("nowhere", logger.dir.join("a.log")).expect("linked");
+    let mut unit = logger.open_with("a", 1, |o| o.drain_ms = 50);
+    unit.say("why it died\nthe last wor");
+    // The pipe is still held by somebody: only the drain time ends it.
+    tell(&logger.keeper, &ToLogger::Close { id: unit.id }, None);
+    assert_eq!(
+        hear::<FromLogger>(&logger.keeper),
+        FromLogger::Closed { id: unit.id }
+    );
+    std::fs::remove_file(logger.dir.join("a.log")).expect("removed");
+    wait_until("the log", || {
+        std::fs::metadata(logger.dir.join("a.log")).is_ok_and(|m| m.len() > 0)
+    });
+    assert_eq!(
+        logger.messages("a.log"),
+        [
+            (1, LineEnd::Whole, b"why it died".to_vec()),
+            (1, LineEnd::Partial, b"the last wor".to_vec())
+        ]
+    );
+    logger.end();
+}
+
+/// More units than files are held open at once.
+#[test]
+fn units_are_more_than_open_files() {
+    let logger = Logger::new();
+    const UNITS: usize = LOG_FILES_OPEN_MAX + 50;
+    for round in 0..2 {
+        for n in 0..UNITS {
+            let mut unit = logger.open(&format!("u{n}"), round);
+            unit.say(format!("{round}\n"));
+            logger.close(unit);
+        }
+    }
+    let expected = [
+        (0, LineEnd::Whole, b"0".to_vec()),
+        (1, LineEnd::Whole, b"1".to_vec()),
+    ];
+    for n in 0..UNITS {
+        assert_eq!(logger.messages(&format!("u{n}.log")), expected, "u{n}");
+    }
+    let open = std::fs::read_dir("/proc/self/fd")
+        .expect("listed")
+        .filter_map(|e| {
+            let target = std::fs::read_link(e.expect("entry").path()).ok()?;
+            target.starts_with(&logger.dir).then_some(())
+        });
+    assert!(open.count() <= LOG_FILES_OPEN_MAX + 1);
+    logger.end();
+}
+
+#[test]
+fn a_name_that_is_a_path_is_refused() {
+    let logger = Logger::new();
+    let unit = logger.open("../a", 1);
+    assert_eq!(
+        hear::<FromLogger>(&logger.keeper),
+        FromLogger::Closed { id: unit.id }
+    );
+    assert!(!logger.dir.parent().expect("a parent").join("a.log").exists());
+    logger.end();
+}
+
+/// Two kinds of full disk: the folder on a tmpfs of 64 KiB, in a mount namespace of this thread alone.
+#[test]
+fn a_full_disk_loses_nothing_and_heals() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: a_full_disk_loses_nothing_and_heals needs root, to mount a small tmpfs");
+        return;
+    }
+    if let Err(e) = unshare(CloneFlags::CLONE_NEWNS) {
+        eprintln!("SKIPPED: a_full_disk_loses_nothing_and_heals needs a mount namespace: {e}");
+        return;
+    }
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private");
+    let temp = tempfile::tempdir().expect("a folder");
+    let options = Some("size=64k,mode=0755");
+    mount(
+        Some("tmpfs"),
+        temp.path(),
+        Some("tmpfs"),
+        MsFlags::empty(),
+        options,
+    )
+    .expect("a tmpfs");
+    let filler = temp.path().join("filler");
+    std::fs::write(&filler, vec![0; 48 << 10]).expect("filled");
+
+    let logger = Logger::at(&temp.path().join("log"));
+    let mut full = logger.open("full", 1);
+    let Unit { id, mut pipe } = logger.open("other", 2);
+    let expected: Vec<u8> = (0..300)
+        .flat_map(|n| format!("line {n}\n").into_bytes())
+        .collect();
+    // 13 KiB of records would fit; with another file's they do not, and half of a record is written somewhere.
+    full.say(&expected);
+    pipe.write_all(&expected).expect("written");
+    let used = || {
+        nix::sys::statvfs::statvfs(temp.path())
+            .expect("statvfs")
+            .blocks_available()
+    };
+    wait_until("a full disk", || used() == 0);
+    // Another log's trouble is not ours: both go on when there is room.
+    drop(pipe);
+    std::fs::remove_file(&filler).expect("removed");
+    assert_eq!(hear::<FromLogger>(&logger.keeper), FromLogger::Closed { id });
+    logger.close(full);
+    for name in ["full.log", "other.log"] {
+        assert_eq!(logger.bytes(&[name.to_owned()]), expected, "{name}");
+    }
+    logger.end();
+    nix::mount::umount(temp.path()).expect("unmounted");
+}
+
+#[test]
+fn a_quiet_logger_never_wakes() {
+    let logger = Logger::new();
+    let mut unit = logger.open("a", 1);
+    unit.say("one\n");
+    let mut reader = logger.query(&["a"], Some(1), true);
+    assert_eq!(reader.lines(1).len(), 1);
+    // Every logger of this process is counted, so it has to be alone: in a run of all tests others come and go.
+    let switches = || -> Option<u64> {
+        let mut found = Vec::new();
+        for task in std::fs::read_dir("/proc/self/task").expect("listed") {
+            let path = task.expect("entry").path();
+            let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap_or_default();
+            if [LOGGER, "log-query"].contains(&read("comm").trim()) {
+                let status = read("status");
+                let line = status
+                    .lines()
+                    .find(|l| l.starts_with("voluntary_ctxt_switches"))?;
+                found.push(line.split_whitespace().nth(1)?.parse::<u64>().ok()?);
+            }
+        }
+        (found.len() == 2).then(|| found.iter().sum())
+    };
+    let mut quiet = None;
+    wait_until("to be alone", || {
+        let before = switches();
+        pause(Duration::from_secs(1));
+        quiet = before.zip(switches());
+        quiet.is_some()
+    });
+    let (before, after) = quiet.expect("two counts");
+    assert_eq!(before, after);
+    logger.close(unit);
+    logger.end();
+}
+
+#[derive(Debug, Clone)]
+enum Chunk {
+    Bytes(Vec<u8>),
+    Restart,
+}
+
+fn chunks() -> impl Strategy<Value = Vec<Chunk>> {
+    let byte = prop_oneof![3 => any::<u8>(), 1 => Just(b'\n')];
+    let bytes = prop_oneof![
+        8 => proptest::collection::vec(byte, 0..400).boxed(),
+        1 => (any::<u8>(), 0..40_000usize).prop_map(|(b, n)| vec![b; n]).boxed(),
+    ];
+    let chunk = prop_oneof![9 => bytes.prop_map(Chunk::Bytes), 1 => Just(Chunk::Restart)];
+    proptest::collection::vec(chunk, 0..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Random bytes in random chunks, with rotations at random sizes and lives that end anywhere, on a logger that is
+    /// itself ended and started again: read back exactly, from the files and by a query.
+    #[test]
+    fn random_bytes_are_read_back_exactly(chunks in chunks(), max_size in 100..60_000u64) {
+        let temp = tempfile::tempdir().expect("a folder");
+        let dir = temp.path().join("log");
+        let mut life = 0;
+        let mut expected: Vec<(u64, Vec<u8>)> = Vec::new();
+        for part in chunks.split(|c| matches!(c, Chunk::Restart)) {
+            let logger = Logger::at(&dir);
+            for round in part.chunks(7) {
+                life += 1;
+                let bounds = |o: &mut Output| (o.max_size, o.max_files) = (max_size, 900);
+                let mut unit = logger.open_with("a", life, bounds);
+                let mut all = Vec::new();
+                for chunk in round {
+                    let Chunk::Bytes(bytes) = chunk else { continue };
+                    unit.say(bytes);
+                    all.extend_from_slice(bytes);
+                }
+                logger.close(unit);
+                if !all.is_empty() {
+                    expected.push((life, all));
+                }
+            }
+            logger.end();
+        }
+        let logger = Logger::at(&dir);
+        let lines = logger.query(&["a"], None, false).all();
+        let mut back: Vec<(u64, Vec<u8>)> = Vec::new();
+        for line in &lines {
+            prop_assert!(line.message.len() <= LOG_LINE_MAX);
+            if back.last().is_none_or(|(life, _)| *life != line.invocation) {
+                back.push((line.invocation, Vec::new()));
+            }
+            let bytes = &mut back.last_mut().expect("pushed").1;
+            bytes.extend_from_slice(&line.message);
+            if line.end == LineEnd::Whole {
+                bytes.push(b'\n');
+            }
+        }
+        prop_assert!(back == expected);
+        for n in [1, 3, 50] {
+            let some = logger.query(&["a"], Some(n as u64), false).all();
+            prop_assert_eq!(&some[..], &lines[lines.len().saturating_sub(n)..]);
+        }
+        logger.end();
+    }
+}
