@@ -203,3 +203,12 @@ pub const COMPLAINT_EVERY: Duration = Duration::from_secs(5);
 pub const PROGRAM_MAX: usize = 64;
 /// Processes of one unit that are looked at to tell what it uses.
 pub const USAGE_PROCESSES_MAX: usize = 4096;
+/// Messages that wait in the keeper for the manager or the logger before it reads no more requests.
+pub const KEEPER_OUTBOX: usize = 1024;
+/// How often the keeper looks again where the kernel would not tell: an inotify watch or a descriptor in flight that
+/// could not be had, a cgroup that is still counted busy.
+pub const KEEPER_LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How often it looks at a busy cgroup before it leaves it in place and says so.
+pub const CGROUP_REMOVE_TRIES: u32 = 50;
+/// A logger that lived so long has proved itself: its next death is followed by the first back-off again.
+pub const LOGGER_STABLE_AFTER: Duration = Duration::from_secs(60);

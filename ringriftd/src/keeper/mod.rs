@@ -1,2 +1,52 @@
-//! The keeper.
+//! The keeper: the parent of every process, which must never fall. One thread, one `poll(2)` loop, no runtime; it
+//! makes pipes, sockets and cgroups, starts and reaps, signals and kills, and knows no units. What it does, its wire
+//! and what happens when a role dies: `docs/keeper.md`.
+//!
+//! It deliberately does not decide anything (the manager does), reads no log bytes (the logger does), and never
+//! waits for anybody: the two exceptions are clone(2) until the child's execve(2), and the last second of its life.
+//!
+//! A panic here would end the node, so the ways to one are denied: no `unwrap`, no `expect`, no indexing.
+//!
+//! Read first: [`config::KeeperConfig`], [`state::Keeper`]. The files, from the bottom: `proc`, `sys`, `types`;
+//! `signal`, `sweep`, `cgroup`, `child`; `lock`, `links`, `launch`; `state`, then what it does by cause (`requests`,
+//! `over`, `roles`, `ending`), and `serve`, the loop.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
+
+pub mod cgroup;
+#[allow(unsafe_code)] // the child between clone(2) and execve(2) may only make raw calls
+pub mod child;
+pub mod config;
+pub mod ending;
+pub mod launch;
+pub mod links;
+pub mod lock;
+pub mod over;
+pub mod proc;
+pub mod requests;
+pub mod roles;
+pub mod serve;
+pub mod signal;
+pub mod sockets;
+pub mod state;
+pub mod sweep;
+#[allow(unsafe_code)] // the calls that nix does not have
+pub mod sys;
+pub mod types;
 pub mod wire;
+
+pub use config::{Contain, KeeperConfig};
+pub use serve::{run, run_with_links};

@@ -1,0 +1,251 @@
+//! A fresh leaf of cgroup v2 for each launch, below one folder of this keeper. Processes live in leaves only, so that
+//! a later controller finds no inner group with members.
+//!
+//! The child joins by writing "0" to its leaf before it executes anything, not by CLONE_INTO_CGROUP: Linux 6.18
+//! compares the *spawner's* count of `cgroup.kill` with the leaf's and kills such a child at birth when they differ.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use super::proc;
+use super::types::Proc;
+
+/// Folders in folders that are looked into: a unit may make groups below its own.
+const DEPTH_MAX: usize = 32;
+
+/// The folder of all leaves of this keeper.
+#[derive(Debug, Clone)]
+pub struct Root {
+    path: PathBuf,
+    /// The same, as /proc/PID/cgroup says it.
+    inside: String,
+    has_kill: bool,
+}
+
+/// One launch's group.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    path: PathBuf,
+    inside: String,
+    has_kill: bool,
+}
+
+impl Root {
+    /// Makes `ringriftd-<seed>` below `parent`, or below the group that this process is in. Fails with the reason,
+    /// for people.
+    pub fn make(parent: Option<&Path>, seed: u64) -> Result<Self, String> {
+        let mount = Mount::find()?;
+        let parent = match parent {
+            Some(given) => given.to_path_buf(),
+            None => mount.own_group()?,
+        };
+        let path = parent.join(format!("ringriftd-{seed:016x}"));
+        let inside = mount.inside(&path)?;
+        std::fs::create_dir(&path).map_err(|e| format!("cannot make {}: {e}", path.display()))?;
+        let mut root = Self {
+            path,
+            inside,
+            has_kill: false,
+        };
+        if !root.path.join("cgroup.events").exists() {
+            let why = format!("{} has no cgroup.events", root.path.display());
+            root.remove();
+            return Err(why);
+        }
+        root.has_kill = root.path.join("cgroup.kill").exists();
+        Ok(root)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a fresh leaf. One of that name that a dead keeper left is taken away first.
+    pub fn leaf(&self, name: &str) -> io::Result<Leaf> {
+        let path = self.path.join(name);
+        match std::fs::create_dir(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                std::fs::remove_dir(&path)?;
+                std::fs::create_dir(&path)?;
+            }
+            other => other?,
+        }
+        Ok(Leaf {
+            path,
+            inside: format!("{}/{name}", self.inside),
+            has_kill: self.has_kill,
+        })
+    }
+
+    /// Takes the folder away, and what is empty in it. True when it is gone.
+    pub fn remove(&self) -> bool {
+        remove_tree(&self.path, 0)
+    }
+}
+
+impl Leaf {
+    /// `cgroup.procs`, open for the child to write "0" to.
+    pub fn door(&self) -> io::Result<OwnedFd> {
+        Ok(File::options()
+            .write(true)
+            .open(self.path.join("cgroup.procs"))?
+            .into())
+    }
+
+    /// `cgroup.events`, which is modified when the last process leaves.
+    pub fn events(&self) -> PathBuf {
+        self.path.join("cgroup.events")
+    }
+
+    /// The living processes in it and in the groups below, each proven to be there: listed, then its start time
+    /// read, then found there once more.
+    pub fn processes(&self) -> Vec<Proc> {
+        let mut pids = Vec::new();
+        list(&self.path, 0, &mut pids);
+        pids.into_iter().filter_map(|pid| self.proof(pid)).collect()
+    }
+
+    /// The process that has the number `pid` now, if it lives here.
+    pub fn proof(&self, pid: i32) -> Option<Proc> {
+        let stat = proc::stat(pid).ok()?;
+        let group = proc::cgroup_of(pid)?;
+        let rest = group.strip_prefix(&self.inside)?;
+        ((rest.is_empty() || rest.starts_with('/')) && !stat.is_dead()).then_some(stat.process)
+    }
+
+    /// The kernel says that a process is in it or below.
+    pub fn is_populated(&self) -> bool {
+        let Ok(text) = std::fs::read_to_string(self.events()) else {
+            return false;
+        };
+        text.lines().any(|line| line == "populated 1")
+    }
+
+    /// `cgroup.kill` (Linux 5.14): SIGKILL to all at once, forks included. False where it does not exist or failed.
+    pub fn kill(&self) -> bool {
+        self.has_kill && write(&self.path.join("cgroup.kill"), b"1").is_ok()
+    }
+
+    /// Takes it away. True when it is gone; false while the kernel still counts somebody in it.
+    pub fn remove(&self) -> bool {
+        remove_tree(&self.path, 0)
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    File::options().write(true).open(path)?.write_all(bytes)
+}
+
+fn list(folder: &Path, depth: usize, pids: &mut Vec<i32>) {
+    let mut text = String::new();
+    if let Ok(mut file) = File::open(folder.join("cgroup.procs")) {
+        // A group that vanishes while it is read holds nobody.
+        let _ = file.read_to_string(&mut text);
+    }
+    pids.extend(
+        text.lines()
+            .filter_map(|line| line.parse::<i32>().ok())
+            .filter(|pid| *pid > 1),
+    );
+    if depth < DEPTH_MAX {
+        for below in folders(folder) {
+            list(&below, depth + 1, pids);
+        }
+    }
+}
+
+fn remove_tree(folder: &Path, depth: usize) -> bool {
+    if depth < DEPTH_MAX {
+        for below in folders(folder) {
+            remove_tree(&below, depth + 1);
+        }
+    }
+    match std::fs::remove_dir(folder) {
+        Ok(()) => true,
+        Err(e) => e.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+fn folders(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let is_folder = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    entries
+        .filter_map(Result::ok)
+        .filter(is_folder)
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Where cgroup v2 is mounted, and which part of the hierarchy that shows.
+struct Mount {
+    point: PathBuf,
+    root: String,
+}
+
+impl Mount {
+    fn find() -> Result<Self, String> {
+        let text = std::fs::read_to_string("/proc/self/mountinfo")
+            .map_err(|e| format!("cannot read /proc/self/mountinfo: {e}"))?;
+        text.lines()
+            .find_map(parse_mount)
+            .ok_or_else(|| "cgroup v2 is not mounted".to_owned())
+    }
+
+    fn own_group(&self) -> Result<PathBuf, String> {
+        let own = proc::cgroup_of(std::process::id().cast_signed())
+            .ok_or("this process is in no group of cgroup v2")?;
+        let root = self.root.trim_end_matches('/');
+        match own.strip_prefix(root) {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+                Ok(self.point.join(rest.trim_start_matches('/')))
+            }
+            _ => Err(format!(
+                "this process's group {own} is not visible at {}",
+                self.point.display()
+            )),
+        }
+    }
+
+    fn inside(&self, path: &Path) -> Result<String, String> {
+        let rest = path
+            .strip_prefix(&self.point)
+            .map_err(|_| format!("{} is not below {}", path.display(), self.point.display()))?;
+        let rest = rest.to_str().ok_or("the group's path is no UTF-8")?;
+        Ok(format!("{}/{rest}", self.root.trim_end_matches('/')))
+    }
+}
+
+/// A line of proc_pid_mountinfo(5), if it is a cgroup2 mount.
+fn parse_mount(line: &str) -> Option<Mount> {
+    let (fields, filesystem) = line.split_once(" - ")?;
+    if filesystem.split(' ').next()? != "cgroup2" {
+        return None;
+    }
+    let mut fields = fields.split(' ').skip(3);
+    Some(Mount {
+        root: fields.next()?.to_owned(),
+        point: PathBuf::from(fields.next()?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unified_mount_is_found_among_hybrid_ones() {
+        let v1 = "40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd";
+        let v2 = "41 31 0:38 /box /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw";
+        assert!(parse_mount(v1).is_none());
+        let mount = parse_mount(v2).unwrap();
+        assert_eq!(mount.point, Path::new("/sys/fs/cgroup/unified"));
+        let leaf = Path::new("/sys/fs/cgroup/unified/a/b");
+        assert_eq!(mount.inside(leaf).unwrap(), "/box/a/b");
+        assert!(mount.inside(Path::new("/sys/fs/cgroup/memory/a")).is_err());
+    }
+}

@@ -1,0 +1,463 @@
+//! From clone(2) to execve(2). The child shares the keeper's memory and the keeper sleeps meanwhile (CLONE_VM and
+//! CLONE_VFORK: 30 µs however large the keeper is), so the child may neither allocate nor panic nor touch a lock:
+//! all it needs is prepared before, and it makes raw calls only. What fails there stands in [`Verdict`], in the
+//! shared memory, when the keeper wakes.
+//!
+//! Read first: [`ChildSpec`], then [`run`] for the order of things.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use super::types::Proc;
+use super::wire::{Identity, Stage};
+use super::{proc, sys};
+
+/// Everything of a process to be, ready for the child.
+#[derive(Debug)]
+pub struct ChildSpec {
+    /// A path with a slash; `None` joins the cgroup and exits with 0, as the self-test of the containment.
+    pub program: Option<CString>,
+    /// Its arguments, the first one included.
+    pub argv: Vec<CString>,
+    /// Its environment.
+    pub env: Vec<CString>,
+    /// Where; the keeper's own folder when absent.
+    pub working_dir: Option<CString>,
+    /// `cgroup.procs` of its leaf.
+    pub door: Option<RawFd>,
+    /// For /proc/self/oom_score_adj: the value, and another one for when that may not be written.
+    pub oom_score_adj: Option<(CString, Option<CString>)>,
+    /// -20 to 19.
+    pub nice: Option<i32>,
+    /// Number, soft and hard limit, in this order.
+    pub rlimits: Vec<(u32, libc::rlimit64)>,
+    /// 0 to 0o777.
+    pub umask: u32,
+    /// Whose process; the keeper's own when absent.
+    pub identity: Option<Identity>,
+    /// PR_SET_NO_NEW_PRIVS.
+    pub no_new_privs: bool,
+    /// Descriptors of the keeper, and where the child has them. All others are closed.
+    pub fds: Vec<(RawFd, RawFd)>,
+}
+
+/// Why there is no process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// Which step.
+    pub stage: Stage,
+    /// errno(3), or 0.
+    pub errno: i32,
+}
+
+impl Failure {
+    /// The step and what the kernel said.
+    pub fn new(stage: Stage, e: &std::io::Error) -> Self {
+        Self {
+            stage,
+            errno: e.raw_os_error().unwrap_or(0),
+        }
+    }
+}
+
+/// Where children run until they execute something. One for all: they never overlap, since the parent sleeps.
+#[derive(Debug)]
+pub struct Stack {
+    base: *mut c_void,
+}
+
+const STACK_BYTES: usize = 256 * 1024;
+const GUARD_BYTES: usize = 4096;
+
+impl Stack {
+    /// Maps one, with a page below it that faults, so that an overflow hits nothing of the keeper.
+    pub fn map() -> std::io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                STACK_BYTES,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        let stack = Self { base };
+        // SAFETY: the first page of our own mapping.
+        if unsafe { libc::mprotect(base, GUARD_BYTES, libc::PROT_NONE) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(stack)
+    }
+
+    fn top(&self) -> *mut c_void {
+        self.base.wrapping_byte_add(STACK_BYTES)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, and no child runs on it: each has left it before `spawn` returned.
+        unsafe { libc::munmap(self.base, STACK_BYTES) };
+    }
+}
+
+struct Verdict {
+    stage: AtomicI32,
+    errno: AtomicI32,
+}
+
+struct Prepared<'a> {
+    spec: &'a ChildSpec,
+    argv: Vec<*const c_char>,
+    env: Vec<*const c_char>,
+    marker: &'a CStr,
+    high: RawFd,
+    /// `spec.fds` again, at descriptors above all targets: the child fills it.
+    moved: Vec<AtomicI32>,
+    verdict: Verdict,
+}
+
+/// The steps that can fail in the child, by their number in [`Verdict`].
+const STAGES: [Stage; 7] = [
+    Stage::Session,
+    Stage::JoinCgroup,
+    Stage::Limits,
+    Stage::Identity,
+    Stage::WorkingDir,
+    Stage::Stdio,
+    Stage::Exec,
+];
+
+/// Starts a process, and returns when it runs its program (or has already ended: then it stays to be reaped), or
+/// when it cannot: then nothing of it is left. `marker` (at most 15 bytes) is its name until execve(2), by which a
+/// process that was killed before is told from one that ran and ended.
+pub fn spawn(stack: &mut Stack, spec: &ChildSpec, marker: &CStr) -> Result<Proc, Failure> {
+    let pointers = |texts: &[CString]| {
+        texts
+            .iter()
+            .map(|t| t.as_ptr())
+            .chain([std::ptr::null()])
+            .collect::<Vec<*const c_char>>()
+    };
+    let prepared = Prepared {
+        spec,
+        argv: pointers(&spec.argv),
+        env: pointers(&spec.env),
+        marker,
+        high: spec
+            .fds
+            .iter()
+            .map(|(_, target)| *target)
+            .max()
+            .unwrap_or(2)
+            .saturating_add(1),
+        moved: spec.fds.iter().map(|_| AtomicI32::new(-1)).collect(),
+        verdict: Verdict {
+            stage: AtomicI32::new(0),
+            errno: AtomicI32::new(0),
+        },
+    };
+    let pid = clone(stack, &prepared).map_err(|e| Failure::new(Stage::Fork, &e))?;
+    let said = prepared.verdict.stage.load(Ordering::SeqCst);
+    if let Some(stage) = usize::try_from(said - 1).ok().and_then(|n| STAGES.get(n)) {
+        let _ = sys::reap(pid);
+        return Err(Failure {
+            stage: *stage,
+            errno: prepared.verdict.errno.load(Ordering::SeqCst),
+        });
+    }
+    let stat = match proc::stat(pid) {
+        Ok(stat) => stat,
+        Err(e) => {
+            // Without a start time it could never be signalled: it must not stay. It is our own unreaped child, so
+            // the number is still its.
+            if let Ok(held) = sys::pidfd_open(pid) {
+                let _ = sys::pidfd_send_signal(std::os::fd::AsFd::as_fd(&held), libc::SIGKILL);
+            }
+            let _ = sys::reap(pid);
+            return Err(Failure::new(Stage::Fork, &e));
+        }
+    };
+    // The parent wakes while a killed child is still on its way out, hence "exiting" besides "dead".
+    if stat.comm == marker.to_bytes() && (stat.is_dead() || stat.exiting) && spec.program.is_some() {
+        let _ = sys::reap(pid);
+        return Err(Failure {
+            stage: Stage::DiedBeforeExec,
+            errno: 0,
+        });
+    }
+    Ok(stat.process)
+}
+
+fn clone(stack: &mut Stack, prepared: &Prepared<'_>) -> std::io::Result<i32> {
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let argument = std::ptr::from_ref(prepared).cast_mut().cast::<c_void>();
+    // SAFETY: all-zero signal sets are valid; both are ours. Every signal is blocked around the call, so that no
+    // handler runs in the child on shared memory.
+    let old = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut old: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
+        old
+    };
+    // SAFETY: the stack is a live mapping that nobody else uses, since this thread is the only one that spawns and
+    // sleeps until the child executes or ends (CLONE_VFORK); `prepared` outlives that sleep.
+    let pid = unsafe { libc::clone(enter, stack.top(), flags, argument) };
+    let error = std::io::Error::last_os_error();
+    // SAFETY: sets back the mask that was read above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut()) };
+    if pid < 0 { Err(error) } else { Ok(pid) }
+}
+
+extern "C" fn enter(argument: *mut c_void) -> c_int {
+    // SAFETY: `clone` passes a `Prepared` that lives until this child executes or ends.
+    let prepared = unsafe { &*argument.cast::<Prepared<'_>>() };
+    // SAFETY: this is the child, alone on its stack, with the parent asleep.
+    let (stage, errno) = unsafe { run(prepared) };
+    prepared.verdict.errno.store(errno, Ordering::SeqCst);
+    prepared.verdict.stage.store(stage, Ordering::SeqCst);
+    // SAFETY: ends this process only, without any handlers of the shared memory.
+    unsafe { libc::syscall(libc::SYS_exit_group, 127) };
+    127
+}
+
+unsafe fn errno() -> i32 {
+    // SAFETY: the thread's errno; the parent, which shares it, sleeps.
+    unsafe { *libc::__errno_location() }
+}
+
+/// A raw call, within `unsafe`; on failure the step and errno go to the parent.
+macro_rules! must {
+    ($stage:expr, $call:expr) => {
+        if libc::c_long::from($call) < 0 {
+            return ($stage, errno());
+        }
+    };
+}
+
+// Their numbers in the verdict: one more than their place in STAGES.
+const SESSION: i32 = 1;
+const JOIN: i32 = 2;
+const LIMITS: i32 = 3;
+const IDENTITY: i32 = 4;
+const WORKING_DIR: i32 = 5;
+const STDIO: i32 = 6;
+const EXEC: i32 = 7;
+
+/// The child's whole life. Returns only with what failed.
+///
+/// The order: the cgroup before anything that costs; descriptors before the limits that could forbid them; limits
+/// before the identity that could not raise them; the working folder after it, because it must be reachable for the
+/// user; signals last, because from there on they may end it.
+unsafe fn run(p: &Prepared<'_>) -> (i32, i32) {
+    let spec = p.spec;
+    // SAFETY: raw calls with integers, with C strings and arrays that `Prepared` keeps alive, and with locals.
+    unsafe {
+        libc::syscall(
+            libc::SYS_prctl,
+            libc::PR_SET_NAME,
+            p.marker.as_ptr(),
+            0usize,
+            0usize,
+            0usize,
+        );
+        must!(SESSION, libc::syscall(libc::SYS_setsid));
+        if let Some(door) = spec.door {
+            must!(JOIN, libc::syscall(libc::SYS_write, door, c"0".as_ptr(), 1usize));
+        }
+        let Some(program) = &spec.program else {
+            libc::syscall(libc::SYS_exit_group, 0);
+            return (0, 0);
+        };
+        if let Some((value, other)) = &spec.oom_score_adj
+            && write_oom(value) < 0
+        {
+            let error = errno();
+            match other {
+                Some(other) if write_oom(other) >= 0 => {}
+                _ => return (LIMITS, error),
+            }
+        }
+        if let Some(nice) = spec.nice {
+            must!(
+                LIMITS,
+                libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice)
+            );
+        }
+        if let Err(error) = arrange_fds(p) {
+            return (STDIO, error);
+        }
+        for (resource, limit) in &spec.rlimits {
+            let none = std::ptr::null_mut::<libc::rlimit64>();
+            let limit = std::ptr::from_ref(limit);
+            must!(
+                LIMITS,
+                libc::syscall(libc::SYS_prlimit64, 0, *resource, limit, none)
+            );
+        }
+        libc::syscall(libc::SYS_umask, spec.umask);
+        if let Some(identity) = &spec.identity
+            && let Err(error) = become_user(identity)
+        {
+            return (IDENTITY, error);
+        }
+        if spec.no_new_privs {
+            must!(
+                IDENTITY,
+                libc::syscall(
+                    libc::SYS_prctl,
+                    libc::PR_SET_NO_NEW_PRIVS,
+                    1usize,
+                    0usize,
+                    0usize,
+                    0usize
+                )
+            );
+        }
+        if let Some(folder) = &spec.working_dir {
+            must!(WORKING_DIR, libc::syscall(libc::SYS_chdir, folder.as_ptr()));
+        }
+        reset_signals();
+        libc::syscall(
+            libc::SYS_execve,
+            program.as_ptr(),
+            p.argv.as_ptr(),
+            p.env.as_ptr(),
+        );
+        (EXEC, errno())
+    }
+}
+
+unsafe fn write_oom(value: &CStr) -> libc::c_long {
+    let path = c"/proc/self/oom_score_adj";
+    // SAFETY: C strings that live for the calls; the descriptor is our own.
+    unsafe {
+        let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+        let fd = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0);
+        if fd < 0 {
+            return fd;
+        }
+        let wrote = libc::syscall(libc::SYS_write, fd, value.as_ptr(), value.count_bytes());
+        let error = errno();
+        libc::syscall(libc::SYS_close, fd);
+        *libc::__errno_location() = error;
+        wrote
+    }
+}
+
+/// Puts `spec.fds` in their places and marks all others to be closed by execve(2). They are moved above all targets
+/// first, since one's target may be another's source.
+unsafe fn arrange_fds(p: &Prepared<'_>) -> Result<(), i32> {
+    // SAFETY: calls with integers; this table of descriptors is the child's own.
+    unsafe {
+        for ((source, _), slot) in p.spec.fds.iter().zip(&p.moved) {
+            let fd = libc::syscall(libc::SYS_fcntl, *source, libc::F_DUPFD_CLOEXEC, p.high);
+            if fd < 0 {
+                return Err(errno());
+            }
+            slot.store(fd as i32, Ordering::Relaxed);
+        }
+        if libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) < 0 {
+            return Err(errno());
+        }
+        for ((_, target), slot) in p.spec.fds.iter().zip(&p.moved) {
+            if libc::syscall(libc::SYS_dup3, slot.load(Ordering::Relaxed), *target, 0) < 0 {
+                return Err(errno());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Groups, then group, then user (the other way round the rights for it would be gone); a user who is not root also
+/// loses every capability that execve(2) could give back.
+unsafe fn become_user(identity: &Identity) -> Result<(), i32> {
+    // SAFETY: calls with integers, with the list of groups and with locals of the kernel's layout.
+    unsafe {
+        let is_root = identity.uid == 0;
+        if !is_root {
+            let mut cap = 0usize;
+            while libc::syscall(
+                libc::SYS_prctl,
+                libc::PR_CAPBSET_READ,
+                cap,
+                0usize,
+                0usize,
+                0usize,
+            ) >= 0
+            {
+                if libc::syscall(
+                    libc::SYS_prctl,
+                    libc::PR_CAPBSET_DROP,
+                    cap,
+                    0usize,
+                    0usize,
+                    0usize,
+                ) < 0
+                {
+                    return Err(errno());
+                }
+                cap += 1;
+            }
+            let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL as usize;
+            if libc::syscall(
+                libc::SYS_prctl,
+                libc::PR_CAP_AMBIENT,
+                clear,
+                0usize,
+                0usize,
+                0usize,
+            ) < 0
+            {
+                return Err(errno());
+            }
+        }
+        let groups = identity.groups.as_ptr();
+        if libc::syscall(libc::SYS_setgroups, identity.groups.len(), groups) < 0 {
+            return Err(errno());
+        }
+        let (uid, gid) = (identity.uid, identity.gid);
+        if libc::syscall(libc::SYS_setresgid, gid, gid, gid) < 0 {
+            return Err(errno());
+        }
+        if libc::syscall(libc::SYS_setresuid, uid, uid, uid) < 0 {
+            return Err(errno());
+        }
+        if !is_root {
+            // _LINUX_CAPABILITY_VERSION_3; two times effective, permitted, inheritable: nothing.
+            let header: [u32; 2] = [0x2008_0522, 0];
+            let none: [u32; 6] = [0; 6];
+            if libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) < 0 {
+                return Err(errno());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every signal to its default (execve(2) keeps ignored ones ignored), and none blocked. Raw, since the C library
+/// refuses its own two real-time signals.
+unsafe fn reset_signals() {
+    // The kernel's struct sigaction: handler, flags, restorer, mask; all zero is SIG_DFL.
+    let default: [usize; 4] = [0; 4];
+    let none: u64 = 0;
+    let nowhere = std::ptr::null_mut::<c_void>();
+    // SAFETY: pointers to locals of the kernel's layout (64-bit), with the size of its signal set.
+    unsafe {
+        let mut signal = 1;
+        while signal <= 64 {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), nowhere, 8usize);
+            signal += 1;
+        }
+        let none = &raw const none;
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, none, nowhere, 8usize);
+    }
+}

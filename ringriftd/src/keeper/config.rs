@@ -1,0 +1,49 @@
+//! What the keeper is told at its start.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// How launches are held together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contain {
+    /// Cgroup v2 where the keeper's own group can be written, else process groups.
+    Auto,
+    /// Session, process group and a sweep of /proc, even where a cgroup could be had.
+    ProcessGroup,
+    /// Cgroup v2 below this folder; where that fails the keeper does not start, since somebody relies on it.
+    CgroupRoot(PathBuf),
+}
+
+/// The keeper's settings.
+#[derive(Debug, Clone)]
+pub struct KeeperConfig {
+    /// The control socket, a lock and the notify sockets. Made when absent.
+    pub runtime_dir: PathBuf,
+    /// The other lock: one keeper for one state. Made when absent.
+    pub state_dir: PathBuf,
+    /// The logger's files. Made when absent.
+    pub log_dir: PathBuf,
+    /// What is executed for the roles, as `PROGRAM manager …` and `PROGRAM logger …`.
+    pub program: PathBuf,
+    /// After the word `manager`.
+    pub manager_args: Vec<OsString>,
+    /// After the word `logger`.
+    pub logger_args: Vec<OsString>,
+    /// How launches are held together.
+    pub containment: Contain,
+}
+
+impl KeeperConfig {
+    /// The settings of a keeper over these folders that runs itself as its roles and contains as well as it can.
+    pub fn new(runtime_dir: PathBuf, state_dir: PathBuf, log_dir: PathBuf) -> Self {
+        Self {
+            runtime_dir,
+            state_dir,
+            log_dir,
+            program: PathBuf::from("/proc/self/exe"),
+            manager_args: Vec::new(),
+            logger_args: Vec::new(),
+            containment: Contain::Auto,
+        }
+    }
+}

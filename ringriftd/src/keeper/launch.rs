@@ -1,0 +1,345 @@
+//! From a request to a running process: everything is made here, and taken away again when any of it fails.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use proto::reply::Exit;
+
+use super::cgroup::{Leaf, Root};
+use super::child::{self, ChildSpec, Failure, Stack};
+use super::signal;
+use super::sockets::Notify;
+use super::sweep::Claim;
+use super::types::{Proc, SharedFd};
+use super::wire::{Launch, Output, Stage};
+use crate::ids::LaunchId;
+use crate::limits;
+
+/// How launches are held together here.
+#[derive(Debug)]
+pub enum Containment {
+    /// By a leaf cgroup each.
+    Cgroup(Root),
+    /// By session, group and sweep, because of this.
+    Group {
+        /// The reason why there is no cgroup.
+        why: String,
+    },
+}
+
+impl Containment {
+    /// For `Hello`.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Cgroup(root) => format!("cgroup {}", root.path().display()),
+            Self::Group { why } => format!("process group ({why})"),
+        }
+    }
+}
+
+/// What every launch needs of this machine.
+#[derive(Debug)]
+pub struct Machine {
+    /// How launches are held together.
+    pub containment: Containment,
+    /// /dev/null.
+    pub null: OwnedFd,
+    /// Where children run until they execute.
+    pub stack: Stack,
+    /// Their name until then.
+    pub marker: CString,
+    /// The descriptor limit that ringriftd was started with: its own is raised, its children's is not.
+    pub nofile: libc::rlimit64,
+    /// The oom_score_adj that ringriftd was started with.
+    pub oom_score_adj: i32,
+    /// Notify sockets are below it.
+    pub runtime_dir: PathBuf,
+}
+
+/// The read end of a launch's log pipe; the logger has a duplicate.
+#[derive(Debug, Clone)]
+pub struct Pipe {
+    /// The read end.
+    pub fd: SharedFd,
+    /// What the logger is told about it.
+    pub output: Output,
+}
+
+/// When a launch that is being destroyed is looked at again.
+#[derive(Debug, Clone, Copy)]
+pub struct Killing {
+    /// SIGKILL again.
+    pub again: Instant,
+    /// Say that it does not help.
+    pub complain: Instant,
+}
+
+impl Killing {
+    /// From `now` on.
+    pub fn begin(now: Instant) -> Self {
+        Self {
+            again: now + limits::KILL_AGAIN,
+            complain: now + limits::KILL_TIMEOUT,
+        }
+    }
+}
+
+/// A launch that lives, or whose end has not been acknowledged.
+#[derive(Debug)]
+pub struct Held {
+    /// RINGRIFT_INVOCATION_ID.
+    pub invocation: String,
+    /// RINGRIFT_ROLE.
+    pub role: String,
+    /// The process that was launched: the leader of the session.
+    pub leader: Proc,
+    /// The main process: the leader, until `FindMain` finds another.
+    pub main: Proc,
+    /// How the main process ended.
+    pub exit: Option<Exit>,
+    /// What was left when it ended, or what a sweep proved later; empty: nothing is.
+    pub left: Vec<Proc>,
+    /// Its cgroup.
+    pub leaf: Option<Leaf>,
+    /// Its output, until the logger has closed it.
+    pub pipe: Option<Pipe>,
+    /// Its notify socket.
+    pub notify: Option<Notify>,
+    /// The read end of its readiness pipe.
+    pub ready: Option<SharedFd>,
+    /// It is being destroyed.
+    pub killing: Option<Killing>,
+    /// It is to be forgotten as soon as nothing of it is left.
+    pub is_released: bool,
+}
+
+impl Held {
+    /// Nothing of it runs.
+    pub fn is_over(&self) -> bool {
+        self.exit.is_some() && self.left.is_empty()
+    }
+
+    /// For the sweep.
+    pub fn claim(&self, id: LaunchId) -> Claim<'_> {
+        Claim {
+            id,
+            invocation: &self.invocation,
+            role: &self.role,
+            leader: self.leader,
+            main: self.main,
+            known: &self.left,
+        }
+    }
+
+    /// What `Launched` carries, in the wire's order.
+    pub fn attached(&self) -> Vec<SharedFd> {
+        let notify = self.notify.as_ref().map(|n| n.socket.clone());
+        notify.into_iter().chain(self.ready.clone()).collect()
+    }
+}
+
+fn descriptors(e: impl Into<io::Error>) -> Failure {
+    Failure::new(Stage::Descriptors, &e.into())
+}
+
+impl Machine {
+    /// Starts a process. On failure nothing of it is left.
+    pub fn start(&mut self, launch: &Launch) -> Result<Held, Failure> {
+        let mut spec = check(launch).ok_or(Failure {
+            stage: Stage::Request,
+            errno: 0,
+        })?;
+        spec.rlimits.insert(0, (libc::RLIMIT_NOFILE, self.nofile));
+        spec.oom_score_adj = self.oom_values(launch.oom_score_adj);
+
+        let (pipe, pipe_in) = make_pipe()?;
+        let (ready, ready_in) = match launch.ready_fd {
+            None => (None, None),
+            Some(_) => make_pipe().map(|(read, write)| (Some(read), Some(write)))?,
+        };
+        let notify = match &launch.notify {
+            None => None,
+            Some(path) => {
+                Some(Notify::make(&self.runtime_dir, path, launch.identity.as_ref()).map_err(descriptors)?)
+            }
+        };
+        if let Some(identity) = &launch.identity {
+            // So that the user may open /dev/stdout, which is the pipe by its name. Best effort.
+            let (uid, gid) = (Some(identity.uid.into()), Some(identity.gid.into()));
+            let _ = nix::unistd::fchown(&pipe_in, uid, gid);
+        }
+        spec.fds = vec![
+            (self.null.as_raw_fd(), 0),
+            (pipe_in.as_raw_fd(), 1),
+            (pipe_in.as_raw_fd(), 2),
+        ];
+        if let (Some(end), Some(target)) = (&ready_in, launch.ready_fd) {
+            let target = i32::try_from(target).map_err(|_| Failure {
+                stage: Stage::Request,
+                errno: 0,
+            })?;
+            spec.fds.push((end.as_raw_fd(), target));
+        }
+
+        let leaf = match &self.containment {
+            Containment::Group { .. } => None,
+            Containment::Cgroup(root) => {
+                let name = format!("{}.{}", launch.tag, launch.id);
+                Some(root.leaf(&name).map_err(|e| Failure::new(Stage::Cgroup, &e))?)
+            }
+        };
+        let spawned = match &leaf {
+            None => child::spawn(&mut self.stack, &spec, &self.marker),
+            Some(leaf) => leaf
+                .door()
+                .map_err(|e| Failure::new(Stage::Cgroup, &e))
+                .and_then(|door| {
+                    spec.door = Some(door.as_raw_fd());
+                    child::spawn(&mut self.stack, &spec, &self.marker)
+                }),
+        };
+        let leader = match spawned {
+            Ok(leader) => leader,
+            Err(failure) => {
+                if let Some(leaf) = leaf {
+                    leaf.remove();
+                }
+                return Err(failure);
+            }
+        };
+        Ok(Held {
+            invocation: launch.invocation.clone(),
+            role: launch.role.clone(),
+            leader,
+            main: leader,
+            exit: None,
+            left: Vec::new(),
+            leaf,
+            pipe: Some(Pipe {
+                fd: pipe.into(),
+                output: launch.output.clone(),
+            }),
+            notify,
+            ready: ready.map(Into::into),
+            killing: None,
+            is_released: false,
+        })
+    }
+
+    /// 0, the default, is not worth a failure where ringriftd itself was started with another value and may not
+    /// lower it: then that one applies. What a file asks for must work.
+    fn oom_values(&self, wanted: i32) -> Option<(CString, Option<CString>)> {
+        let text = |value: i32| CString::new(value.to_string()).ok();
+        let other = if wanted == 0 {
+            text(self.oom_score_adj)
+        } else {
+            None
+        };
+        Some((text(wanted)?, other))
+    }
+
+    /// Sees whether a child can be moved into a leaf, found and killed there. Answers with what does not work.
+    pub fn test_cgroup(&mut self, root: &Root) -> Result<(), String> {
+        let leaf = root
+            .leaf("self-test")
+            .map_err(|e| format!("cannot make a leaf: {e}"))?;
+        let verdict = self.test_leaf(&leaf);
+        if !leaf.remove() && verdict.is_ok() {
+            return Err("a leaf cannot be removed".to_owned());
+        }
+        verdict
+    }
+
+    fn test_leaf(&mut self, leaf: &Leaf) -> Result<(), String> {
+        let door = leaf
+            .door()
+            .map_err(|e| format!("cannot open cgroup.procs: {e}"))?;
+        let spec = ChildSpec {
+            program: None,
+            argv: Vec::new(),
+            env: Vec::new(),
+            working_dir: None,
+            door: Some(door.as_raw_fd()),
+            oom_score_adj: None,
+            nice: None,
+            rlimits: Vec::new(),
+            umask: 0o077,
+            identity: None,
+            no_new_privs: false,
+            fds: Vec::new(),
+        };
+        let child = child::spawn(&mut self.stack, &spec, &self.marker).map_err(|failure| {
+            let why = io::Error::from_raw_os_error(failure.errno);
+            format!("a child cannot be moved into a leaf: {why}")
+        })?;
+        match super::sys::reap(child.pid()) {
+            Ok(Exit::Code(0)) => Ok(()),
+            Ok(exit) => Err(format!("a child in a leaf ended by itself: {exit:?}")),
+            Err(e) => Err(format!("a child in a leaf cannot be reaped: {e}")),
+        }
+    }
+}
+
+/// Kills without asking again: for launches at the keeper's end and processes outside any.
+pub fn kill_each(processes: &[Proc]) {
+    // What cannot be signalled is still there in the next round, and named then.
+    let _ = signal::send_all(processes, libc::SIGKILL);
+}
+
+/// O_NONBLOCK on the read end only: the two ends have open file descriptions of their own, and a program that finds
+/// its stdout non-blocking loses output.
+fn make_pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(descriptors)?;
+    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(descriptors)?;
+    Ok((read, write))
+}
+
+/// The request as the child needs it; `None` when it is wrong, which is a bug of the manager.
+fn check(launch: &Launch) -> Option<ChildSpec> {
+    let text = |bytes: &Vec<u8>| CString::new(bytes.clone()).ok();
+    let is_tag_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.-".contains(&b);
+    let tag = launch.tag.as_bytes();
+    let is_good = !tag.is_empty()
+        && tag.len() <= limits::NAME_MAX
+        && !tag.starts_with(b".")
+        && tag.iter().all(|b| is_tag_byte(*b))
+        && launch.program.contains(&b'/')
+        && !launch.argv.is_empty()
+        && launch.working_dir.starts_with(b"/")
+        && launch.umask <= 0o777
+        && launch.ready_fd.is_none_or(|fd| fd > 2);
+    if !is_good {
+        return None;
+    }
+    let limit = |value: Option<u64>| value.unwrap_or(libc::RLIM64_INFINITY);
+    Some(ChildSpec {
+        program: Some(text(&launch.program)?),
+        argv: launch.argv.iter().map(text).collect::<Option<_>>()?,
+        env: launch.env.iter().map(text).collect::<Option<_>>()?,
+        working_dir: Some(text(&launch.working_dir)?),
+        door: None,
+        oom_score_adj: None,
+        nice: launch.nice,
+        rlimits: launch
+            .rlimits
+            .iter()
+            .map(|r| {
+                (
+                    r.resource,
+                    libc::rlimit64 {
+                        rlim_cur: limit(r.soft),
+                        rlim_max: limit(r.hard),
+                    },
+                )
+            })
+            .collect(),
+        umask: launch.umask,
+        identity: launch.identity.clone(),
+        no_new_privs: launch.no_new_privs,
+        fds: Vec::new(),
+    })
+}

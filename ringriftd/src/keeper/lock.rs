@@ -1,0 +1,149 @@
+//! One keeper for one state: two lock files whose flock(2) is the lock. The number in them is for people; it may be
+//! anything (fault B15). The files are never unlinked: two keepers could then hold a lock on two files of one name.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// Held until it is dropped or the process ends. No child inherits it.
+#[derive(Debug)]
+pub struct Lock {
+    _state: Flock<File>,
+    /// Absent when both folders are one.
+    _runtime: Option<Flock<File>>,
+}
+
+/// Why it is not held.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another keeper has it.
+    Held {
+        /// Its pid, where that could be found.
+        pid: Option<i32>,
+        /// The file.
+        path: PathBuf,
+    },
+    /// The folder or file does not work.
+    Failed {
+        /// One sentence.
+        text: String,
+    },
+}
+
+/// Makes `folder` with what is above it, for its owner alone, unless it is there.
+pub fn make_folder(folder: &Path) -> Result<(), String> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|e| format!("cannot make the folder {}: {e}", folder.display()))
+}
+
+/// Takes the locks of both folders, or none and touches nothing.
+pub fn take(state_dir: &Path, runtime_dir: &Path) -> Result<Lock, LockError> {
+    let state = take_one(&state_dir.join("lock"))?;
+    let is_one = matches!((state_dir.canonicalize(), runtime_dir.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    let runtime = if is_one {
+        None
+    } else {
+        Some(take_one(&runtime_dir.join("lock"))?)
+    };
+    for held in [Some(&state), runtime.as_ref()].into_iter().flatten() {
+        // Best effort: a full disk must not keep the node down.
+        let mut file: &File = held;
+        let _ = file
+            .set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+    }
+    Ok(Lock {
+        _state: state,
+        _runtime: runtime,
+    })
+}
+
+fn take_one(path: &Path) -> Result<Flock<File>, LockError> {
+    let failed = |e: &dyn std::fmt::Display| LockError::Failed {
+        text: format!("cannot lock {}: {e}", path.display()),
+    };
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|e| failed(&e))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
+            let pid = holder(&file).unwrap_or_default();
+            Err(LockError::Held {
+                pid,
+                path: path.to_path_buf(),
+            })
+        }
+        Err((_, e)) => Err(failed(&e)),
+    }
+}
+
+/// Who holds the lock, from /proc/locks, since the number in the file proves nothing.
+fn holder(file: &File) -> io::Result<Option<i32>> {
+    let meta = file.metadata()?;
+    let (device, inode) = (meta.dev(), meta.ino());
+    let place = format!(
+        "{:02x}:{:02x}:{inode}",
+        nix::sys::stat::major(device),
+        nix::sys::stat::minor(device)
+    );
+    let text = std::fs::read_to_string("/proc/locks")?;
+    Ok(text.lines().find_map(|line| find_holder(line, &place)))
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 1234 fe:00:567 0 EOF`
+fn find_holder(line: &str, place: &str) -> Option<i32> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    if fields.next()? != "FLOCK" {
+        return None;
+    }
+    let pid = fields.nth(2)?.parse().ok()?;
+    (fields.next()? == place).then_some(pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_in_the_file_is_no_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, run) = (folder.path().join("s"), folder.path().join("r"));
+        make_folder(&state).unwrap();
+        make_folder(&run).unwrap();
+        std::fs::write(state.join("lock"), "1\n").unwrap();
+        drop(take(&state, &run).unwrap());
+        let mine = format!("{}\n", std::process::id());
+        assert_eq!(std::fs::read_to_string(state.join("lock")).unwrap(), mine);
+        assert_eq!(std::fs::read_to_string(run.join("lock")).unwrap(), mine);
+    }
+
+    #[test]
+    fn the_holder_is_named_whatever_the_file_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, run) = (folder.path().join("s"), folder.path().join("r"));
+        make_folder(&state).unwrap();
+        make_folder(&run).unwrap();
+        let _lock = take(&state, &run).unwrap();
+        std::fs::write(state.join("lock"), "1\n").unwrap();
+        match take(&state, &run) {
+            Err(LockError::Held { pid, path }) => {
+                assert_eq!(pid, Some(std::process::id().cast_signed()));
+                assert_eq!(path, state.join("lock"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}

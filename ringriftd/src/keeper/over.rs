@@ -1,0 +1,391 @@
+//! The ends of launches: reaping, what is left, killing it, and removing the cgroup.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use nix::sys::inotify::AddWatchFlags;
+use proto::reply::Exit;
+
+use super::cgroup::Leaf;
+use super::launch::{self, Killing};
+use super::state::{Grave, Keeper, say};
+use super::sys;
+use super::types::Proc;
+use super::wire::FromKeeper;
+use crate::ids::LaunchId;
+use crate::limits;
+
+/// Rounds of looking for what a launch forks while it is being killed, before the loop goes on.
+const KILL_ROUNDS: usize = 8;
+
+/// For messages: the first [`limits::REMAINS_MAX`] of them.
+pub fn some_pids(processes: &[Proc]) -> Vec<u32> {
+    processes
+        .iter()
+        .take(limits::REMAINS_MAX)
+        .map(|p| p.pid_u32())
+        .collect()
+}
+
+impl Keeper {
+    /// Children have ended. SIGCHLD is only a hint, one for many (fault B19): all are reaped.
+    pub fn on_children(&mut self) {
+        let mut ended = Vec::new();
+        let mut is_any = false;
+        while let Some(pid) = sys::peek_ended_child() {
+            is_any = true;
+            let exit = sys::reap(pid).unwrap_or(Exit::Unknown);
+            if self.on_role_end(pid, exit) {
+                continue;
+            }
+            if let Some(id) = self.by_pid.remove(&pid) {
+                self.foreign.remove(&id);
+                ended.push((id, exit));
+            }
+        }
+        self.on_mains_ended(&ended);
+        // Without a cgroup the last process of a launch is always the keeper's own child by then.
+        if is_any {
+            let swept: Vec<LaunchId> = self
+                .leftover
+                .iter()
+                .copied()
+                .filter(|id| !self.has_leaf(*id))
+                .collect();
+            self.look_at(&swept);
+        }
+    }
+
+    /// A main process that is not the keeper's child has ended: nobody tells how.
+    pub fn on_foreign_end(&mut self, id: LaunchId) {
+        if self.foreign.remove(&id).is_none() {
+            return;
+        }
+        let Some(held) = self.launches.get(&id) else {
+            return;
+        };
+        let pid = held.main.pid();
+        if sys::child_has_ended(pid) {
+            // Its parent went first, so it has become ours after all.
+            self.on_children();
+            return;
+        }
+        self.by_pid.remove(&pid);
+        self.on_mains_ended(&[(id, Exit::Unknown)]);
+    }
+
+    fn on_mains_ended(&mut self, ended: &[(LaunchId, Exit)]) {
+        for (id, exit) in ended {
+            if let Some(held) = self.launches.get_mut(id) {
+                held.exit = Some(*exit);
+            }
+        }
+        let ids: Vec<LaunchId> = ended.iter().map(|(id, _)| *id).collect();
+        let mut left = self.remains(&ids);
+        for (id, exit) in ended {
+            let left = left.remove(id).unwrap_or_default();
+            let remains = some_pids(&left);
+            let Some(held) = self.launches.get_mut(id) else {
+                continue;
+            };
+            held.left = left;
+            self.tell_manager(
+                &FromKeeper::Exited {
+                    id: *id,
+                    exit: *exit,
+                    remains: remains.clone(),
+                },
+                Vec::new(),
+            );
+            if remains.is_empty() {
+                self.on_over(*id);
+            } else {
+                self.leftover.insert(*id);
+                self.watch(*id);
+            }
+        }
+    }
+
+    fn has_leaf(&self, id: LaunchId) -> bool {
+        self.launches.get(&id).is_some_and(|held| held.leaf.is_some())
+    }
+
+    /// What is left of these. A launch is called empty only when the kernel says so, or two pictures in a row.
+    fn remains(&self, ids: &[LaunchId]) -> BTreeMap<LaunchId, Vec<Proc>> {
+        let mut found = BTreeMap::new();
+        let mut is_sweep_needed = false;
+        for id in ids {
+            let Some(held) = self.launches.get(id) else {
+                continue;
+            };
+            match &held.leaf {
+                Some(leaf) => {
+                    found.insert(*id, in_leaf(leaf));
+                }
+                None => is_sweep_needed = true,
+            }
+        }
+        if is_sweep_needed {
+            let mut swept = self.sweep();
+            if ids
+                .iter()
+                .any(|id| !found.contains_key(id) && !swept.contains_key(id))
+            {
+                // A child that was forked while /proc was read, with a number that had been passed, is in the
+                // second picture.
+                for (id, processes) in self.sweep() {
+                    swept.entry(id).or_insert(processes);
+                }
+            }
+            for id in ids {
+                if !found.contains_key(id) {
+                    found.insert(*id, swept.remove(id).unwrap_or_default());
+                }
+            }
+        }
+        found
+    }
+
+    /// Looks again at launches of which something was left.
+    pub fn look_at(&mut self, ids: &[LaunchId]) {
+        let ids: Vec<LaunchId> = ids
+            .iter()
+            .copied()
+            .filter(|id| self.leftover.contains(id))
+            // While one that was proven is there, there is no need to look at all of /proc.
+            .filter(|id| {
+                self.has_leaf(*id) || !self.launches.get(id).is_some_and(|h| h.left.iter().any(is_there))
+            })
+            .collect();
+        if ids.is_empty() {
+            return;
+        }
+        for (id, left) in self.remains(&ids) {
+            let is_empty = left.is_empty();
+            if let Some(held) = self.launches.get_mut(&id) {
+                held.left = left;
+            }
+            if is_empty {
+                self.leftover.remove(&id);
+                self.unwatch(id);
+                self.tell_manager(&FromKeeper::Emptied { id }, Vec::new());
+                self.on_over(id);
+            }
+        }
+    }
+
+    fn on_over(&mut self, id: LaunchId) {
+        self.killing.remove(&id);
+        let Some(held) = self.launches.get_mut(&id) else {
+            return;
+        };
+        held.killing = None;
+        if held.is_released {
+            self.forget(id);
+        }
+    }
+
+    /// SIGKILL to all of these, until nothing is left.
+    pub fn destroy(&mut self, ids: &[LaunchId]) {
+        let now = Instant::now();
+        let mut targets = BTreeSet::new();
+        for id in ids {
+            if let Some(held) = self.launches.get_mut(id)
+                && !held.is_over()
+            {
+                held.killing.get_or_insert_with(|| Killing::begin(now));
+                self.killing.insert(*id);
+                targets.insert(*id);
+            }
+        }
+        self.kill(&targets);
+    }
+
+    fn kill(&self, ids: &BTreeSet<LaunchId>) {
+        let mut open = Vec::new();
+        for id in ids {
+            let Some(held) = self.launches.get(id) else {
+                continue;
+            };
+            let is_killed = held.leaf.as_ref().is_some_and(Leaf::kill);
+            if !is_killed {
+                open.push(*id);
+            }
+        }
+        // What forks faster than it is found is found in the next round: each one killed forks no more.
+        let mut killed = BTreeSet::new();
+        for _ in 0..KILL_ROUNDS {
+            if open.is_empty() {
+                return;
+            }
+            let mut swept = if open.iter().any(|id| !self.has_leaf(*id)) {
+                self.sweep()
+            } else {
+                BTreeMap::new()
+            };
+            let mut fresh = Vec::new();
+            for id in &open {
+                let processes = match self.launches.get(id).and_then(|held| held.leaf.as_ref()) {
+                    Some(leaf) => leaf.processes(),
+                    None => swept.remove(id).unwrap_or_default(),
+                };
+                fresh.extend(processes.into_iter().filter(|process| killed.insert(*process)));
+            }
+            if fresh.is_empty() {
+                return;
+            }
+            launch::kill_each(&fresh);
+        }
+    }
+
+    /// Kills again where it is time, and says where it does not help.
+    pub fn on_kill_time(&mut self, now: Instant) {
+        let due: Vec<LaunchId> = self
+            .killing
+            .iter()
+            .copied()
+            .filter(|id| self.is_kill_due(*id, now))
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        self.look_at(&due);
+        let due: BTreeSet<LaunchId> = due.into_iter().filter(|id| self.killing.contains(id)).collect();
+        self.kill(&due);
+        for id in due {
+            let Some(held) = self.launches.get_mut(&id) else {
+                continue;
+            };
+            let Some(killing) = &mut held.killing else {
+                continue;
+            };
+            killing.again = now + limits::KILL_AGAIN;
+            if killing.complain <= now {
+                killing.complain = now + limits::KILL_TIMEOUT;
+                let remains = some_pids(&self.processes(id));
+                self.tell_manager(&FromKeeper::Unkillable { id, remains }, Vec::new());
+            }
+        }
+    }
+
+    fn is_kill_due(&self, id: LaunchId, now: Instant) -> bool {
+        let killing = self.launches.get(&id).and_then(|held| held.killing);
+        killing.is_some_and(|killing| killing.again <= now)
+    }
+
+    fn watch(&mut self, id: LaunchId) {
+        let Some(leaf) = self.launches.get(&id).and_then(|held| held.leaf.as_ref()) else {
+            return;
+        };
+        let events = leaf.events();
+        let watch = self
+            .inotify
+            .as_ref()
+            .and_then(|i| i.add_watch(&events, AddWatchFlags::IN_MODIFY).ok());
+        match watch {
+            Some(watch) => {
+                self.watches.insert(watch, id);
+                // It may have become empty before it was watched.
+                self.look_at(&[id]);
+            }
+            None => self.look_soon(),
+        }
+    }
+
+    /// A leaf is watched no longer.
+    pub fn unwatch(&mut self, id: LaunchId) {
+        let Some(watch) = self
+            .watches
+            .iter()
+            .find(|(_, watched)| **watched == id)
+            .map(|(w, _)| *w)
+        else {
+            return;
+        };
+        self.watches.remove(&watch);
+        if let Some(inotify) = &self.inotify {
+            let _ = inotify.rm_watch(watch);
+        }
+    }
+
+    /// Leaves have changed.
+    pub fn on_leaf_events(&mut self) {
+        let Some(inotify) = &self.inotify else { return };
+        let mut ids = BTreeSet::new();
+        let mut is_overrun = false;
+        while let Ok(events) = inotify.read_events() {
+            for event in events {
+                is_overrun |= event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
+                ids.extend(self.watches.get(&event.wd).copied());
+            }
+        }
+        let ids: Vec<LaunchId> = if is_overrun {
+            self.leftover.iter().copied().collect()
+        } else {
+            ids.into_iter().collect()
+        };
+        self.look_at(&ids);
+    }
+
+    /// Removes a leaf, now or soon: the kernel may count a process for a moment after it was reaped.
+    pub fn bury(&mut self, leaf: Leaf) {
+        if !leaf.remove() {
+            self.graves.push(Grave { leaf, tries: 1 });
+            self.look_soon();
+        }
+    }
+
+    fn look_soon(&mut self) {
+        self.look_again
+            .get_or_insert_with(|| Instant::now() + limits::KEEPER_LOOK_AGAIN);
+    }
+
+    /// Looks again at what the kernel would not tell.
+    pub fn on_look_again(&mut self) {
+        self.look_again = None;
+        for mut grave in std::mem::take(&mut self.graves) {
+            if grave.leaf.remove() {
+                continue;
+            }
+            grave.tries += 1;
+            if grave.tries > limits::CGROUP_REMOVE_TRIES {
+                say(&format!(
+                    "cannot remove the cgroup {}: it is busy",
+                    grave.leaf.events().display()
+                ));
+            } else {
+                self.graves.push(grave);
+            }
+        }
+        let watched: BTreeSet<LaunchId> = self.watches.values().copied().collect();
+        let blind: Vec<LaunchId> = self
+            .leftover
+            .iter()
+            .copied()
+            .filter(|id| self.has_leaf(*id) && !watched.contains(id))
+            .collect();
+        self.look_at(&blind);
+        if !self.graves.is_empty() || blind.iter().any(|id| self.leftover.contains(id)) {
+            self.look_soon();
+        }
+    }
+}
+
+/// Who is in a leaf. The list is empty only when the kernel counts nobody, or when it lists nobody three times (a
+/// process that has just been reaped is counted a moment longer on some kernels).
+fn in_leaf(leaf: &Leaf) -> Vec<Proc> {
+    for _ in 0..3 {
+        let found = leaf.processes();
+        if !found.is_empty() {
+            return found;
+        }
+        if !leaf.is_populated() {
+            break;
+        }
+    }
+    Vec::new()
+}
+
+fn is_there(process: &Proc) -> bool {
+    super::proc::stat(process.pid()).is_ok_and(|now| now.process == *process && !now.is_dead())
+}

@@ -1,0 +1,123 @@
+//! What /proc says about processes (proc_pid_stat(5)). Reads only; a process that has gone is an error like any other.
+
+use std::io;
+
+use super::types::Proc;
+
+/// PF_EXITING of `flags` in /proc/PID/stat (linux/sched.h): the process is on its way out.
+const PF_EXITING: u64 = 0x4;
+
+/// The part of /proc/PID/stat that matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Which process, by pid and start time.
+    pub process: Proc,
+    /// Its name, at most 15 bytes.
+    pub comm: Vec<u8>,
+    /// `R`, `S`, `D`, `Z` …
+    pub state: u8,
+    /// Its parent.
+    pub ppid: i32,
+    /// Its process group.
+    pub pgrp: i32,
+    /// Its session.
+    pub session: i32,
+    /// It is on its way out.
+    pub exiting: bool,
+}
+
+impl Stat {
+    /// Nothing of it runs any more; its parent has still to hear of it.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// Reads /proc/PID/stat.
+pub fn stat(pid: i32) -> io::Result<Stat> {
+    let text = std::fs::read(format!("/proc/{pid}/stat"))?;
+    parse_stat(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// The name may hold anything, blanks and brackets too: it ends at the last bracket.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let open = text.iter().position(|b| *b == b'(')?;
+    let close = text.iter().rposition(|b| *b == b')')?;
+    let pid = std::str::from_utf8(text.get(..open)?).ok()?.trim().parse().ok()?;
+    let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    // fields[0] is field 3 of the manual page
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    let signed = |field: usize| fields.get(field - 3)?.parse::<i32>().ok();
+    Some(Stat {
+        process: Proc::new(pid, number(22)?)?,
+        comm: text.get(open + 1..close)?.to_vec(),
+        state: *fields.first()?.as_bytes().first()?,
+        ppid: signed(4)?,
+        pgrp: signed(5)?,
+        session: signed(6)?,
+        exiting: number(9)? & PF_EXITING != 0,
+    })
+}
+
+/// Every process of the machine, by number.
+pub fn pids() -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        if let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+/// `RINGRIFT_INVOCATION_ID` and `RINGRIFT_ROLE` of the environment that a process was started with.
+pub fn birth_mark(pid: i32) -> Option<(String, String)> {
+    let text = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let value = |name: &[u8]| {
+        let found = text
+            .split(|b| *b == 0)
+            .find_map(|entry| entry.strip_prefix(name))?;
+        String::from_utf8(found.to_vec()).ok()
+    };
+    Some((value(b"RINGRIFT_INVOCATION_ID=")?, value(b"RINGRIFT_ROLE=")?))
+}
+
+/// The cgroup v2 of a process, as its path in the hierarchy.
+pub fn cgroup_of(pid: i32) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_blanks_and_brackets_does_not_shift_the_fields() {
+        let text = b"42 (a) S 1 (b)) S 7 8 9 0 -1 4194308 0 0 0 0 0 0 0 0 20 0 1 0 987 1 1";
+        let stat = parse_stat(text).unwrap();
+        assert_eq!(stat.comm, b"a) S 1 (b)");
+        assert_eq!((stat.ppid, stat.pgrp, stat.session), (7, 8, 9));
+        assert_eq!(stat.process, Proc::new(42, 987).unwrap());
+        assert!(stat.exiting);
+    }
+
+    #[test]
+    fn no_text_makes_the_parser_panic() {
+        let whole = b"42 (x) S 7 8 9 0 -1 4194308 0 0 0 0 0 0 0 0 20 0 1 0 987 1 1";
+        for end in 0..whole.len() {
+            let _ = parse_stat(&whole[..end]);
+        }
+        assert_eq!(parse_stat(b")("), None);
+    }
+
+    #[test]
+    fn numbers_that_mean_groups_are_no_process() {
+        for pid in [i32::MIN, -1, 0, 1] {
+            assert_eq!(Proc::new(pid, 5), None);
+        }
+    }
+}

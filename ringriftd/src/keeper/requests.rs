@@ -1,0 +1,211 @@
+//! What the manager and the logger ask of the keeper.
+
+use super::child::Failure;
+use super::sockets;
+use super::state::{Keeper, Phase, say};
+use super::sweep::Picture;
+use super::types::Proc;
+use super::wire::{FromKeeper, FromLogger, Launch, ToKeeper, ToLogger};
+use super::{proc, signal, sys};
+use crate::ids::{LaunchId, Scope};
+
+impl Keeper {
+    /// A request of the manager.
+    pub fn on_request(&mut self, request: ToKeeper) {
+        match request {
+            ToKeeper::Serving => {
+                if let Phase::Starting { .. } = self.phase {
+                    self.phase = Phase::Serving;
+                }
+            }
+            ToKeeper::Launch(launch) => self.on_launch(&launch),
+            ToKeeper::Signal { id, signal, scope } => self.on_signal_request(id, signal, scope),
+            ToKeeper::Destroy { id } => self.destroy(&[id]),
+            ToKeeper::FindMain { id, pid } => match self.find_main(id, pid) {
+                Ok(main) => {
+                    let (pid, start_time) = (main.pid_u32(), main.start());
+                    self.tell_manager(&FromKeeper::MainFound { id, pid, start_time }, Vec::new());
+                }
+                Err(why) => self.tell_manager(&FromKeeper::MainMissing { id, why }, Vec::new()),
+            },
+            ToKeeper::Release { id } => self.on_release(id),
+            ToKeeper::Announce { text } => self.on_announce(&text),
+            ToKeeper::Ping { nonce } => self.tell_manager(&FromKeeper::Pong { nonce }, Vec::new()),
+            ToKeeper::End { code } => self.begin_end(code),
+        }
+    }
+
+    /// A word of the logger's.
+    pub fn on_logger_word(&mut self, word: FromLogger) {
+        match word {
+            FromLogger::Ready => {}
+            FromLogger::Closed { id } => {
+                self.draining.remove(&id);
+                if let Some(held) = self.launches.get_mut(&id) {
+                    held.pipe = None;
+                }
+            }
+        }
+    }
+
+    fn on_launch(&mut self, launch: &Launch) {
+        let id = launch.id;
+        if !self.launches.contains_key(&id) {
+            if self.phase.is_ending() {
+                return;
+            }
+            match self.machine.start(launch) {
+                Ok(held) => {
+                    self.by_pid.insert(held.main.pid(), id);
+                    if let Some(pipe) = &held.pipe {
+                        let (open, fd) = (
+                            ToLogger::Open {
+                                id,
+                                output: pipe.output.clone(),
+                            },
+                            pipe.fd.clone(),
+                        );
+                        self.tell_logger(&open, vec![fd]);
+                    }
+                    self.launches.insert(id, held);
+                }
+                Err(Failure { stage, errno }) => {
+                    self.tell_manager(&FromKeeper::LaunchFailed { id, stage, errno }, Vec::new());
+                    return;
+                }
+            }
+        }
+        let Some(held) = self.launches.get(&id) else {
+            return;
+        };
+        let (pid, start_time) = (held.main.pid_u32(), held.main.start());
+        let again = held.exit.map(|exit| {
+            let remains = super::over::some_pids(&held.left);
+            FromKeeper::Exited { id, exit, remains }
+        });
+        let fds = held.attached();
+        self.tell_manager(&FromKeeper::Launched { id, pid, start_time }, fds);
+        if let Some(exited) = again {
+            self.tell_manager(&exited, Vec::new());
+        }
+    }
+
+    fn on_signal_request(&mut self, id: LaunchId, signal: i32, scope: Scope) {
+        let Some(held) = self.launches.get(&id) else {
+            return;
+        };
+        let targets = match scope {
+            Scope::Main if held.exit.is_some() => return,
+            Scope::Main => vec![held.main],
+            Scope::All => self.processes(id),
+        };
+        if let Err(e) = signal::send_all(&targets, signal) {
+            say(&format!("cannot send signal {signal} to all of launch {id}: {e}"));
+        }
+    }
+
+    fn find_main(&mut self, id: LaunchId, pid: Option<u32>) -> Result<Proc, String> {
+        let held = self.launches.get(&id).ok_or("the launch is over")?;
+        if held.exit.is_none() {
+            return Err("the process that was launched still runs".to_owned());
+        }
+        let found = self.processes(id);
+        let main = match pid {
+            Some(pid) => {
+                let named = found.iter().copied().find(|p| p.pid_u32() == pid);
+                named.ok_or_else(|| format!("process {pid} does not belong to the unit, or has ended"))?
+            }
+            None => match found.as_slice() {
+                [] => return Err("no process is left".to_owned()),
+                [only] => *only,
+                several => return Err(format!("{} processes are left, and none is named", several.len())),
+            },
+        };
+        let stat = proc::stat(main.pid()).map_err(|_| "it has just ended".to_owned())?;
+        if stat.ppid != self.own_pid {
+            // Another process will reap it, unless that one ends first: the pidfd tells its end in either case.
+            let watch = sys::pidfd_open(main.pid()).map_err(|e| format!("it cannot be watched: {e}"))?;
+            if proc::stat(main.pid()).is_ok_and(|now| now.process == main) {
+                self.foreign.insert(id, watch);
+            } else {
+                return Err("it has just ended".to_owned());
+            }
+        }
+        self.unwatch(id);
+        self.leftover.remove(&id);
+        self.by_pid.insert(main.pid(), id);
+        if let Some(held) = self.launches.get_mut(&id) {
+            held.main = main;
+            held.exit = None;
+            held.left = found;
+        }
+        Ok(main)
+    }
+
+    fn on_release(&mut self, id: LaunchId) {
+        let Some(held) = self.launches.get_mut(&id) else {
+            return;
+        };
+        if held.is_over() {
+            self.forget(id);
+            return;
+        }
+        // The manager is mistaken, or does not care for what is left: nothing is left behind by that.
+        held.is_released = true;
+        self.destroy(&[id]);
+    }
+
+    /// Nothing of it is left, and nobody asks for it any more.
+    pub fn forget(&mut self, id: LaunchId) {
+        self.unwatch(id);
+        self.leftover.remove(&id);
+        self.killing.remove(&id);
+        self.foreign.remove(&id);
+        let Some(held) = self.launches.remove(&id) else {
+            return;
+        };
+        if let Some(leaf) = held.leaf {
+            self.bury(leaf);
+        }
+        if let Some(pipe) = held.pipe {
+            self.tell_logger(&ToLogger::Close { id }, Vec::new());
+            if self.logger.link.is_some() || self.logger_restarts.at.is_some() {
+                self.draining.insert(id, pipe);
+            }
+        }
+    }
+
+    fn on_announce(&mut self, text: &str) {
+        if let Some(address) = &self.outer
+            && let Err(e) = sockets::announce(address, text)
+        {
+            say(&format!(
+                "cannot tell the service manager at {}: {e}",
+                address.display()
+            ));
+        }
+    }
+
+    /// Every living process of a launch that can be proven to belong to it.
+    pub fn processes(&self, id: LaunchId) -> Vec<Proc> {
+        let Some(held) = self.launches.get(&id) else {
+            return Vec::new();
+        };
+        match &held.leaf {
+            Some(leaf) => leaf.processes(),
+            None => self.sweep().remove(&id).unwrap_or_default(),
+        }
+    }
+
+    /// The living processes of every launch, by the sweep.
+    pub fn sweep(&self) -> std::collections::BTreeMap<LaunchId, Vec<Proc>> {
+        let claims: Vec<_> = self.launches.iter().map(|(id, held)| held.claim(*id)).collect();
+        match Picture::take() {
+            Ok(picture) => picture.owners(self.own_pid, &self.role_pids(), &claims),
+            Err(e) => {
+                say(&format!("cannot read /proc: {e}"));
+                std::collections::BTreeMap::new()
+            }
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Manager and logger: how they are started, and what happens when one ends.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use proto::reply::Exit;
+
+use super::child::{self, ChildSpec};
+use super::launch::kill_each;
+use super::links::{self, Link};
+use super::state::{Keeper, Phase, Role, say};
+use super::types::{Proc, SharedFd};
+use super::wire::{FromKeeper, ToLogger, WIRE_VERSION, fd};
+use crate::limits;
+
+/// Of the service manager above, for the keeper alone: a role that spoke there would be taken for the daemon.
+const KEPT_FROM_ROLES: [&str; 6] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+];
+
+/// EX_SOFTWARE: a bug in ringrift.
+pub const BUG: u8 = 70;
+
+impl Keeper {
+    /// Starts logger and manager, which find each other by a pair of their own.
+    pub fn start_roles(&mut self) -> Result<(), String> {
+        let (manager_peer, logger_peer) =
+            links::pair().map_err(|e| format!("cannot make a socket pair: {e}"))?;
+        self.start_logger(&logger_peer)?;
+        let args = self.config.manager_args.clone();
+        let control = self.control.as_raw_fd();
+        let extra = [(manager_peer.as_raw_fd(), fd::PEER), (control, fd::CONTROL)];
+        self.manager = self.start_role("manager", &args, &extra)?;
+        Ok(())
+    }
+
+    fn start_logger(&mut self, peer: &OwnedFd) -> Result<(), String> {
+        let args = self.config.logger_args.clone();
+        self.logger = self.start_role("logger", &args, &[(peer.as_raw_fd(), fd::PEER)])?;
+        self.logger_restarts.since = Some(Instant::now());
+        Ok(())
+    }
+
+    fn start_role(
+        &mut self,
+        word: &str,
+        args: &[OsString],
+        extra: &[(RawFd, RawFd)],
+    ) -> Result<Role, String> {
+        let failed = |why: String| format!("cannot start the {word}: {why}");
+        let (ours, theirs) = links::pair().map_err(|e| failed(e.to_string()))?;
+        let c = |text: &OsStr| CString::new(text.as_bytes()).map_err(|e| failed(e.to_string()));
+        let program = c(self.config.program.as_os_str())?;
+        let mut argv = vec![c("ringriftd".as_ref())?, c(word.as_ref())?];
+        for arg in args {
+            argv.push(c(arg)?);
+        }
+        let mut env = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            if !KEPT_FROM_ROLES.iter().any(|kept| name == *kept) {
+                let mut entry = name;
+                entry.push("=");
+                entry.push(value);
+                env.push(c(&entry)?);
+            }
+        }
+        let mut fds = vec![
+            (self.machine.null.as_raw_fd(), 0),
+            (1, 1),
+            (2, 2),
+            (theirs.as_raw_fd(), fd::KEEPER),
+        ];
+        fds.extend_from_slice(extra);
+        let spec = ChildSpec {
+            program: Some(program),
+            argv,
+            env,
+            working_dir: None,
+            door: None,
+            oom_score_adj: None,
+            nice: None,
+            rlimits: Vec::new(),
+            umask: 0o077,
+            identity: None,
+            no_new_privs: false,
+            fds,
+        };
+        let process =
+            child::spawn(&mut self.machine.stack, &spec, &self.machine.marker).map_err(|failure| {
+                let cause = std::io::Error::from_raw_os_error(failure.errno);
+                failed(format!(
+                    "{} ({:?}): {cause}",
+                    self.config.program.display(),
+                    failure.stage
+                ))
+            })?;
+        let link = Link::new(ours).map_err(|e| failed(e.to_string()))?;
+        Ok(Role {
+            link: Some(link),
+            process: Some(process),
+            ..Role::default()
+        })
+    }
+
+    /// The first message to the manager.
+    pub fn greet(&mut self) {
+        let hello = FromKeeper::Hello {
+            version: WIRE_VERSION,
+            pid: self.own_pid.unsigned_abs(),
+            logger_pid: self.logger.process.map(Proc::pid_u32).unwrap_or_default(),
+            seed: self.seed,
+            containment: self.machine.containment.text(),
+        };
+        self.tell_manager(&hello, Vec::new());
+    }
+
+    /// `pid` was reaped. True when it was a role's.
+    pub fn on_role_end(&mut self, pid: i32, exit: Exit) -> bool {
+        if self.manager.process.is_some_and(|p| p.pid() == pid) {
+            // What it said last counts: an `End` may wait in its link.
+            self.read_last_words();
+            self.manager = Role {
+                exit: Some(exit),
+                ..Role::default()
+            };
+            self.on_manager_gone();
+            return true;
+        }
+        if self.logger.process.is_some_and(|p| p.pid() == pid) {
+            self.logger = Role {
+                exit: Some(exit),
+                ..Role::default()
+            };
+            self.on_logger_gone();
+            return true;
+        }
+        false
+    }
+
+    /// The manager's link is closed. Its process, if the keeper started one, is reaped before anything else is done
+    /// about it (two managers must never live), and may take a moment to end with a code of its own.
+    pub fn on_manager_silent(&mut self) {
+        self.manager.link = None;
+        match self.manager.process {
+            Some(_) => self.manager.kill_at = Some(Instant::now() + limits::ROLE_END_TIMEOUT),
+            None => self.on_manager_gone(),
+        }
+    }
+
+    /// The logger's link is closed.
+    pub fn on_logger_silent(&mut self) {
+        self.logger.link = None;
+        match self.logger.process {
+            Some(_) => self.logger.kill_at = Some(Instant::now() + limits::ROLE_END_TIMEOUT),
+            None => self.on_logger_gone(),
+        }
+    }
+
+    /// Kills the roles that closed their link and did not end.
+    pub fn on_silent_time(&mut self, now: Instant) {
+        for role in [&mut self.manager, &mut self.logger] {
+            if role.kill_at.is_some_and(|at| at <= now) {
+                role.kill_at = None;
+                kill_each(role.process.as_slice());
+            }
+        }
+    }
+
+    fn on_manager_gone(&mut self) {
+        match self.phase {
+            Phase::Starting { .. } => {
+                let code = match self.manager.exit {
+                    Some(Exit::Code(code)) => u8::try_from(code).unwrap_or(BUG),
+                    _ => BUG,
+                };
+                if code == BUG {
+                    say(&format!(
+                        "the manager ended before it served ({})",
+                        describe(self.manager.exit)
+                    ));
+                }
+                self.begin_end(code);
+            }
+            Phase::Serving => {
+                say(&format!(
+                    "the manager ended unasked ({}): all units are killed, and ringriftd ends with {BUG}",
+                    describe(self.manager.exit)
+                ));
+                self.begin_end(BUG);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_logger_gone(&mut self) {
+        if self.phase.is_ending() || !self.is_spawning_roles {
+            self.draining.clear();
+            return;
+        }
+        let now = Instant::now();
+        let lived = self
+            .logger_restarts
+            .since
+            .map_or(Duration::ZERO, |since| now - since);
+        if lived >= limits::LOGGER_STABLE_AFTER {
+            self.logger_restarts.step = 0;
+        }
+        let factor = 1u32.checked_shl(self.logger_restarts.step.min(16)).unwrap_or(1);
+        let delay = (limits::LOGGER_RESTART_DELAY * factor).min(limits::LOGGER_RESTART_MAX_DELAY);
+        self.logger_restarts.step += 1;
+        self.logger_restarts.at = Some(now + delay);
+        let how = describe(self.logger.exit);
+        say(&format!(
+            "the logger ended ({how}); it starts again in {} ms",
+            delay.as_millis()
+        ));
+    }
+
+    /// Starts the logger again, with a new link to the manager and with every pipe that is open.
+    pub fn on_logger_time(&mut self) {
+        self.logger_restarts.at = None;
+        let started = links::pair()
+            .map_err(|e| e.to_string())
+            .and_then(|(manager_peer, logger_peer)| {
+                self.start_logger(&logger_peer)?;
+                Ok(manager_peer)
+            });
+        let manager_peer = match started {
+            Ok(peer) => peer,
+            Err(why) => {
+                say(&why);
+                self.on_logger_gone();
+                return;
+            }
+        };
+        self.logger_restarts.times += 1;
+        let held = self
+            .launches
+            .iter()
+            .filter_map(|(id, held)| Some((*id, held.pipe.clone()?)));
+        let pipes: Vec<_> = held.collect();
+        for (id, pipe) in pipes {
+            self.tell_logger(
+                &ToLogger::Open {
+                    id,
+                    output: pipe.output,
+                },
+                vec![pipe.fd],
+            );
+        }
+        for (id, pipe) in self.draining.clone() {
+            self.tell_logger(
+                &ToLogger::Open {
+                    id,
+                    output: pipe.output,
+                },
+                vec![pipe.fd],
+            );
+            self.tell_logger(&ToLogger::Close { id }, Vec::new());
+        }
+        let pid = self.logger.process.map(Proc::pid_u32).unwrap_or_default();
+        let times = self.logger_restarts.times;
+        let peer: SharedFd = manager_peer.into();
+        self.tell_manager(&FromKeeper::LoggerRestarted { pid, times }, vec![peer]);
+    }
+}
+
+fn describe(exit: Option<Exit>) -> String {
+    match exit {
+        Some(Exit::Code(code)) => format!("exit code {code}"),
+        Some(Exit::Signal { signal, core }) => {
+            format!("signal {signal}{}", if core { ", core dumped" } else { "" })
+        }
+        Some(Exit::Unknown) | None => "its link was closed".to_owned(),
+    }
+}

@@ -1,0 +1,194 @@
+//! Everything that the keeper holds, and how it speaks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use nix::sys::inotify::{Inotify, WatchDescriptor};
+use proto::reply::Exit;
+
+use super::cgroup::Leaf;
+use super::config::KeeperConfig;
+use super::launch::{Held, Machine, Pipe};
+use super::links::Link;
+use super::lock::Lock;
+use super::types::{Proc, SharedFd};
+use super::wire::{FromKeeper, ToLogger};
+use crate::ids::LaunchId;
+
+/// Manager or logger, as the keeper sees it.
+#[derive(Default)]
+pub struct Role {
+    /// The keeper's end of its link; absent once the other end is gone.
+    pub link: Option<Link>,
+    /// Its process; absent once it is reaped, and where a test holds the other end.
+    pub process: Option<Proc>,
+    /// How it ended.
+    pub exit: Option<Exit>,
+    /// Its link is closed and its process lives: it is killed then.
+    pub kill_at: Option<Instant>,
+}
+
+impl Role {
+    /// Neither process nor link is left.
+    pub fn is_gone(&self) -> bool {
+        self.link.is_none() && self.process.is_none()
+    }
+}
+
+/// How far the keeper is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The manager has not said `Serving`: its end ends the keeper with its exit code.
+    Starting {
+        /// It must have said so until then.
+        until: Instant,
+    },
+    /// The manager serves.
+    Serving,
+    /// All launches are being destroyed.
+    Destroying {
+        /// The exit code to come.
+        code: u8,
+        /// What is left then is left.
+        until: Instant,
+    },
+    /// Manager and logger are to end.
+    EndingRoles {
+        /// The exit code to come.
+        code: u8,
+        /// Those that are still there then are killed.
+        until: Instant,
+        /// They have been killed.
+        is_killed: bool,
+    },
+    /// What no launch accounts for is killed.
+    Sweeping {
+        /// The exit code to come.
+        code: u8,
+        /// What is left then is left.
+        until: Instant,
+        /// The next round.
+        again: Instant,
+    },
+    /// Nothing is left to do.
+    Done {
+        /// The exit code.
+        code: u8,
+    },
+}
+
+impl Phase {
+    /// The keeper is on its way out.
+    pub fn is_ending(self) -> bool {
+        !matches!(self, Self::Starting { .. } | Self::Serving)
+    }
+}
+
+/// When and after how many deaths the logger comes back.
+#[derive(Debug, Default)]
+pub struct LoggerRestarts {
+    /// When it is started again.
+    pub at: Option<Instant>,
+    /// The next back-off's exponent.
+    pub step: u32,
+    /// When the present one was started.
+    pub since: Option<Instant>,
+    /// How often it was restarted.
+    pub times: u32,
+}
+
+/// A leaf that the kernel still counts busy.
+#[derive(Debug)]
+pub struct Grave {
+    /// Which.
+    pub leaf: Leaf,
+    /// Attempts so far.
+    pub tries: u32,
+}
+
+/// All that the keeper holds.
+pub struct Keeper {
+    /// What it was told at its start.
+    pub config: KeeperConfig,
+    /// Held until the end.
+    pub lock: Lock,
+    /// The control socket, for the manager; absent in tests without one.
+    pub control: OwnedFd,
+    /// Its path.
+    pub control_path: PathBuf,
+    /// What launches need.
+    pub machine: Machine,
+    /// The node's random number.
+    pub seed: u64,
+    /// Its own pid.
+    pub own_pid: i32,
+    /// NOTIFY_SOCKET of the service manager above.
+    pub outer: Option<OsString>,
+    /// The launches.
+    pub launches: BTreeMap<LaunchId, Held>,
+    /// The main processes that have not ended.
+    pub by_pid: BTreeMap<i32, LaunchId>,
+    /// Main processes that are another process's children: their end is seen by pidfd only.
+    pub foreign: BTreeMap<LaunchId, OwnedFd>,
+    /// Pipes of released launches that the logger still reads.
+    pub draining: BTreeMap<LaunchId, Pipe>,
+    /// Launches whose main process has ended and of which something is left.
+    pub leftover: BTreeSet<LaunchId>,
+    /// Launches that are being destroyed.
+    pub killing: BTreeSet<LaunchId>,
+    /// Tells when a leaf becomes empty; absent where the kernel gives none.
+    pub inotify: Option<Inotify>,
+    /// Whose leaf is watched.
+    pub watches: BTreeMap<WatchDescriptor, LaunchId>,
+    /// Leaves to be removed.
+    pub graves: Vec<Grave>,
+    /// When to look again at what cannot be watched.
+    pub look_again: Option<Instant>,
+    /// The manager.
+    pub manager: Role,
+    /// The logger.
+    pub logger: Role,
+    /// The logger's returns.
+    pub logger_restarts: LoggerRestarts,
+    /// Roles are processes that the keeper started, not ends that a test holds.
+    pub is_spawning_roles: bool,
+    /// How far it is.
+    pub phase: Phase,
+}
+
+impl Keeper {
+    /// Says `message` to the manager, if there is one.
+    pub fn tell_manager(&mut self, message: &FromKeeper, fds: Vec<SharedFd>) {
+        if let Some(link) = &mut self.manager.link
+            && !link.send(message, fds)
+        {
+            say("a message to the manager cannot be encoded (a bug in ringrift)");
+        }
+    }
+
+    /// Says `message` to the logger; when there is none, the next one is told the whole state anyway.
+    pub fn tell_logger(&mut self, message: &ToLogger, fds: Vec<SharedFd>) {
+        if let Some(link) = &mut self.logger.link
+            && !link.send(message, fds)
+        {
+            say("a message to the logger cannot be encoded (a bug in ringrift)");
+        }
+    }
+
+    /// The pids of manager and logger, which belong to no launch.
+    pub fn role_pids(&self) -> Vec<i32> {
+        [&self.manager, &self.logger]
+            .iter()
+            .filter_map(|role| role.process.map(Proc::pid))
+            .collect()
+    }
+}
+
+/// One line for people, on stderr. Nobody may be there to read it.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "ringriftd: {text}");
+}

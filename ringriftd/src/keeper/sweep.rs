@@ -1,0 +1,206 @@
+//! Who belongs to which launch where there is no cgroup. A picture of /proc, and proofs in the order of their
+//! weight: what an earlier picture proved, the marks in the environment that the process was started with, the
+//! session or group of the launch's main process, and at last the parent's launch. Only descendants of the keeper
+//! are looked at; orphans among them are its children, since it is their subreaper.
+//!
+//! What it cannot prove: a process that took a new session, emptied its environment and lost its parent between two
+//! pictures. It is still killed at the keeper's end ([`Picture::below`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::proc::{self, Stat};
+use super::types::Proc;
+use crate::ids::LaunchId;
+
+/// What is known of one launch.
+#[derive(Debug, Clone)]
+pub struct Claim<'a> {
+    /// Which.
+    pub id: LaunchId,
+    /// RINGRIFT_INVOCATION_ID of its processes.
+    pub invocation: &'a str,
+    /// RINGRIFT_ROLE of its processes.
+    pub role: &'a str,
+    /// Its first process, a session leader.
+    pub leader: Proc,
+    /// Its main process, when that is another one by now.
+    pub main: Proc,
+    /// What an earlier picture proved.
+    pub known: &'a [Proc],
+}
+
+/// Every process of the machine at (about) one moment.
+#[derive(Debug)]
+pub struct Picture {
+    all: BTreeMap<i32, Stat>,
+}
+
+impl Picture {
+    /// Reads /proc once. Processes that vanish meanwhile are left out.
+    pub fn take() -> std::io::Result<Self> {
+        let all = proc::pids()?
+            .into_iter()
+            .filter_map(|pid| Some((pid, proc::stat(pid).ok()?)))
+            .collect();
+        Ok(Self { all })
+    }
+
+    /// The living descendants of `top`, without `except` and theirs.
+    pub fn below(&self, top: i32, except: &[i32]) -> Vec<Proc> {
+        self.below_stats(top, except)
+            .into_iter()
+            .filter(|s| !s.is_dead())
+            .map(|s| s.process)
+            .collect()
+    }
+
+    fn below_stats(&self, top: i32, except: &[i32]) -> Vec<&Stat> {
+        let mut children: BTreeMap<i32, Vec<&Stat>> = BTreeMap::new();
+        for stat in self.all.values() {
+            children.entry(stat.ppid).or_default().push(stat);
+        }
+        let mut found = Vec::new();
+        let mut seen = BTreeSet::from([top]);
+        let mut open = vec![top];
+        while let Some(parent) = open.pop() {
+            for child in children.get(&parent).into_iter().flatten() {
+                let pid = child.process.pid();
+                if !except.contains(&pid) && seen.insert(pid) {
+                    found.push(*child);
+                    open.push(pid);
+                }
+            }
+        }
+        found
+    }
+
+    /// The living processes of each launch; one without any is absent. Parents come before their children.
+    pub fn owners(&self, top: i32, except: &[i32], claims: &[Claim<'_>]) -> BTreeMap<LaunchId, Vec<Proc>> {
+        let by_mark: BTreeMap<(&str, &str), LaunchId> =
+            claims.iter().map(|c| ((c.invocation, c.role), c.id)).collect();
+        let by_known: BTreeMap<Proc, LaunchId> = claims
+            .iter()
+            .flat_map(|c| {
+                c.known
+                    .iter()
+                    .chain([&c.leader, &c.main])
+                    .map(|process| (*process, c.id))
+            })
+            .collect();
+        // Once the leader has gone and nobody is left in its session, its number may lead another session.
+        let by_leader: BTreeMap<i32, LaunchId> = claims
+            .iter()
+            .filter(|c| {
+                self.all
+                    .get(&c.leader.pid())
+                    .is_none_or(|now| now.process == c.leader)
+            })
+            .map(|c| (c.leader.pid(), c.id))
+            .collect();
+        let mut owner: BTreeMap<i32, LaunchId> = BTreeMap::new();
+        let mut found: BTreeMap<LaunchId, Vec<Proc>> = BTreeMap::new();
+        for stat in self.below_stats(top, except) {
+            if stat.is_dead() {
+                continue;
+            }
+            let pid = stat.process.pid();
+            let marked = || {
+                let (invocation, role) = proc::birth_mark(pid)?;
+                by_mark.get(&(invocation.as_str(), role.as_str())).copied()
+            };
+            let id = by_known
+                .get(&stat.process)
+                .copied()
+                .or_else(marked)
+                .or_else(|| by_leader.get(&stat.session).copied())
+                .or_else(|| by_leader.get(&stat.pgrp).copied())
+                .or_else(|| owner.get(&stat.ppid).copied());
+            if let Some(id) = id {
+                owner.insert(pid, id);
+                found.entry(id).or_default().push(stat.process);
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Invocation;
+
+    fn process(pid: i32) -> Proc {
+        Proc::new(pid, 100).unwrap()
+    }
+
+    /// Numbers far above pid_max, so that no environment of a real process is read.
+    fn stat(pid: i32, ppid: i32, session: i32) -> (i32, Stat) {
+        let stat = Stat {
+            process: process(pid),
+            comm: b"x".to_vec(),
+            state: b'S',
+            ppid,
+            pgrp: session,
+            session,
+            exiting: false,
+        };
+        (pid, stat)
+    }
+
+    fn claim(id: u64, leader: Proc, known: &[Proc]) -> Claim<'_> {
+        Claim {
+            id: LaunchId::main(Invocation(id)),
+            invocation: "i",
+            role: "r",
+            leader,
+            main: leader,
+            known,
+        }
+    }
+
+    const TOP: i32 = 900_000_000;
+
+    fn pids(picture: &Picture, claims: &[Claim<'_>], id: u64) -> Vec<i32> {
+        let mut found = picture.owners(TOP, &[TOP + 9], claims);
+        let procs = found.remove(&LaunchId::main(Invocation(id))).unwrap_or_default();
+        procs.into_iter().map(Proc::pid).collect()
+    }
+
+    #[test]
+    fn session_group_and_ancestry_prove_and_strangers_do_not_belong() {
+        let picture = Picture {
+            all: BTreeMap::from([
+                stat(TOP + 1, TOP, TOP + 1),
+                stat(TOP + 2, TOP + 1, TOP + 2),
+                stat(TOP + 3, TOP, TOP + 1),
+                stat(TOP + 4, TOP, TOP + 4),
+                stat(TOP + 5, 1, TOP + 1),
+                stat(TOP + 10, TOP + 9, TOP + 1),
+            ]),
+        };
+        let claims = [claim(1, process(TOP + 1), &[])];
+        let mut found = pids(&picture, &claims, 1);
+        found.sort_unstable();
+        assert_eq!(found, [TOP + 1, TOP + 2, TOP + 3]);
+    }
+
+    #[test]
+    fn a_leaders_number_given_to_another_process_proves_nothing() {
+        let picture = Picture {
+            all: BTreeMap::from([stat(TOP + 1, TOP, TOP + 1)]),
+        };
+        let older = Proc::new(TOP + 1, 50).unwrap();
+        assert_eq!(pids(&picture, &[claim(1, older, &[])], 1), Vec::<i32>::new());
+    }
+
+    #[test]
+    fn what_was_proven_once_stays_proven_after_a_new_session() {
+        let picture = Picture {
+            all: BTreeMap::from([stat(TOP + 7, TOP, TOP + 7)]),
+        };
+        let leader = process(TOP + 1);
+        let known = [process(TOP + 7)];
+        assert_eq!(pids(&picture, &[claim(1, leader, &[])], 1), Vec::<i32>::new());
+        assert_eq!(pids(&picture, &[claim(1, leader, &known)], 1), [TOP + 7]);
+    }
+}

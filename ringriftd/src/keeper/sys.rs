@@ -1,0 +1,144 @@
+//! The system calls that nix does not have, or has with types that lose something (its `WaitStatus` knows no
+//! real-time signals). Thin, and without policy.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use proto::reply::Exit;
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// pidfd_open(2).
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers, touches no memory.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// pidfd_send_signal(2).
+pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open for the call, a null siginfo is allowed.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            no_info,
+            0,
+        )
+    })?;
+    Ok(())
+}
+
+/// A child that ended and has not been reaped: its pid.
+pub fn peek_ended_child() -> Option<i32> {
+    wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
+        .ok()
+        .flatten()
+        .map(|(pid, _)| pid)
+}
+
+/// The child `pid` has ended (and stays to be reaped).
+pub fn child_has_ended(pid: i32) -> bool {
+    matches!(
+        wait(libc::P_PID, pid, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT),
+        Ok(Some(_))
+    )
+}
+
+/// Reaps the child `pid`, which has ended or is about to.
+pub fn reap(pid: i32) -> io::Result<Exit> {
+    match wait(libc::P_PID, pid, libc::WEXITED)? {
+        Some((_, exit)) => Ok(exit),
+        None => Ok(Exit::Unknown),
+    }
+}
+
+/// This process has no child at all.
+pub fn is_childless() -> bool {
+    matches!(wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT),
+        Err(e) if e.raw_os_error() == Some(libc::ECHILD))
+}
+
+fn wait(kind: libc::idtype_t, pid: i32, options: libc::c_int) -> io::Result<Option<(i32, Exit)>> {
+    loop {
+        // SAFETY: an all-zero siginfo_t is a valid one, and says "nobody" (pid 0).
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `info` is ours and writable for the whole call.
+        let result = unsafe { libc::waitid(kind, pid.unsigned_abs(), &raw mut info, options) };
+        if result < 0 {
+            let e = io::Error::last_os_error();
+            if e.raw_os_error() == Some(libc::EINTR) {
+                continue;
+            }
+            return Err(e);
+        }
+        // SAFETY: waitid(2) fills these fields, or left them zero.
+        let (ended, status) = unsafe { (info.si_pid(), info.si_status()) };
+        if ended == 0 {
+            return Ok(None);
+        }
+        let exit = match info.si_code {
+            libc::CLD_EXITED => Exit::Code(status),
+            libc::CLD_KILLED => Exit::Signal {
+                signal: status,
+                core: false,
+            },
+            libc::CLD_DUMPED => Exit::Signal {
+                signal: status,
+                core: true,
+            },
+            _ => Exit::Unknown,
+        };
+        return Ok(Some((ended, exit)));
+    }
+}
+
+/// Makes this process the one that orphans below it fall to (prctl(2), PR_SET_CHILD_SUBREAPER).
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: takes integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }.into())?;
+    Ok(())
+}
+
+/// A random number of the kernel's (getrandom(2)).
+pub fn random() -> io::Result<u64> {
+    let mut bytes = [0u8; 8];
+    // SAFETY: the buffer is ours and as long as said; 8 bytes are never given in part.
+    check(unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } as libc::c_long)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// Ignores a signal in this process (its launches start with the default again).
+pub fn ignore_signal(signal: nix::sys::signal::Signal) -> io::Result<()> {
+    // SAFETY: SIG_IGN installs no handler, so there is nothing to be reentrant.
+    unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) }?;
+    Ok(())
+}
+
+/// Each datagram that arrives brings a pidfd of its sender (SO_PASSPIDFD, Linux 6.5).
+pub fn pass_pidfd(socket: impl AsFd) -> io::Result<()> {
+    const SO_PASSPIDFD: libc::c_int = 76;
+    let on: libc::c_int = 1;
+    // SAFETY: the option's value is an int of ours, its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSPIDFD,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    check(result.into())?;
+    Ok(())
+}

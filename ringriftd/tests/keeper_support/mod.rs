@@ -1,0 +1,444 @@
+//! A keeper in a process of its own, with the test at the manager's and a thread at the logger's end of its links.
+//!
+//! The process is this test program again, asked for [`keeper_process`] alone: the keeper changes its process for
+//! good, so it cannot live in the one that runs the tests.
+#![allow(dead_code)] // each test program uses a part of it
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{IoSlice, IoSliceMut, Read};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use proto::reply::Exit;
+use ringriftd::ids::{Invocation, LaunchId, Scope, invocation_text};
+use ringriftd::keeper::wire::{FromKeeper, FromLogger, Launch, Output, Stage, ToKeeper, ToLogger};
+use ringriftd::keeper::{Contain, KeeperConfig, links, run, run_with_links};
+use ringriftd::limits;
+
+/// Longer than anything takes on a loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+const DIR: &str = "KEEPER_TEST_DIR";
+const MODE: &str = "KEEPER_TEST_MODE";
+const LINKS: &str = "KEEPER_TEST_LINKS";
+const PROGRAM: &str = "KEEPER_TEST_PROGRAM";
+
+/// The keeper itself, when another test starts it; nothing when run by hand.
+#[test]
+#[ignore = "the keeper of the other tests"]
+fn keeper_process() {
+    let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else { return };
+    let mut config = KeeperConfig::new(dir.join("run"), dir.join("state"), dir.join("log"));
+    config.containment = match std::env::var(MODE).as_deref() {
+        Ok("cgroup") => Contain::Auto,
+        _ => Contain::ProcessGroup,
+    };
+    if let Some(program) = std::env::var_os(PROGRAM) {
+        config.program = program.into();
+        config.manager_args = vec![dir.clone().into()];
+        config.logger_args = vec![dir.into()];
+        std::process::exit(run(config).into());
+    }
+    let ends = std::env::var(LINKS).unwrap();
+    let (manager, logger) = ends.split_once(',').unwrap();
+    let end = |text: &str| {
+        // SAFETY: inherited for this purpose, and wrapped once.
+        unsafe { OwnedFd::from_raw_fd(text.parse().unwrap()) }
+    };
+    std::process::exit(run_with_links(config, end(manager), end(logger)).into());
+}
+
+/// How launches are to be held together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Cgroup,
+    Group,
+}
+
+/// Both, or the one that works here; what is left out is said.
+pub fn modes() -> Vec<Mode> {
+    if has_cgroup() {
+        vec![Mode::Cgroup, Mode::Group]
+    } else {
+        eprintln!("SKIPPED in cgroup mode: no writable cgroup v2 here");
+        vec![Mode::Group]
+    }
+}
+
+fn has_cgroup() -> bool {
+    let seed = u64::from(std::process::id()) << 32 | u64::from(Instant::now().elapsed().subsec_nanos());
+    match ringriftd::keeper::cgroup::Root::make(None, seed ^ 0xffff) {
+        Ok(root) => root.remove(),
+        Err(_) => false,
+    }
+}
+
+pub fn is_root() -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        eprintln!("SKIPPED: needs root");
+    }
+    is_root
+}
+
+pub fn command(dir: &Path, mode: Mode, inherit: Vec<RawFd>) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["keeper_support::keeper_process", "--exact", "--ignored", "--nocapture", "-q"]);
+    command.env(DIR, dir).env(MODE, if mode == Mode::Cgroup { "cgroup" } else { "group" });
+    command.env_remove("NOTIFY_SOCKET");
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    // SAFETY: fcntl(2) and sigprocmask(2) are async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            for fd in &inherit {
+                if libc::fcntl(*fd, libc::F_SETFD, 0) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            // In the real program the keeper has only one thread. Here the test runner has another, which must not
+            // take the keeper's signals.
+            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+            Ok(())
+        });
+    }
+    command
+}
+
+/// A keeper under test.
+pub struct Node {
+    pub dir: tempfile::TempDir,
+    pub keeper: Child,
+    pub hello: FromKeeper,
+    pub seed: u64,
+    manager: Option<OwnedFd>,
+    outputs: Receiver<(LaunchId, String)>,
+    unread: VecDeque<(FromKeeper, Vec<OwnedFd>)>,
+    next: u64,
+}
+
+impl Node {
+    pub fn start(mode: Mode) -> Self {
+        Self::start_with(mode, &[], |_| {})
+    }
+
+    pub fn start_with(mode: Mode, extra_fds: &[RawFd], change: impl FnOnce(&mut Command)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (manager, manager_end) = links::pair().unwrap();
+        let (logger, logger_end) = links::pair().unwrap();
+        let mut inherit = vec![manager_end.as_raw_fd(), logger_end.as_raw_fd()];
+        inherit.extend_from_slice(extra_fds);
+        let mut command = command(dir.path(), mode, inherit);
+        command.env(LINKS, format!("{},{}", manager_end.as_raw_fd(), logger_end.as_raw_fd()));
+        change(&mut command);
+        let keeper = command.spawn().unwrap();
+        drop((manager_end, logger_end));
+        let (sender, outputs) = channel();
+        std::thread::spawn(move || logger_thread(&logger, &sender));
+        let mut node = Self {
+            dir,
+            keeper,
+            hello: FromKeeper::Pong { nonce: 0 },
+            seed: 0,
+            manager: Some(manager),
+            outputs,
+            unread: VecDeque::new(),
+            next: 0,
+        };
+        let (hello, _) = node.next_message();
+        let FromKeeper::Hello { seed, ref containment, pid, .. } = hello else { panic!("{hello:?}") };
+        assert_eq!(containment.starts_with("cgroup "), mode == Mode::Cgroup, "{containment}");
+        assert_eq!(pid, node.keeper.id());
+        node.seed = seed;
+        node.hello = hello;
+        node.send(&ToKeeper::Serving);
+        node
+    }
+
+    /// The folder of the leaves.
+    pub fn cgroup(&self) -> Option<PathBuf> {
+        let FromKeeper::Hello { containment, .. } = &self.hello else { return None };
+        containment.strip_prefix("cgroup ").map(PathBuf::from)
+    }
+
+    pub fn send(&self, request: &ToKeeper) {
+        let bytes = proto::codec::encode(request).unwrap();
+        let fd = self.manager.as_ref().unwrap().as_raw_fd();
+        sendmsg::<()>(fd, &[IoSlice::new(&bytes)], &[], MsgFlags::MSG_NOSIGNAL, None).unwrap();
+    }
+
+    fn read(&self) -> Option<(FromKeeper, Vec<OwnedFd>)> {
+        let fd = self.manager.as_ref().unwrap();
+        wait_readable(fd);
+        receive(fd.as_raw_fd())
+    }
+
+    /// The next message, in order.
+    pub fn next_message(&mut self) -> (FromKeeper, Vec<OwnedFd>) {
+        if let Some(first) = self.unread.pop_front() {
+            return first;
+        }
+        self.read().expect("the keeper closed its link")
+    }
+
+    /// The first message that `wanted` wants; others wait.
+    pub fn wait_for<T>(&mut self, wanted: impl Fn(&FromKeeper) -> Option<T>) -> (T, Vec<OwnedFd>) {
+        let found = self.unread.iter().position(|(m, _)| wanted(m).is_some());
+        if let Some((m, fds)) = found.and_then(|at| self.unread.remove(at)) {
+            return (wanted(&m).unwrap(), fds);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < deadline, "the message did not come; instead: {:?}", self.unread);
+            let (m, fds) = self.read().expect("the keeper closed its link");
+            match wanted(&m) {
+                Some(t) => return (t, fds),
+                None => self.unread.push_back((m, fds)),
+            }
+        }
+    }
+
+    pub fn id(&mut self) -> LaunchId {
+        self.next += 1;
+        LaunchId::main(Invocation(self.next))
+    }
+
+    /// A launch of a shell script.
+    pub fn shell(&mut self, script: &str) -> Launch {
+        self.launch(&["/bin/sh", "-c", script])
+    }
+
+    pub fn launch(&mut self, argv: &[&str]) -> Launch {
+        let id = self.id();
+        let invocation = invocation_text(self.seed, id.invocation);
+        Launch {
+            id,
+            env: vec![
+                b"PATH=/usr/bin:/bin".to_vec(),
+                format!("RINGRIFT_INVOCATION_ID={invocation}").into_bytes(),
+                b"RINGRIFT_ROLE=main".to_vec(),
+            ],
+            invocation,
+            role: "main".to_owned(),
+            tag: "test".to_owned(),
+            program: argv[0].as_bytes().to_vec(),
+            argv: argv.iter().map(|a| a.as_bytes().to_vec()).collect(),
+            working_dir: b"/".to_vec(),
+            identity: None,
+            umask: 0o022,
+            nice: None,
+            oom_score_adj: 0,
+            rlimits: Vec::new(),
+            no_new_privs: true,
+            output: Output { unit: "test".to_owned(), max_size: 1 << 20, max_files: 2, drain_ms: 100 },
+            notify: None,
+            ready_fd: None,
+        }
+    }
+
+    pub fn ask(&self, launch: &Launch) -> LaunchId {
+        self.send(&ToKeeper::Launch(Box::new(launch.clone())));
+        launch.id
+    }
+
+    pub fn launched(&mut self, id: LaunchId) -> (u32, Vec<OwnedFd>) {
+        self.wait_for(|m| match m {
+            FromKeeper::Launched { id: i, pid, .. } if *i == id => Some(*pid),
+            FromKeeper::LaunchFailed { id: i, stage, errno } if *i == id => {
+                panic!("the launch failed: {stage:?} {errno}")
+            }
+            _ => None,
+        })
+    }
+
+    pub fn failed(&mut self, id: LaunchId) -> (Stage, i32) {
+        self.wait_for(|m| match m {
+            FromKeeper::LaunchFailed { id: i, stage, errno } if *i == id => Some((*stage, *errno)),
+            FromKeeper::Launched { id: i, .. } if *i == id => panic!("it was launched"),
+            _ => None,
+        })
+        .0
+    }
+
+    pub fn exited(&mut self, id: LaunchId) -> (Exit, Vec<u32>) {
+        self.wait_for(|m| match m {
+            FromKeeper::Exited { id: i, exit, remains } if *i == id => Some((*exit, remains.clone())),
+            _ => None,
+        })
+        .0
+    }
+
+    pub fn emptied(&mut self, id: LaunchId) {
+        self.wait_for(|m| matches!(m, FromKeeper::Emptied { id: i } if *i == id).then_some(()));
+    }
+
+    /// Launches with a readiness pipe at 3, and waits for the script's newline on it.
+    pub fn launch_ready(&mut self, script: &str) -> (LaunchId, u32) {
+        let mut launch = self.shell(script);
+        launch.ready_fd = Some(3);
+        let id = self.ask(&launch);
+        let (pid, fds) = self.launched(id);
+        let [ready]: [OwnedFd; 1] = fds.try_into().unwrap();
+        wait_readable(&ready);
+        let mut byte = [0];
+        assert_eq!(std::fs::File::from(ready).read(&mut byte).unwrap(), 1, "it ended without being ready");
+        (id, pid)
+    }
+
+    /// Runs to the end and is forgotten: how it ended, and what it wrote.
+    pub fn run(&mut self, launch: &Launch) -> (Exit, String) {
+        let id = self.ask(launch);
+        self.launched(id);
+        let (exit, remains) = self.exited(id);
+        assert_eq!(remains, Vec::<u32>::new());
+        (exit, self.release(id))
+    }
+
+    /// Forgets a launch: what it wrote.
+    pub fn release(&mut self, id: LaunchId) -> String {
+        self.send(&ToKeeper::Release { id });
+        let (closed, text) = self.outputs.recv_timeout(PATIENCE).expect("the logger was told to close");
+        assert_eq!(closed, id);
+        text
+    }
+
+    pub fn signal(&self, id: LaunchId, signal: i32, scope: Scope) {
+        self.send(&ToKeeper::Signal { id, signal, scope });
+    }
+
+    pub fn destroy(&self, id: LaunchId) {
+        self.send(&ToKeeper::Destroy { id });
+    }
+
+    /// Waits until the keeper has done all that was asked before.
+    pub fn settle(&mut self) {
+        self.send(&ToKeeper::Ping { nonce: 77 });
+        self.wait_for(|m| matches!(m, FromKeeper::Pong { nonce: 77 }).then_some(()));
+    }
+
+    /// Goes away without a word: the keeper's exit code.
+    pub fn abandon(&mut self) -> Option<i32> {
+        self.manager = None;
+        wait_child(&mut self.keeper).code()
+    }
+
+    /// Asks the keeper to end, and checks that nothing of it is left.
+    pub fn end(mut self, code: u8) {
+        let below = descendants(self.keeper.id());
+        let cgroup = self.cgroup();
+        self.send(&ToKeeper::End { code });
+        self.manager = None;
+        assert_eq!(wait_child(&mut self.keeper).code(), Some(code.into()));
+        for (pid, start) in below {
+            assert!(!is_running(pid, start), "process {pid} is left");
+        }
+        assert!(!self.dir.path().join("run/control.sock").exists());
+        assert!(cgroup.is_none_or(|folder| !folder.exists()));
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // The end of the manager's link ends the keeper and all that it holds.
+        self.manager = None;
+        let ended = wait_child_for(&mut self.keeper, PATIENCE);
+        if ended.is_none() {
+            let _ = self.keeper.kill();
+            let _ = self.keeper.wait();
+            if !std::thread::panicking() {
+                panic!("the keeper did not end");
+            }
+        }
+    }
+}
+
+fn logger_thread(link: &OwnedFd, outputs: &Sender<(LaunchId, String)>) {
+    let mut pipes: BTreeMap<LaunchId, std::fs::File> = BTreeMap::new();
+    while let Some((word, mut fds)) = receive::<ToLogger>(link.as_raw_fd()) {
+        match word {
+            ToLogger::Open { id, .. } => {
+                pipes.insert(id, fds.remove(0).into());
+            }
+            ToLogger::Close { id } => {
+                let mut text = Vec::new();
+                if let Some(mut pipe) = pipes.remove(&id) {
+                    let _ = pipe.read_to_end(&mut text);
+                }
+                let closed = proto::codec::encode(&FromLogger::Closed { id }).unwrap();
+                let data = [IoSlice::new(&closed)];
+                let _ = sendmsg::<()>(link.as_raw_fd(), &data, &[], MsgFlags::MSG_NOSIGNAL, None);
+                let _ = outputs.send((id, String::from_utf8_lossy(&text).into_owned()));
+            }
+            ToLogger::End => return,
+        }
+    }
+}
+
+fn receive<T: serde::de::DeserializeOwned>(fd: RawFd) -> Option<(T, Vec<OwnedFd>)> {
+    let mut buffer = vec![0; limits::WIRE_MESSAGE_MAX];
+    let mut space = nix::cmsg_space!([RawFd; 4]);
+    let mut data = [IoSliceMut::new(&mut buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(fd, &mut data, Some(&mut space), flags).ok()?;
+    assert!(!message.flags.contains(MsgFlags::MSG_CTRUNC));
+    let mut fds = Vec::new();
+    for control in message.cmsgs().unwrap() {
+        if let ControlMessageOwned::ScmRights(received) = control {
+            // SAFETY: recvmsg(2) has just made them.
+            fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    let bytes = message.bytes;
+    if bytes == 0 {
+        return None;
+    }
+    Some((proto::codec::decode(&buffer[..bytes]).unwrap(), fds))
+}
+
+pub fn wait_readable(fd: &OwnedFd) {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(PATIENCE).unwrap();
+    assert_eq!(nix::poll::poll(&mut fds, timeout).unwrap(), 1, "nothing came");
+}
+
+pub fn wait_child(child: &mut Child) -> ExitStatus {
+    wait_child_for(child, PATIENCE).expect("the process did not end")
+}
+
+fn wait_child_for(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    if let Some(status) = child.try_wait().unwrap() {
+        return Some(status);
+    }
+    let held = ringriftd::keeper::sys::pidfd_open(child.id().cast_signed()).ok()?;
+    let mut fds = [PollFd::new(held.as_fd(), PollFlags::POLLIN)];
+    nix::poll::poll(&mut fds, PollTimeout::try_from(patience).unwrap()).unwrap();
+    child.try_wait().unwrap()
+}
+
+/// Keeps `pid` from being mistaken: its start time.
+pub fn start_time(pid: u32) -> u64 {
+    ringriftd::keeper::proc::stat(pid.cast_signed()).unwrap().process.start()
+}
+
+pub fn is_running(pid: u32, start: u64) -> bool {
+    ringriftd::keeper::proc::stat(pid.cast_signed()).is_ok_and(|s| s.process.start() == start && !s.is_dead())
+}
+
+/// All processes below `top`.
+pub fn descendants(top: u32) -> Vec<(u32, u64)> {
+    let picture = ringriftd::keeper::sweep::Picture::take().unwrap();
+    picture.below(top.cast_signed(), &[]).into_iter().map(|p| (p.pid_u32(), p.start())).collect()
+}
+
+/// A keeper that starts `program` as its roles.
+pub fn command_with_roles(dir: &Path, program: &Path) -> Command {
+    let mut command = command(dir, Mode::Group, Vec::new());
+    command.env(PROGRAM, program);
+    command
+}
