@@ -1,0 +1,383 @@
+//! The bytes on the wire: fixed for [`proto::frame::VERSION`], and safe to read from a stranger.
+
+use proptest::prelude::*;
+use proto::codec::{CodecError, MAX_VALUE, decode, encode};
+use proto::frame::{Answer, Ask, Hello, MAGIC, MAX_FRAME, VERSION, Welcome, framing};
+use proto::reply::{
+    Blocker, Cause, CauseKind, Event, Exit, Failure, Health, LastExit, LineEnd, LogLine, Reply, State,
+    UnitStatus, Verdict,
+};
+use proto::request::{Job, Request, WaitFor, Whom};
+use tokio_util::codec::Decoder;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A change here is a change of the protocol: raise `VERSION`, then write the new bytes down.
+#[track_caller]
+fn check_golden<T>(value: &T, expected: &str)
+where
+    T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    let bytes = encode(value).expect("the value encodes");
+    assert_eq!(
+        hex(&bytes),
+        expected,
+        "the wire changed without a new VERSION: {value:?}"
+    );
+    assert_eq!(&decode::<T>(&bytes).expect("the bytes decode"), value);
+}
+
+#[test]
+fn version_one_says_hello_in_these_bytes() {
+    assert_eq!(VERSION, 1);
+    let hello = Hello {
+        magic: MAGIC,
+        version: 1,
+        program: "ctl 1".into(),
+    };
+    check_golden(&hello, "fc54465252010563746c2031");
+}
+
+#[test]
+fn version_one_welcomes_in_these_bytes() {
+    check_golden(
+        &Welcome::Refused {
+            version: 7,
+            reason: "no".into(),
+        },
+        "0007026e6f",
+    );
+    check_golden(
+        &Welcome::Accepted {
+            version: 1,
+            program: "d 1".into(),
+        },
+        "010103642031",
+    );
+    check_golden(
+        &Welcome::Busy {
+            reason: "full".into(),
+        },
+        "020466756c6c",
+    );
+}
+
+#[test]
+fn version_one_asks_in_these_bytes() {
+    let job = Job {
+        selectors: vec!["a".into()],
+        wait: true,
+        timeout_ms: Some(1500),
+        cascade: false,
+    };
+    check_golden(
+        &Ask {
+            id: 7,
+            request: Request::Start(job),
+        },
+        "07010101610101fbdc0500",
+    );
+    let kill = Request::Kill {
+        selectors: vec!["a".into()],
+        signal: 15,
+        whom: Whom::All,
+    };
+    check_golden(
+        &Ask {
+            id: 300,
+            request: kill,
+        },
+        "fb2c01050101611e01",
+    );
+    check_golden(
+        &Ask {
+            id: 1,
+            request: Request::Names,
+        },
+        "0114",
+    );
+}
+
+#[test]
+fn version_one_answers_in_these_bytes() {
+    check_golden(
+        &Answer {
+            id: 7,
+            reply: Reply::End,
+        },
+        "0701",
+    );
+    let failure = Failure {
+        code: 4,
+        message: "no".into(),
+        unit: Some("x".into()),
+        hint: None,
+        details: vec![],
+    };
+    check_golden(
+        &Answer {
+            id: 7,
+            reply: Reply::Failed(failure),
+        },
+        "070004026e6f0101780000",
+    );
+    check_golden(
+        &Answer {
+            id: 7,
+            reply: Reply::Lagged(9),
+        },
+        "071109",
+    );
+}
+
+/// The words of the command line and of the stored state are these variants, in this order.
+#[test]
+fn states_keep_their_numbers() {
+    let states = [
+        State::Stopped,
+        State::Waiting,
+        State::Starting,
+        State::Running,
+        State::Reloading,
+        State::Stopping,
+        State::Backoff,
+        State::Failed,
+        State::Completed,
+        State::Held,
+    ];
+    for (number, state) in states.into_iter().enumerate() {
+        assert_eq!(encode(&state).expect("encodes"), [number as u8], "{state:?}");
+    }
+}
+
+/// D8: the codec alone would read a newer, longer request as the older one.
+#[test]
+fn trailing_bytes_are_refused() {
+    let mut bytes = encode(&Ask {
+        id: 1,
+        request: Request::Shutdown,
+    })
+    .expect("encodes");
+    bytes.push(0);
+    assert_eq!(decode::<Ask>(&bytes), Err(CodecError::Trailing { bytes: 1 }));
+}
+
+/// D10: a list that claims 2^40 entries fails before anything is allocated for it.
+#[test]
+fn a_claimed_length_of_two_to_the_forty_is_refused() {
+    // id 1, Request::ResetFailed, then a u64 length.
+    let mut bytes = vec![1, 6, 0xfd];
+    bytes.extend_from_slice(&(1u64 << 40).to_le_bytes());
+    assert!(matches!(decode::<Ask>(&bytes), Err(CodecError::Malformed { .. })));
+    // The same for a string: Hello's program.
+    let mut bytes = vec![0, 1, 0xfd];
+    bytes.extend_from_slice(&(1u64 << 40).to_le_bytes());
+    assert!(matches!(
+        decode::<Hello>(&bytes),
+        Err(CodecError::Malformed { .. })
+    ));
+}
+
+#[test]
+fn an_unknown_request_is_refused() {
+    assert!(matches!(
+        decode::<Ask>(&[1, 200]),
+        Err(CodecError::Malformed { .. })
+    ));
+}
+
+#[test]
+fn a_value_over_the_limit_is_neither_made_nor_read() {
+    let long = "x".repeat(MAX_VALUE);
+    assert!(matches!(encode(&long), Err(CodecError::TooLarge { .. })));
+    assert!(matches!(
+        decode::<String>(&vec![0; MAX_VALUE + 1]),
+        Err(CodecError::TooLarge { .. })
+    ));
+}
+
+/// D4: the frame's length is judged before its bytes are waited for.
+#[test]
+fn a_frame_over_the_limit_is_refused_at_its_length() {
+    for length in [MAX_FRAME as u32 + 1, u32::MAX] {
+        let mut buffer = bytes::BytesMut::from(&length.to_be_bytes()[..]);
+        assert!(framing().decode(&mut buffer).is_err(), "{length}");
+        assert!(buffer.capacity() < MAX_FRAME, "{length} was allocated");
+    }
+}
+
+fn state() -> impl Strategy<Value = State> {
+    prop_oneof![
+        Just(State::Stopped),
+        Just(State::Waiting),
+        Just(State::Running),
+        Just(State::Backoff),
+        Just(State::Failed),
+        Just(State::Held),
+    ]
+}
+
+fn exit() -> impl Strategy<Value = Exit> {
+    prop_oneof![
+        any::<i32>().prop_map(Exit::Code),
+        (1..=64i32, any::<bool>()).prop_map(|(signal, core)| Exit::Signal { signal, core }),
+        Just(Exit::Unknown),
+    ]
+}
+
+fn log_line() -> impl Strategy<Value = LogLine> {
+    (
+        any::<u64>(),
+        ".{0,20}",
+        any::<u64>(),
+        proptest::collection::vec(any::<u8>(), 0..40),
+    )
+        .prop_map(|(at_us, unit, invocation, message)| LogLine {
+            at_us,
+            unit,
+            invocation,
+            message,
+            end: LineEnd::Partial,
+        })
+}
+
+fn unit_status() -> impl Strategy<Value = UnitStatus> {
+    (
+        (
+            ".{0,20}",
+            state(),
+            any::<bool>(),
+            any::<Option<u64>>(),
+            any::<Option<u32>>(),
+            any::<u64>(),
+        ),
+        (
+            proptest::option::of((exit(), any::<u64>())),
+            any::<Option<String>>(),
+            proptest::collection::vec(log_line(), 0..3),
+            proptest::collection::vec((".{0,9}", ".{0,9}"), 0..3),
+            proptest::collection::vec(any::<u32>(), 0..3),
+        ),
+    )
+        .prop_map(
+            |((name, state, flag, time, pid, number), (last, error, lines, blockers, remains))| UnitStatus {
+                description: name.clone(),
+                name,
+                state,
+                health: Health::Degraded,
+                desired_up: flag,
+                next_try_us: time,
+                needs_restart: !flag,
+                pid,
+                invocation: error.clone(),
+                since_us: number,
+                ready_us: time,
+                ready: flag,
+                restarts: number,
+                starts: number,
+                last_exit: last.map(|(exit, at_us)| LastExit { exit, at_us }),
+                last_error: error.clone(),
+                last_lines: lines,
+                blocked_by: blockers
+                    .into_iter()
+                    .map(|(unit, why)| Blocker { unit, why })
+                    .collect(),
+                category: String::new(),
+                lifecycle: "active".into(),
+                critical: flag,
+                deprecated: error.clone(),
+                added_by: None,
+                note: error,
+                status_text: None,
+                cpu_us: time,
+                memory_bytes: time,
+                remains,
+            },
+        )
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let selectors = || proptest::collection::vec(".{0,20}", 0..4);
+    prop_oneof![
+        (selectors(), any::<bool>(), any::<bool>()).prop_map(|(selectors, detail, all)| Request::Status {
+            selectors,
+            detail,
+            all
+        }),
+        (selectors(), any::<bool>(), any::<Option<u64>>(), any::<bool>()).prop_map(
+            |(selectors, wait, timeout_ms, cascade)| Request::Stop(Job {
+                selectors,
+                wait,
+                timeout_ms,
+                cascade
+            })
+        ),
+        (selectors(), any::<i32>()).prop_map(|(selectors, signal)| Request::Kill {
+            selectors,
+            signal,
+            whom: Whom::Main
+        }),
+        (selectors(), any::<Option<u64>>()).prop_map(|(selectors, timeout_ms)| Request::Wait {
+            selectors,
+            target: WaitFor::Failed,
+            timeout_ms
+        }),
+        Just(Request::Version),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn requests_survive_the_wire(id: u64, request in request()) {
+        let ask = Ask { id, request };
+        prop_assert_eq!(decode::<Ask>(&encode(&ask).expect("encodes")).expect("decodes"), ask);
+    }
+
+    #[test]
+    fn units_and_lines_survive_the_wire(id: u64, units in proptest::collection::vec(unit_status(), 0..4),
+                                        lines in proptest::collection::vec(log_line(), 0..4)) {
+        for reply in [Reply::Units(units), Reply::Logs(lines)] {
+            let answer = Answer { id, reply };
+            prop_assert_eq!(decode::<Answer>(&encode(&answer).expect("encodes")).expect("decodes"), answer);
+        }
+    }
+
+    #[test]
+    fn events_survive_the_wire(seq: u64, at_us: u64, unit in ".{0,20}", from in state(), to in state(), text: String) {
+        let cause = Cause { kind: CauseKind::Timer, seq: Some(seq), unit: None, by: None, text };
+        let event = Event { seq, at_us, event: "DAEMON_READY".into(), unit, invocation: None, from, to, cause };
+        let answer = Answer { id: 1, reply: Reply::Event(Box::new(event)) };
+        prop_assert_eq!(decode::<Answer>(&encode(&answer).expect("encodes")).expect("decodes"), answer);
+    }
+
+    #[test]
+    fn verdicts_cut_short_are_refused(unit in ".{1,20}", took_ms: u64, cut in 1usize..8) {
+        let verdict = Verdict {
+            unit, outcome: proto::reply::Outcome::Done, text: "ready".into(), took_ms, killed: false,
+            remains: vec![], next_try_us: None,
+        };
+        let bytes = encode(&verdict).expect("encodes");
+        let short = &bytes[..bytes.len().saturating_sub(cut)];
+        prop_assert!(decode::<Verdict>(short).is_err());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// D5: whatever a stranger sends is an error or a value, never a panic; and only one spelling of it is taken
+    /// for the whole of the bytes.
+    #[test]
+    fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode::<Hello>(&bytes);
+        let _ = decode::<Welcome>(&bytes);
+        if let Ok(ask) = decode::<Ask>(&bytes) {
+            prop_assert!(encode(&ask).expect("what was read can be written").len() <= bytes.len());
+        }
+        if let Ok(answer) = decode::<Answer>(&bytes) {
+            prop_assert!(encode(&answer).expect("what was read can be written").len() <= bytes.len());
+        }
+    }
+}
