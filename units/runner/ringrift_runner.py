@@ -21,7 +21,7 @@ Exit codes; the last line on stderr says what happened and why:
 
    0  stopped as told
    1  the daemon raised an exception
-  64  usage
+  64  usage                                                                (permanent: a mistake in the unit's args)
   65  the runner function returned by itself, and --linger was not given   (permanent: it would do the same again)
   66  no checkout, no such runner, or a module is missing                  (permanent: until somebody installs it)
 
