@@ -1,0 +1,336 @@
+//! What is true after every test, whatever it did: G1 to G9 of the project's list of faults.
+//!
+//! G1 one life of a unit at a time; G2 the status agrees with /proc; G3 nothing is left after `stop '*'`; G4 no
+//! descriptor and no memory is lost; G5 no zombies; G6 one event for each change, without holes; G7 no panic; G8 no
+//! spinning; G9 every client ends in time with a documented code.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use proto::reply::{Event, State, UnitStatus};
+
+use crate::processes::{self, Process};
+use crate::{Node, until, until_within};
+
+/// Descriptors that a daemon may have more than a fresh one has.
+const DESCRIPTORS_MORE: usize = 2;
+/// Memory that a daemon may have more than a fresh one has, in KiB: its ring of events and its buffers may fill.
+const RSS_MORE_KIB: u64 = 16 * 1024;
+/// How long wake-ups are counted.
+const IDLE_WINDOW: Duration = Duration::from_millis(1500);
+/// How many of them are no spin in that window, for one process.
+const IDLE_WAKEUPS: u64 = 10;
+
+impl Node {
+    /// Everything; stops all units on the way, and leaves the daemon up.
+    ///
+    /// # Panics
+    /// When something does not hold, with which.
+    #[track_caller]
+    pub fn check_oracle(&self) {
+        self.check_one_life();
+        self.check_status();
+        self.note_groups();
+        self.check_stop_all();
+        self.check_descriptors_and_memory();
+        self.check_zombies();
+        self.check_events();
+        self.check_idle();
+        self.check_status();
+        self.check_words();
+    }
+
+    /// [`Self::check_oracle`], then an orderly end.
+    #[track_caller]
+    pub fn check(mut self) {
+        self.check_oracle();
+        self.shutdown();
+        self.check_words();
+    }
+
+    /// G1: all live processes of a unit that are no hooks belong to one life.
+    ///
+    /// # Panics
+    /// When two lives of a unit are up at once.
+    #[track_caller]
+    pub fn check_one_life(&self) {
+        let mut lives: BTreeMap<String, BTreeMap<String, Vec<i32>>> = BTreeMap::new();
+        for process in self.unit_processes() {
+            if let (Some(unit), Some(life), true) =
+                (process.unit(), process.invocation(), process.is_main_role())
+            {
+                let lives = lives.entry(unit.to_owned()).or_default();
+                lives.entry(life.to_owned()).or_default().push(process.pid);
+            }
+        }
+        for (unit, lives) in lives {
+            assert!(
+                lives.len() <= 1,
+                "G1: {unit} has several lives at once: {lives:?}\n{}",
+                self.stderr()
+            );
+        }
+    }
+
+    /// G2: between two equal answers, /proc says the same as they do.
+    ///
+    /// # Panics
+    /// When it never does.
+    #[track_caller]
+    pub fn check_status(&self) {
+        let mut last = String::new();
+        let agreed = until_within(Duration::from_secs(10), || {
+            let before = facts(&self.status_of(&[]).1);
+            let processes = self.unit_processes();
+            let after = facts(&self.status_of(&[]).1);
+            if before != after {
+                last = format!("the status never stood still: {before:?} {after:?}");
+                return None;
+            }
+            last = disagreement(&before, &processes).unwrap_or_default();
+            last.is_empty().then_some(())
+        });
+        assert!(agreed.is_some(), "G2: {last}\n{}", self.stderr());
+    }
+
+    /// G3: after `stop '*'` no process and no cgroup of a unit is left.
+    #[track_caller]
+    fn check_stop_all(&self) {
+        let (_, units) = self.status_of(&[]);
+        if !units.is_empty() {
+            self.ctl(&["stop", "*", "--yes"]).ended(0);
+        }
+        let left = self.unit_processes();
+        assert!(left.is_empty(), "G3: stop '*' left {left:#?}\n{}", self.stderr());
+        let groups = self.leftover_groups();
+        assert!(
+            groups.is_empty(),
+            "G3: stop '*' left the groups {groups:?}\n{}",
+            self.stderr()
+        );
+    }
+
+    /// G4, against a node that never had a unit.
+    #[track_caller]
+    fn check_descriptors_and_memory(&self) {
+        let fresh = fresh_daemon();
+        for (role, pid) in self.role_pids() {
+            let (fds, rss) = fresh[role];
+            let mut now = 0;
+            let settled = until_within(Duration::from_secs(10), || {
+                now = processes::descriptors(pid);
+                (now <= fds + DESCRIPTORS_MORE).then_some(())
+            });
+            assert!(
+                settled.is_some(),
+                "G4: the {role} has {now} descriptors, a fresh one {fds}: {:?}",
+                processes::descriptor_links(pid)
+            );
+            let now = processes::status_number(pid, "VmRSS").unwrap_or(0);
+            assert!(
+                now <= rss + RSS_MORE_KIB,
+                "G4: the {role} has {now} KiB, a fresh one {rss}"
+            );
+        }
+    }
+
+    /// G5.
+    #[track_caller]
+    fn check_zombies(&self) {
+        let mut left = Vec::new();
+        let none = until_within(Duration::from_secs(10), || {
+            left = zombies(&self.role_pids().into_values().collect());
+            left.is_empty().then_some(())
+        });
+        assert!(none.is_some(), "G5: zombies: {left:#?}");
+    }
+
+    /// G6: numbers without holes; each unit's changes follow each other.
+    ///
+    /// # Panics
+    /// When they do not.
+    #[track_caller]
+    pub fn check_events(&self) {
+        let events = self.history();
+        let brief = || crate::client::brief(&events);
+        let mut states: BTreeMap<&str, State> = BTreeMap::new();
+        for pair in events.windows(2) {
+            assert_eq!(
+                pair[0].seq + 1,
+                pair[1].seq,
+                "G6: a hole in the events: {:#?}",
+                brief()
+            );
+        }
+        for Event {
+            unit, from, to, seq, ..
+        } in &events
+        {
+            if let Some(before) = states.insert(unit, *to) {
+                assert_eq!(before, *from, "G6: {unit} jumped at {seq}: {:#?}", brief());
+            }
+        }
+        let (_, units) = self.status_of(&[]);
+        if events.first().is_some_and(|event| event.seq == 1) {
+            for unit in units {
+                let last = states.get(unit.name.as_str()).copied().unwrap_or(State::Stopped);
+                assert_eq!(
+                    last,
+                    unit.state,
+                    "G6: {} changed without an event: {:#?}",
+                    unit.name,
+                    brief()
+                );
+            }
+        }
+    }
+
+    /// G7 and G9.
+    #[track_caller]
+    fn check_words(&self) {
+        let stderr = self.stderr();
+        assert!(!stderr.contains("panicked at"), "G7: {stderr}");
+        let faults = self.faults.lock().expect("no test panics with it");
+        assert!(
+            faults.is_empty(),
+            "G9: clients ended in ways that nobody documented: {faults:#?}"
+        );
+    }
+
+    /// G8: with nothing to do, nobody wakes up. Only what wakes again and again is a fault, so a window in which
+    /// something happened is given another chance.
+    ///
+    /// # Panics
+    /// When somebody does.
+    #[track_caller]
+    pub fn check_idle(&self) {
+        let mut woken = BTreeMap::new();
+        for _ in 0..4 {
+            woken = self.wake_ups(IDLE_WINDOW);
+            if woken.values().all(|count| *count <= IDLE_WAKEUPS) {
+                return;
+            }
+        }
+        panic!(
+            "G8: wake-ups in {IDLE_WINDOW:?} with nothing to do: {woken:?}\n{}",
+            self.stderr()
+        );
+    }
+
+    /// How often each role woke up while nobody asked anything of it.
+    pub fn wake_ups(&self, window: Duration) -> BTreeMap<&'static str, u64> {
+        let roles = self.role_pids();
+        let count = |pid: i32| {
+            processes::status_number(pid, "voluntary_ctxt_switches").unwrap_or(0)
+                + processes::status_number(pid, "nonvoluntary_ctxt_switches").unwrap_or(0)
+        };
+        let before: BTreeMap<_, _> = roles.iter().map(|(role, pid)| (*role, count(*pid))).collect();
+        wait_exactly(window);
+        roles
+            .iter()
+            .map(|(role, pid)| (*role, count(*pid).saturating_sub(before[role])))
+            .collect()
+    }
+
+    /// The daemon's processes by role.
+    pub fn role_pids(&self) -> BTreeMap<&'static str, i32> {
+        BTreeMap::from([
+            ("keeper", self.keeper()),
+            ("manager", self.manager()),
+            ("logger", self.logger()),
+        ])
+    }
+
+    /// Waits until the daemon has no zombie.
+    ///
+    /// # Panics
+    /// When it keeps one.
+    pub fn wait_no_zombies(&self) {
+        let pids = self.role_pids().into_values().collect();
+        until("all zombies are reaped", || {
+            zombies(&pids).is_empty().then_some(())
+        });
+    }
+}
+
+/// What of a status can be compared with /proc, and must stand still while that is done.
+type Facts = BTreeMap<String, (State, Option<u32>, Option<String>, u64)>;
+
+fn facts(units: &[UnitStatus]) -> Facts {
+    let fact = |u: &UnitStatus| (u.name.clone(), (u.state, u.pid, u.invocation.clone(), u.starts));
+    units.iter().map(fact).collect()
+}
+
+/// How a status and the processes differ; `None` when they do not.
+fn disagreement(status: &Facts, processes: &[Process]) -> Option<String> {
+    let by_pid: BTreeMap<u32, &Process> = processes.iter().map(|p| (p.pid as u32, p)).collect();
+    for (unit, (state, pid, invocation, _)) in status {
+        if let Some(pid) = pid {
+            let Some(process) = by_pid.get(pid) else {
+                return Some(format!(
+                    "{unit} is {state:?} with process {pid}, which is not there"
+                ));
+            };
+            if process.unit() != Some(unit) || process.invocation() != invocation.as_deref() {
+                return Some(format!("{unit}'s process {pid} belongs to {:?}", process.unit()));
+            }
+        }
+        let needs_none = matches!(
+            state,
+            State::Stopped | State::Waiting | State::Backoff | State::Failed | State::Held | State::Completed
+        );
+        let live = processes
+            .iter()
+            .any(|p| p.unit() == Some(unit) && p.is_main_role());
+        if needs_none && live {
+            return Some(format!("{unit} is {state:?}, and has live processes"));
+        }
+    }
+    let strange = processes
+        .iter()
+        .find(|p| p.unit().is_none_or(|unit| !status.contains_key(unit)));
+    Some(strange.map_or_else(String::new, |p| format!("{p:?} belongs to no unit of the status")))
+}
+
+fn zombies(parents: &BTreeSet<i32>) -> Vec<Process> {
+    processes::all()
+        .into_iter()
+        .filter(|p| p.state == 'Z' && parents.contains(&p.ppid))
+        .collect()
+}
+
+/// Descriptors and memory (KiB) of each role on a node without units, measured once.
+fn fresh_daemon() -> &'static BTreeMap<&'static str, (usize, u64)> {
+    static FRESH: OnceLock<BTreeMap<&'static str, (usize, u64)>> = OnceLock::new();
+    FRESH.get_or_init(|| {
+        let mut node = Node::builder().start();
+        // Asked once, so that what the first answer allocates is in.
+        node.ctl(&["status"]);
+        let facts = node
+            .role_pids()
+            .into_iter()
+            .map(|(role, pid)| {
+                let rss = processes::status_number(pid, "VmRSS").unwrap_or(0);
+                (role, (processes::descriptors(pid), rss))
+            })
+            .collect();
+        node.shutdown();
+        facts
+    })
+}
+
+/// Lets a time pass, by a timer: the one place where a test waits for nothing but the clock, because what it
+/// measures is what happens in that time.
+pub fn wait_exactly(time: Duration) {
+    use nix::sys::time::TimeSpec;
+    use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC).expect("a timer can be made");
+    timer
+        .set(
+            Expiration::OneShot(TimeSpec::from(time)),
+            TimerSetTimeFlags::empty(),
+        )
+        .expect("a timer can be set");
+    timer.wait().expect("a timer goes off");
+}
