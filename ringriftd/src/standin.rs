@@ -31,8 +31,12 @@ the command line and replace them.";
 
 /// The command line of `ringriftd stand-in`.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "ringriftd stand-in", after_help = HELP, args_override_self = true)]
-/// Behaves like a RingRift daemon where no RingRift checkout is there
+#[command(
+    name = "ringriftd stand-in",
+    about = "Behaves like a RingRift daemon where no RingRift checkout is there",
+    after_help = HELP,
+    args_override_self = true
+)]
 pub struct Args {
     /// What it stands in for, such as create_auto_sync
     #[arg(default_value = "stand-in")]
