@@ -844,6 +844,15 @@ fn layers_lie_over_each_other_in_order() {
 }
 
 #[test]
+fn a_restart_limit_can_be_taken_off() {
+    let node = Node::new();
+    node.unit("a", "[restart]\nmax_restarts = \"unlimited\"");
+    assert_eq!(node.loads(&[]).plan.units["a"].restart.max_restarts, None);
+    node.unit("a", "[restart]\nmax_restarts = \"lots\"");
+    says(&node.fault(&[]), &["units/a.toml:2:16", "or \"unlimited\""]);
+}
+
+#[test]
 fn exactly_one_of_command_and_runner_is_asked_for() {
     let node = Node::new();
     node.file("units/a.toml", "[exec]\nkind = \"simple\"\n");

@@ -340,7 +340,10 @@ impl<'a> Check<'a> {
                 max_delay: max_delay.unwrap_or(limits::RESTART_MAX_DELAY.max(delay)),
                 jitter_milli: unit.milli("restart.jitter", limits::RESTART_JITTER_MILLI),
                 stable_after: unit.time("restart.stable_after").unwrap_or(limits::STABLE_AFTER),
-                max_restarts: Some(unit.whole("restart.max_restarts").unwrap_or(limits::MAX_RESTARTS)),
+                max_restarts: match unit.value("restart.max_restarts") {
+                    Some(Typed::Word(_)) => None,
+                    _ => Some(unit.whole("restart.max_restarts").unwrap_or(limits::MAX_RESTARTS)),
+                },
                 window: unit.time("restart.window").unwrap_or(limits::RESTART_WINDOW),
                 exhausted: match unit.word("restart.exhausted") {
                     "give_up" => Exhausted::GiveUp,

@@ -36,6 +36,8 @@ pub enum Kind {
     Bool,
     /// A whole number within bounds.
     Whole(i64, i64),
+    /// A whole number within bounds, or "unlimited".
+    Count(i64, i64),
     /// A number with a fraction, kept in thousandths, within bounds given in thousandths.
     Milli(u32, u32),
     /// A time; zero allowed or not.
@@ -93,6 +95,7 @@ impl Kind {
             Self::Line => "a line of text".to_owned(),
             Self::Bool => "true or false".to_owned(),
             Self::Whole(min, max) => format!("a whole number from {min} to {max}"),
+            Self::Count(min, max) => format!("a whole number from {min} to {max}, or \"unlimited\""),
             Self::Milli(min, max) => {
                 format!(
                     "a number from {} to {}",
@@ -209,7 +212,7 @@ static RESTART: &[Key] = keys! {
     "max_delay" Time(true), "300s", "no delay is longer";
     "jitter" Milli(0, 1000), "0.1", "each delay is changed by up to this share either way";
     "stable_after" Time(true), "60s", "ready this long sets the delay back to the first";
-    "max_restarts" Whole(0, 10_000), "5", "automatic restarts within `window`";
+    "max_restarts" Count(0, 10_000), "5", "automatic restarts within `window`";
     "window" Time(false), "1h", "the sliding window";
     "exhausted" Word(&["retry", "give_up"], "choice"), "retry", "what comes when they are used up";
     "retry_every" Time(false), "4h, critical units 30m", "the pause between the slow tries";

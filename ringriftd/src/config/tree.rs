@@ -451,6 +451,10 @@ impl Walk<'_> {
             (Kind::Whole(min, max), DeValue::Integer(_)) => {
                 self.whole(name, at, value, min, max).map(Typed::Whole)
             }
+            (Kind::Count(min, max), DeValue::Integer(_)) => {
+                self.whole(name, at, value, min, max).map(Typed::Whole)
+            }
+            (Kind::Count(..), DeValue::String(text)) if text == "unlimited" => Some(Typed::Word("unlimited")),
             (Kind::Milli(min, max), DeValue::Integer(_) | DeValue::Float(_)) => {
                 let number = match value {
                     DeValue::Float(f) => f.as_str().parse::<f64>().ok(),
@@ -567,7 +571,7 @@ impl Walk<'_> {
                     (Kind::Bool, DeValue::String(s)) if matches!(s.as_ref(), "true" | "false") => {
                         Some(format!("did you mean {s}, without quotes?"))
                     }
-                    (Kind::Whole(..), DeValue::String(s)) if s.parse::<i64>().is_ok() => {
+                    (Kind::Whole(..) | Kind::Count(..), DeValue::String(s)) if s.parse::<i64>().is_ok() => {
                         Some(format!("did you mean {s}, without quotes?"))
                     }
                     _ => None,
