@@ -185,86 +185,45 @@ impl Graph {
             .collect()
     }
 
-    /// One shortest ring through each knot among `left`.
+    /// One shortest ring in each knot among `left`.
     fn cycles(&self, specs: &[&Arc<UnitSpec>], left: &BTreeSet<Ix>) -> Vec<Cycle> {
-        let mut told: BTreeSet<Ix> = BTreeSet::new();
-        let mut cycles = Vec::new();
-        for &start in left {
-            if told.contains(&start) {
-                continue;
-            }
-            let Some(ring) = self.ring_through(start, left) else {
-                continue;
-            };
-            told.extend(self.knot(start, left));
-            let mut shortest = ring;
-            let members: Vec<Ix> = shortest.clone();
-            for member in members {
-                if let Some(other) = self.ring_through(member, left)
-                    && other.len() < shortest.len()
-                {
-                    shortest = other;
+        let after: Vec<Vec<Ix>> = self
+            .all()
+            .map(|ix| {
+                if !left.contains(&ix) {
+                    return Vec::new();
                 }
-            }
-            let edges = (0..shortest.len())
-                .map(|i| {
-                    let (a, b) = (shortest[i], shortest[(i + 1) % shortest.len()]);
-                    CycleEdge {
-                        waits: self.names[a.at()].clone(),
-                        waits_for: self.names[b.at()].clone(),
-                        why: why(specs[a.at()], specs[b.at()]),
-                    }
-                })
-                .collect();
-            cycles.push(Cycle { edges });
+                self.ordered_after(ix)
+                    .filter(|other| left.contains(other))
+                    .collect()
+            })
+            .collect();
+        let knot_of = knots(&after);
+        let mut members: BTreeMap<u32, Vec<Ix>> = BTreeMap::new();
+        for (ix, knot) in self.all().zip(&knot_of) {
+            members.entry(*knot).or_default().push(ix);
         }
-        cycles
-    }
-
-    /// The shortest ring from `start` back to it, by breadth first search, or none.
-    fn ring_through(&self, start: Ix, left: &BTreeSet<Ix>) -> Option<Vec<Ix>> {
-        let mut from: BTreeMap<Ix, Ix> = BTreeMap::new();
-        let mut queue = VecDeque::from([start]);
-        while let Some(me) = queue.pop_front() {
-            for next in self.ordered_after(me).filter(|ix| left.contains(ix)) {
-                if next == start {
-                    let mut ring = vec![me];
-                    let mut at = me;
-                    while at != start {
-                        at = from[&at];
-                        ring.push(at);
-                    }
-                    ring.reverse();
-                    return Some(ring);
-                }
-                if let std::collections::btree_map::Entry::Vacant(e) = from.entry(next) {
-                    e.insert(me);
-                    queue.push_back(next);
-                }
-            }
-        }
-        None
-    }
-
-    /// Everything that can be reached from `start` and reaches it, so that one knot is told once.
-    fn knot(&self, start: Ix, left: &BTreeSet<Ix>) -> BTreeSet<Ix> {
-        let reach = |forward: bool| {
-            let mut seen = BTreeSet::from([start]);
-            let mut queue = vec![start];
-            while let Some(me) = queue.pop() {
-                let next: Vec<Ix> = if forward {
-                    self.ordered_after(me).collect()
-                } else {
-                    self.ordered_before(me).collect()
-                };
-                queue.extend(
-                    next.into_iter()
-                        .filter(|ix| left.contains(ix) && seen.insert(*ix)),
-                );
-            }
-            seen
-        };
-        reach(true).intersection(&reach(false)).copied().collect()
+        let mut rings: Vec<Vec<Ix>> = members
+            .values()
+            .filter(|knot| knot.len() > 1)
+            .filter_map(|knot| shortest_ring(knot, &after, &knot_of))
+            .collect();
+        rings.sort();
+        rings
+            .iter()
+            .map(|ring| Cycle {
+                edges: (0..ring.len())
+                    .map(|i| {
+                        let (a, b) = (ring[i], ring[(i + 1) % ring.len()]);
+                        CycleEdge {
+                            waits: self.names[a.at()].clone(),
+                            waits_for: self.names[b.at()].clone(),
+                            why: why(specs[a.at()], specs[b.at()]),
+                        }
+                    })
+                    .collect(),
+            })
+            .collect()
     }
 
     /// Every unit, in the order of names.
@@ -350,6 +309,111 @@ impl Graph {
     }
 }
 
+/// The knot of each unit: units of one knot all wait for each other, near or far (Kosaraju's strongly connected
+/// components, without recursion, since a chain may be as long as there are units).
+fn knots(after: &[Vec<Ix>]) -> Vec<u32> {
+    let mut before: Vec<Vec<Ix>> = vec![Vec::new(); after.len()];
+    for (me, list) in (0..).map(Ix).zip(after) {
+        for other in list {
+            before[other.at()].push(me);
+        }
+    }
+    let mut done_last: Vec<Ix> = Vec::with_capacity(after.len());
+    let mut seen = vec![false; after.len()];
+    for start in (0..after.len() as u32).map(Ix) {
+        if std::mem::replace(&mut seen[start.at()], true) {
+            continue;
+        }
+        let mut path = vec![(start, 0)];
+        while let Some((me, next)) = path.last_mut() {
+            match after[me.at()].get(*next) {
+                Some(other) => {
+                    *next += 1;
+                    if !std::mem::replace(&mut seen[other.at()], true) {
+                        path.push((*other, 0));
+                    }
+                }
+                None => {
+                    done_last.push(*me);
+                    path.pop();
+                }
+            }
+        }
+    }
+    let mut knot = vec![u32::MAX; after.len()];
+    for start in done_last.into_iter().rev() {
+        if knot[start.at()] != u32::MAX {
+            continue;
+        }
+        knot[start.at()] = start.0;
+        let mut queue = vec![start];
+        while let Some(me) = queue.pop() {
+            for other in &before[me.at()] {
+                if knot[other.at()] == u32::MAX {
+                    knot[other.at()] = start.0;
+                    queue.push(*other);
+                }
+            }
+        }
+    }
+    knot
+}
+
+/// How many edges are looked at for the shortest ring of one knot, before the shortest found so far is told. Exact for
+/// every knot that a person would make; a knot of thousands is told by some ring of it.
+const RING_STEPS: usize = 5_000_000;
+
+/// The shortest ring of a knot, by breadth first search from each of its units; the first in the order of names among
+/// equals. It begins with its first unit by name.
+fn shortest_ring(knot: &[Ix], after: &[Vec<Ix>], knot_of: &[u32]) -> Option<Vec<Ix>> {
+    let mut best: Option<Vec<Ix>> = None;
+    let mut steps = 0;
+    // Who led to a unit, and in which search: so nothing is cleared between searches.
+    let mut from: Vec<(Ix, u32)> = vec![(Ix(0), u32::MAX); after.len()];
+    for start in knot {
+        let bound = best.as_ref().map_or(usize::MAX, Vec::len);
+        if bound == 2 || (best.is_some() && steps > RING_STEPS) {
+            break;
+        }
+        let mut queue = VecDeque::from([(*start, 1)]);
+        'search: while let Some((me, length)) = queue.pop_front() {
+            if length >= bound {
+                break;
+            }
+            for next in after[me.at()]
+                .iter()
+                .filter(|ix| knot_of[ix.at()] == knot_of[start.at()])
+            {
+                steps += 1;
+                if next == start {
+                    let mut ring = vec![me];
+                    let mut at = me;
+                    while at != *start {
+                        at = from[at.at()].0;
+                        ring.push(at);
+                    }
+                    ring.reverse();
+                    best = Some(ring);
+                    break 'search;
+                }
+                if from[next.at()].1 != start.0 {
+                    from[next.at()] = (me, start.0);
+                    queue.push_back((*next, length + 1));
+                }
+            }
+        }
+    }
+    best.map(|mut ring| {
+        let first = ring
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, ix)| **ix)
+            .map_or(0, |(at, _)| at);
+        ring.rotate_left(first);
+        ring
+    })
+}
+
 /// The strongest key by which `a` waits for `b`.
 fn why(a: &UnitSpec, b: &UnitSpec) -> Why {
     if a.requires.contains(&b.name) {
@@ -360,5 +424,276 @@ fn why(a: &UnitSpec, b: &UnitSpec) -> Why {
         Why::After
     } else {
         Why::Before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits;
+    use crate::spec::*;
+
+    fn unit(name: &str) -> UnitSpec {
+        UnitSpec {
+            name: UnitName::new(name).unwrap(),
+            description: String::new(),
+            category: "misc".to_owned(),
+            lifecycle: Lifecycle::Active,
+            critical: false,
+            essential: false,
+            requires: Vec::new(),
+            wants: Vec::new(),
+            after: Vec::new(),
+            before: Vec::new(),
+            conflicts: Vec::new(),
+            startup_position: None,
+            exec: Exec {
+                kind: Kind::Simple,
+                command: Command::Direct(vec![Template::literal("/bin/true")]),
+                working_dir: None,
+                env: BTreeMap::new(),
+                env_files: Vec::new(),
+                pass_env: Vec::new(),
+                user: None,
+                group: None,
+                supplementary_groups: None,
+                umask: 0o077,
+                nice: None,
+                oom_score_adj: None,
+                rlimits: Vec::new(),
+                no_new_privs: true,
+                remain: false,
+                pid_file: None,
+                notify_fd: 3,
+                notify_access: NotifyAccess::Main,
+                start_pre: Vec::new(),
+                start_post: Vec::new(),
+                stop_pre: Vec::new(),
+                stop_post: Vec::new(),
+                reload: Vec::new(),
+                hook_timeout: limits::HOOK_TIMEOUT,
+            },
+            ready_timeout: limits::READY_TIMEOUT,
+            health_interval: limits::HEALTH_INTERVAL,
+            restart: Restart {
+                policy: RestartPolicy::Always,
+                delay: limits::RESTART_DELAY,
+                factor_milli: limits::RESTART_FACTOR_MILLI,
+                max_delay: limits::RESTART_MAX_DELAY,
+                jitter_milli: limits::RESTART_JITTER_MILLI,
+                stable_after: limits::STABLE_AFTER,
+                max_restarts: Some(limits::MAX_RESTARTS),
+                window: limits::RESTART_WINDOW,
+                exhausted: Exhausted::Retry,
+                retry_every: limits::RETRY_EVERY,
+                permanent_exit_codes: Vec::new(),
+            },
+            on_dependency: OnDependency::default(),
+            on_dependency_of: BTreeMap::new(),
+            stop: Stop {
+                signals: vec![15],
+                timeout: limits::STOP_TIMEOUT,
+                drain_timeout: limits::DRAIN_TIMEOUT,
+            },
+            log: Log {
+                max_size: limits::LOG_SIZE,
+                max_files: limits::LOG_FILES,
+            },
+            deprecated: None,
+            digest: String::new(),
+        }
+    }
+
+    /// splitmix64: the same graphs in every run.
+    struct Dice(u64);
+
+    impl Dice {
+        fn roll(&mut self, below: usize) -> usize {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.0;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z ^ (z >> 31)) % below as u64) as usize
+        }
+    }
+
+    /// Adds the edge `waits` waits for `waits_for` by a random key.
+    fn wait(dice: &mut Dice, units: &mut [UnitSpec], waits: usize, waits_for: usize) {
+        let (a, b) = (units[waits].name.clone(), units[waits_for].name.clone());
+        match dice.roll(4) {
+            0 => units[waits].requires.push(b),
+            1 => units[waits].wants.push(b),
+            2 => units[waits].after.push(b),
+            _ => units[waits_for].before.push(a),
+        }
+    }
+
+    fn build(units: Vec<UnitSpec>) -> Result<Graph, Vec<Cycle>> {
+        let units: Vec<Arc<UnitSpec>> = units.into_iter().map(Arc::new).collect();
+        Graph::build(&units)
+    }
+
+    /// A dictionary of which unit waits for which, straight from the specs.
+    fn waits(units: &[UnitSpec]) -> BTreeSet<(UnitName, UnitName)> {
+        let mut out = BTreeSet::new();
+        for unit in units {
+            for other in unit.requires.iter().chain(&unit.wants).chain(&unit.after) {
+                out.insert((unit.name.clone(), other.clone()));
+            }
+            for other in &unit.before {
+                out.insert((other.clone(), unit.name.clone()));
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn a_thousand_acyclic_graphs_are_ordered_and_positions_never_beat_an_edge() {
+        for seed in 0..1000 {
+            let mut dice = Dice(seed);
+            let n = 1 + dice.roll(40);
+            // Names are shuffled against the order, so that it cannot come from them.
+            let mut units: Vec<UnitSpec> = (0..n).map(|i| unit(&format!("u{}", i * 7919 % 1009))).collect();
+            for spec in &mut units {
+                spec.startup_position = (dice.roll(3) > 0).then(|| dice.roll(10) as u32);
+            }
+            for _ in 0..dice.roll(3 * n) {
+                let (a, b) = (dice.roll(n), dice.roll(n));
+                if a != b {
+                    wait(&mut dice, &mut units, a.max(b), a.min(b));
+                }
+            }
+            let edges = waits(&units);
+            let graph = build(units.clone()).unwrap_or_else(|c| panic!("seed {seed}: {c:?}"));
+            let rank = |name: &UnitName| graph.rank(graph.find(name).unwrap());
+            let wave = |name: &UnitName| graph.wave(graph.find(name).unwrap());
+            for (a, b) in &edges {
+                assert!(
+                    rank(a) > rank(b) && wave(a) > wave(b),
+                    "seed {seed}: {a} before {b}"
+                );
+            }
+            let ranks: BTreeSet<u32> = graph.all().map(|ix| graph.rank(ix)).collect();
+            assert!(ranks.into_iter().eq(0..n as u32), "seed {seed}");
+            // Whoever comes next had the smallest (position, name) among those that were free.
+            let mut order: Vec<&UnitSpec> = units.iter().collect();
+            order.sort_by_key(|u| rank(&u.name));
+            for (at, next) in order.iter().enumerate() {
+                let free = order[at..].iter().filter(|u| {
+                    edges
+                        .iter()
+                        .filter(|(a, _)| *a == u.name)
+                        .all(|(_, b)| rank(b) < at as u32)
+                });
+                let first = free.min_by_key(|u| (u.startup_position.unwrap_or(u32::MAX), u.name.clone()));
+                assert_eq!(first.map(|u| &u.name), Some(&next.name), "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_thousand_cyclic_graphs_each_give_a_true_and_shortest_ring() {
+        for seed in 0..1000 {
+            let mut dice = Dice(seed);
+            let n = 2 + dice.roll(14);
+            let mut units: Vec<UnitSpec> = (0..n).map(|i| unit(&format!("u{i:02}"))).collect();
+            for _ in 0..dice.roll(3 * n) {
+                let (a, b) = (dice.roll(n), dice.roll(n));
+                if a != b {
+                    wait(&mut dice, &mut units, a, b);
+                }
+            }
+            // One ring at least.
+            let length = 2 + dice.roll(n - 1);
+            for i in 0..length {
+                wait(&mut dice, &mut units, i, (i + 1) % length);
+            }
+            let edges = waits(&units);
+            let cycles = build(units.clone()).expect_err("a ring was made");
+            for cycle in &cycles {
+                for (i, edge) in cycle.edges.iter().enumerate() {
+                    assert!(
+                        edges.contains(&(edge.waits.clone(), edge.waits_for.clone())),
+                        "seed {seed}"
+                    );
+                    assert_eq!(
+                        edge.waits_for,
+                        cycle.edges[(i + 1) % cycle.edges.len()].waits,
+                        "seed {seed}"
+                    );
+                    let spec = |name: &UnitName| units.iter().find(|u| u.name == *name).unwrap();
+                    let (a, b) = (spec(&edge.waits), spec(&edge.waits_for));
+                    assert!(
+                        match edge.why {
+                            Why::Requires => a.requires.contains(&b.name),
+                            Why::Wants => a.wants.contains(&b.name),
+                            Why::After => a.after.contains(&b.name),
+                            Why::Before => b.before.contains(&a.name),
+                        },
+                        "seed {seed}"
+                    );
+                }
+            }
+            // The shortest of all rings is among them: distances by Floyd and Warshall.
+            let index = |name: &UnitName| units.iter().position(|u| u.name == *name).unwrap();
+            let mut far = vec![vec![usize::MAX / 4; n]; n];
+            for (a, b) in &edges {
+                far[index(a)][index(b)] = 1;
+            }
+            for k in 0..n {
+                for i in 0..n {
+                    for j in 0..n {
+                        far[i][j] = far[i][j].min(far[i][k] + far[k][j]);
+                    }
+                }
+            }
+            let shortest = (0..n).map(|i| far[i][i]).min();
+            assert_eq!(
+                cycles.iter().map(|c| c.edges.len()).min(),
+                shortest,
+                "seed {seed}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_ring_of_ten_thousand_is_told_in_time() {
+        let n = 10_000;
+        let mut units: Vec<UnitSpec> = (0..n).map(|i| unit(&format!("u{i}"))).collect();
+        for i in 0..n {
+            let next = units[(i + 1) % n].name.clone();
+            units[i].requires.push(next);
+        }
+        let cycles = build(units).expect_err("a ring");
+        assert_eq!(cycles.len(), 1);
+        assert_eq!(cycles[0].edges.len(), n);
+    }
+
+    #[test]
+    fn conflicts_go_both_ways_and_order_nothing() {
+        let mut a = unit("a");
+        a.conflicts.push(UnitName::new("b").unwrap());
+        let graph = build(vec![a, unit("b")]).unwrap();
+        let (a, b) = (Ix(0), Ix(1));
+        assert_eq!(
+            (&graph.edges(a).conflicts, &graph.edges(b).conflicts),
+            (&vec![b], &vec![a])
+        );
+        assert_eq!(graph.ordered_after(a).count() + graph.ordered_after(b).count(), 0);
+    }
+
+    #[test]
+    fn the_closure_tells_who_pulled_whom_in() {
+        let name = |n: &str| UnitName::new(n).unwrap();
+        let (mut a, mut b) = (unit("a"), unit("b"));
+        a.requires.push(name("b"));
+        a.after.push(name("d"));
+        b.wants.push(name("c"));
+        let graph = build(vec![a, b, unit("c"), unit("d")]).unwrap();
+        let closure = graph.closure([Ix(0)]);
+        assert_eq!(
+            closure.into_iter().collect::<Vec<_>>(),
+            [(Ix(0), None), (Ix(1), Some(Ix(0))), (Ix(2), Some(Ix(1)))]
+        );
     }
 }

@@ -1,0 +1,1243 @@
+//! Faulty configurations, seen through the door that daemon and `check` share. The numbers are those of the list of
+//! faults that the project holds itself to.
+
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+
+use jiff::civil::{Date, date};
+use ringriftd::config::diagnostic::{Diagnostic, nearest};
+use ringriftd::config::schema::{self, Kind};
+use ringriftd::config::verb::{CheckArgs, check_verb};
+use ringriftd::config::{Loaded, Report, load_on};
+use ringriftd::places::{PlaceArgs, Places};
+use ringriftd::spec::{Membership, UnitName};
+
+const TODAY: Date = date(2026, 1, 15);
+const EXEC: &str = "[exec]\ncommand = [\"/bin/true\"]\n";
+
+/// A folder with a configuration in it.
+struct Node {
+    root: tempfile::TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        for dir in ["units", "profiles"] {
+            std::fs::create_dir(root.path().join(dir)).unwrap();
+        }
+        let node = Self { root };
+        node.file("ringriftd.toml", "");
+        node
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn file(&self, name: &str, text: impl AsRef<[u8]>) -> &Self {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+        self
+    }
+
+    /// A unit that is sound but for `head`, which stands before its `[exec]`.
+    fn unit(&self, name: &str, head: &str) -> &Self {
+        self.file(&format!("units/{name}.toml"), format!("{head}\n{EXEC}"))
+    }
+
+    fn places(&self) -> Places {
+        let flags = PlaceArgs {
+            config: Some(self.path("ringriftd.toml")),
+            units: vec![self.path("units")],
+            profiles: vec![self.path("profiles")],
+            runtime_dir: Some(self.path("run")),
+            state_dir: Some(self.path("state")),
+            log_dir: Some(self.path("log")),
+        };
+        let mut places = Places::of_process(&flags).unwrap();
+        places.cwd = self.root.path().canonicalize().unwrap();
+        places
+    }
+
+    fn load(&self, profiles: &[&str]) -> Result<Loaded, Report> {
+        let profiles: Vec<String> = profiles.iter().map(|p| (*p).to_owned()).collect();
+        load_on(&self.places(), &profiles, TODAY)
+    }
+
+    #[track_caller]
+    fn loads(&self, profiles: &[&str]) -> Loaded {
+        self.load(profiles).unwrap_or_else(|report| panic!("{report}"))
+    }
+
+    #[track_caller]
+    fn faults(&self, profiles: &[&str]) -> Vec<Diagnostic> {
+        self.load(profiles)
+            .map(|_| ())
+            .expect_err("sound, and should not be")
+            .faults
+    }
+
+    /// The one fault, as `file:line:column: what`, whole.
+    #[track_caller]
+    fn fault(&self, profiles: &[&str]) -> String {
+        let faults = self.faults(profiles);
+        assert_eq!(
+            faults.len(),
+            1,
+            "{}",
+            faults.iter().map(|f| format!("{f}\n")).collect::<String>()
+        );
+        faults[0].to_string()
+    }
+}
+
+#[track_caller]
+fn says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "lacks {part:?}:\n{text}");
+    }
+}
+
+fn name(text: &str) -> UnitName {
+    UnitName::new(text).unwrap()
+}
+
+/// E1
+#[test]
+fn an_unknown_key_is_told_with_its_place_and_the_nearest() {
+    let node = Node::new();
+    node.unit("a", "descripton = \"x\"");
+    says(
+        &node.fault(&[]),
+        &[
+            "units/a.toml:1:1: unknown key \"descripton\"",
+            "did you mean \"description\"?",
+            "^^^^^^^^^^",
+        ],
+    );
+    node.file(
+        "units/a.toml",
+        format!("{EXEC}  [restart]\n  polcy = \"always\"\n"),
+    );
+    says(
+        &node.fault(&[]),
+        &[
+            "units/a.toml:4:3: unknown key \"polcy\"",
+            "[restart] holds",
+            "did you mean \"policy\"?",
+        ],
+    );
+    node.file("units/a.toml", format!("policy = \"always\"\n{EXEC}"));
+    says(
+        &node.fault(&[]),
+        &["units/a.toml:1:1", "\"policy\" belongs in [restart]"],
+    );
+}
+
+#[test]
+fn tables_of_ones_own_are_free_everywhere_but_single_keys_are_not() {
+    let node = Node::new();
+    node.unit(
+        "a",
+        "[x-mine]\nanything = [1, { a = 2 }]\n[restart.x-mine]\nb = 1",
+    );
+    node.loads(&[]);
+    node.unit("a", "x-mine = 1");
+    says(&node.fault(&[]), &["units/a.toml:1:1", "not a table"]);
+}
+
+#[test]
+fn what_is_not_built_yet_is_refused_by_name() {
+    let node = Node::new();
+    for text in [
+        "[resources]\nmemory = 1",
+        "[sandbox]",
+        "[credentials]",
+        "[[socket]]\nlisten = 1",
+        "[timer]",
+        "[ready]\nprobe = { tcp = \"x\" }",
+        "[health]\nwatchdog = \"20s\"",
+        "[health]\ngrace = \"1s\"",
+        "[log]\nsplit = true",
+        "[log]\non_full = \"drop\"",
+    ] {
+        node.unit("a", text);
+        says(&node.fault(&[]), &["is not supported yet"]);
+    }
+    node.unit(
+        "a",
+        "[health]\ninterval = \"15s\"\n[log]\nmax_size = \"1MiB\"\nmax_files = 2",
+    );
+    node.loads(&[]);
+    node.file("units/a@.toml", EXEC);
+    says(
+        &node.fault(&[]),
+        &["units/a@.toml", "templates are not supported yet"],
+    );
+    std::fs::remove_file(node.path("units/a@.toml")).unwrap();
+    for text in ["[http]\nlisten = \"off\"", "[breaker]", "[on_event]"] {
+        node.file("ringriftd.toml", text);
+        says(&node.fault(&[]), &["ringriftd.toml:1:2", "is not supported yet"]);
+    }
+    node.file("ringriftd.toml", "")
+        .file("profiles/p.toml", "[match]\nhostname = \"x\"");
+    says(&node.fault(&[]), &["profiles/p.toml:1:2", "is not supported yet"]);
+}
+
+/// E2
+#[test]
+fn wrong_types_and_numbers_out_of_bounds_are_all_told_at_once() {
+    let node = Node::new();
+    node.file(
+        "units/a.toml",
+        "critical = \"true\"\nstartup_position = -1\nrequires = \"b\"\n[exec]\ncommand = \"/bin/true\"\nnice = 2.0\n\
+         [restart]\nmax_restarts = 99999999999999999999999\ndelay = 10\nfactor = 0.5\n",
+    );
+    node.file(
+        "units/b.toml",
+        "description = 3\n[exec]\ncommand = []\nuser = true\n",
+    );
+    node.file("ringriftd.toml", "max_starting = 0\n");
+    node.file("profiles/p.toml", "units = 7\n");
+    let faults = node.faults(&[]);
+    let places: Vec<String> = faults
+        .iter()
+        .map(|f| f.place.as_ref().unwrap().to_string())
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "profiles/p.toml:1:9",
+            "ringriftd.toml:1:16",
+            "units/a.toml:1:12",
+            "units/a.toml:2:20",
+            "units/a.toml:3:12",
+            "units/a.toml:5:11",
+            "units/a.toml:6:8",
+            "units/a.toml:8:16",
+            "units/a.toml:9:9",
+            "units/a.toml:10:10",
+            "units/b.toml:1:15",
+            "units/b.toml:3:11",
+            "units/b.toml:4:8",
+        ]
+    );
+    let all: String = faults.iter().map(|f| format!("{f}\n")).collect();
+    says(
+        &all,
+        &[
+            "did you mean true, without quotes?",
+            "did you mean [\"b\"]?",
+            "did you mean [\"/bin/true\"]?",
+            "did you mean \"10s\"?",
+            "\"nice\" must be a whole number from -20 to 19, not a number with a fraction",
+        ],
+    );
+}
+
+#[test]
+fn syntax_faults_and_wrong_keys_of_one_file_are_told_together() {
+    let node = Node::new();
+    node.file("units/a.toml", "critical = tru\nbogus_key = 1\n[exec]\ncommand = [\"/bin/true\"]\nnice = = 3\n[stop]\ntimeout = \"1x\"\n");
+    let lines: Vec<u32> = node
+        .faults(&[])
+        .iter()
+        .map(|f| f.place.as_ref().unwrap().at.as_ref().unwrap().line)
+        .collect();
+    assert_eq!(lines, [1, 2, 5, 7]);
+}
+
+/// E3
+#[test]
+fn an_unknown_unit_is_named_with_who_named_it_and_the_nearest() {
+    let node = Node::new();
+    node.unit("event_router", "");
+    for key in ["requires", "wants", "after", "before", "conflicts"] {
+        node.unit("a", &format!("{key} = [\"event_routr\"]"));
+        let column = key.len() + 5;
+        says(
+            &node.fault(&[]),
+            &[
+                &format!(
+                    "units/a.toml:1:{column}: unknown unit \"event_routr\", named in \"{key}\" of \"a\""
+                ),
+                "\"event_router\"",
+            ],
+        );
+    }
+    node.unit("a", "[on_dependency.event_routr]\nfailed = \"keep\"");
+    says(&node.fault(&[]), &["units/a.toml:1:16", "\"event_router\""]);
+}
+
+/// E4
+#[test]
+fn a_ring_is_told_by_its_shortest_path_with_the_place_of_each_edge() {
+    let node = Node::new();
+    node.unit("a", "requires = [\"b\"]").unit("b", "after = [\"a\"]");
+    says(
+        &node.fault(&[]),
+        &[
+            "a -> b -> a",
+            "units/a.toml:1:13: \"a\" requires \"b\"",
+            "units/b.toml:1:10: \"b\" is after \"a\"",
+        ],
+    );
+    let node = Node::new();
+    node.unit("a", "before = [\"b\"]")
+        .unit("b", "wants = [\"c\"]")
+        .unit("c", "before = [\"a\"]");
+    // c is before a: a waits for c; a is before b: b waits for a; b wants c. No ring.
+    node.loads(&[]);
+    node.unit("c", "after = [\"b\"]");
+    says(
+        &node.fault(&[]),
+        &["ring", "units/b.toml:1:10", "units/c.toml:1:10"],
+    );
+    // A ring of 50 with a short cut of three.
+    let node = Node::new();
+    for i in 0..50 {
+        let next = (i + 1) % 50;
+        let head = if i == 20 {
+            "requires = [\"u21\", \"u18\"]".to_owned()
+        } else {
+            format!("requires = [\"u{next}\"]")
+        };
+        node.unit(&format!("u{i}"), &head);
+    }
+    says(&node.fault(&[]), &["u18 -> u19 -> u20 -> u18"]);
+}
+
+/// E5
+#[test]
+fn a_unit_that_names_itself_is_refused() {
+    let node = Node::new();
+    for key in ["requires", "wants", "after", "before", "conflicts"] {
+        node.unit("a", &format!("{key} = [\"A\"]"));
+        says(&node.fault(&[]), &["units/a.toml:1:", "itself"]);
+    }
+}
+
+/// E6
+#[test]
+fn names_that_are_the_same_to_a_person_are_refused() {
+    let node = Node::new();
+    node.unit("auto_sync", "").unit("auto-sync", "");
+    says(
+        &node.fault(&[]),
+        &["units/auto_sync.toml", "same to a person", "units/auto-sync.toml"],
+    );
+    for bad in ["Auto_sync2", "äuto", "a\u{308}uto", "_x", "a b", &"x".repeat(65)] {
+        let node = Node::new();
+        node.unit(bad, "");
+        says(&node.fault(&[]), &["is not the name of a unit"]);
+    }
+    // The same name in two folders that a person named.
+    let node = Node::new();
+    node.unit("a", "").file("more/a.toml", EXEC);
+    let mut places = node.places();
+    let mut second = places.units[0].clone();
+    second.path = node.path("more");
+    places.units.push(second);
+    let report = load_on(&places, &[], TODAY).map(|_| ()).unwrap_err();
+    says(
+        &report.to_string(),
+        &["a second unit \"a\"", "units/a.toml", "more/a.toml"],
+    );
+    // In fixed places the first covers the second.
+    for dir in &mut places.units {
+        dir.is_chosen = false;
+    }
+    places.uid = u32::MAX;
+    assert!(
+        !load_on(&places, &[], TODAY)
+            .map_or_else(|r| r.to_string(), |_| String::new())
+            .contains("a second unit")
+    );
+}
+
+#[test]
+fn names_are_folded_where_a_person_types_them() {
+    let node = Node::new();
+    node.unit("auto_sync", "")
+        .unit("b", "requires = [\"AUTO-SYNC.service\"]");
+    node.file(
+        "profiles/main.toml",
+        "units = [\"B\"]\n[override.Auto-Sync.restart]\npolicy = \"never\"\n",
+    );
+    let loaded = node.loads(&["MAIN"]);
+    assert_eq!(loaded.plan.units["b"].requires, [name("auto_sync")]);
+    assert_eq!(loaded.find("AUTO-SYNC.service"), Some(&name("auto_sync")));
+    assert_eq!(
+        loaded.plan.members[&name("auto_sync")],
+        Membership::AddedBy { unit: name("b") }
+    );
+    assert_eq!(
+        loaded.plan.units["auto_sync"].restart.policy,
+        ringriftd::spec::RestartPolicy::Never
+    );
+}
+
+/// E8
+#[test]
+fn each_wrong_duration_size_and_signal_shows_the_grammar() {
+    let node = Node::new();
+    for bad in ["10", "-1s", "1e9h", "1h30"] {
+        node.unit("a", &format!("[stop]\ntimeout = \"{bad}\""));
+        says(&node.fault(&[]), &["units/a.toml:2:11", "1h30m"]);
+    }
+    node.unit("a", "[stop]\ntimeout = \"0s\"");
+    says(&node.fault(&[]), &["units/a.toml:2:11", "longer than zero"]);
+    node.unit("a", "[restart]\ndelay = \"0s\"");
+    node.loads(&[]);
+    node.unit("a", "[log]\nmax_size = \"1KiBB\"");
+    says(&node.fault(&[]), &["units/a.toml:2:12", "16MiB"]);
+    node.unit("a", "[stop]\nsignals = [\"TERM\", \"SIGFOO\"]");
+    says(
+        &node.fault(&[]),
+        &["units/a.toml:2:20", "unknown signal \"SIGFOO\"", "RTMIN+n"],
+    );
+}
+
+/// E9
+#[test]
+fn huge_and_deep_files_are_refused_quickly() {
+    let node = Node::new();
+    let path = node.path("units/a.toml");
+    std::fs::File::create(&path).unwrap().set_len(1 << 30).unwrap();
+    says(&node.fault(&[]), &["units/a.toml", "larger than 1024 KiB"]);
+    for deep in [
+        "[".repeat(10_000),
+        format!("a = {}", "[".repeat(10_000)),
+        format!("a = {}", "{a=".repeat(10_000)),
+    ] {
+        node.file("units/a.toml", deep);
+        says(&node.fault(&[]), &["nested too deep"]);
+    }
+    // Depth without brackets.
+    node.file("units/a.toml", format!("{}b = 1", "a.".repeat(10_000)));
+    assert!(!node.faults(&[]).is_empty());
+    // As many keys as a file can hold, and as many faults.
+    let keys: String = (0..90_000).map(|i| format!("k{i}=1\n")).collect();
+    node.file("units/a.toml", keys);
+    let faults = node.faults(&[]);
+    assert_eq!(faults.len(), 101);
+    assert!(
+        faults
+            .iter()
+            .any(|f| f.what.contains("more faults than the 100 told"))
+    );
+    node.file("units/a.toml", "=\n".repeat(500_000));
+    assert_eq!(node.faults(&[]).len(), 101);
+    node.file(
+        "units/a.toml",
+        format!("description = \"{}\"", "x".repeat(1_000_000)),
+    );
+    assert!(node.faults(&[]).iter().any(|f| f.what.contains("1000000 bytes")));
+}
+
+/// E10
+#[test]
+fn encodings_are_told_precisely() {
+    let node = Node::new();
+    node.file("units/a.toml", b"description = \"x\"\ncategory = \"\xff\"\n");
+    says(&node.fault(&[]), &["units/a.toml:2:13", "is not UTF-8"]);
+    node.file("units/a.toml", format!("\u{feff}{EXEC}"));
+    node.loads(&[]);
+    node.file(
+        "units/a.toml",
+        "\u{feff}bogus = 1\n[exec]\ncommand = [\"/bin/true\"]\n",
+    );
+    says(&node.fault(&[]), &["units/a.toml:1:1: unknown key"]);
+    node.file("units/a.toml", EXEC.replace('\n', "\r\n"));
+    node.loads(&[]);
+    node.file("units/a.toml", "description = \"ä\0\"\n");
+    says(&node.fault(&[]), &["units/a.toml:1:17", "NUL"]);
+    node.file("units/a.toml", format!("description = \"\\u0000\"\n{EXEC}"));
+    says(&node.fault(&[]), &["units/a.toml:1:15", "NUL"]);
+    // Columns count characters, not bytes.
+    node.file(
+        "units/a.toml",
+        "[restart]\npolicy = \"ünlike\" # ä\n[exec]\ncommand = [\"ä\", 7]\n",
+    );
+    let places: Vec<String> = node
+        .faults(&[])
+        .iter()
+        .map(|f| f.place.as_ref().unwrap().to_string())
+        .collect();
+    assert_eq!(places, ["units/a.toml:2:10", "units/a.toml:4:17"]);
+}
+
+/// E11
+#[test]
+fn only_regular_files_are_read_and_nothing_blocks() {
+    let node = Node::new();
+    let path = node.path("units/a.toml");
+    let secret = node.path("secret");
+    std::fs::write(&secret, "root:hash").unwrap();
+    for target in [path.clone(), node.path("nowhere"), "/dev/zero".into(), secret] {
+        symlink(&target, &path).unwrap();
+        let fault = node.fault(&[]);
+        says(&fault, &["units/a.toml", "symbolic link"]);
+        assert!(!fault.contains("hash"));
+        std::fs::remove_file(&path).unwrap();
+    }
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    says(&node.fault(&[]), &["units/a.toml", "not a regular file"]);
+    std::fs::remove_file(&path).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    says(&node.fault(&[]), &["units/a.toml", "not a regular file"]);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    says(&node.fault(&[]), &["units/a.toml", "not a regular file"]);
+}
+
+/// E12. As root every file is readable, so a folder and a missing one stand in.
+#[test]
+fn what_cannot_be_read_is_a_fault_and_never_a_removal() {
+    let node = Node::new();
+    node.unit("a", "");
+    std::fs::remove_dir_all(node.path("profiles")).unwrap();
+    says(&node.fault(&[]), &["profiles", "cannot open"]);
+    std::fs::write(node.path("profiles"), "").unwrap();
+    says(&node.fault(&[]), &["profiles"]);
+    std::fs::remove_file(node.path("profiles")).unwrap();
+    std::fs::create_dir(node.path("profiles")).unwrap();
+    node.unit("b", "requires = [\"a\"]");
+    if !nix::unistd::geteuid().is_root() {
+        let unreadable = std::fs::Permissions::from_mode(0o000);
+        std::fs::set_permissions(node.path("units/a.toml"), unreadable).unwrap();
+        says(
+            &node.fault(&[]),
+            &["units/a.toml", "Permission denied", "never counts as removed"],
+        );
+    }
+    std::fs::remove_file(node.path("ringriftd.toml")).unwrap();
+    says(&node.fault(&[]), &["ringriftd.toml", "cannot read"]);
+}
+
+/// E13
+#[test]
+fn leftovers_of_editors_are_ignored_and_a_file_under_change_is_read_whole() {
+    let node = Node::new();
+    node.unit("a", "");
+    for leftover in [
+        ".a.toml.swp",
+        "a.toml~",
+        "4913",
+        "#a.toml#",
+        ".hidden.toml",
+        "a.toml.bak",
+        "README.md",
+        "a.toml.tmp",
+    ] {
+        node.file(&format!("units/{leftover}"), "not = [ toml");
+    }
+    assert_eq!(node.loads(&[]).plan.units.len(), 1);
+    // A writer that replaces the file by rename: each read sees one or the other, whole.
+    let path = node.path("units/a.toml");
+    let new = node.path("new");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut long = false;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let size = if long { 200_000 } else { 10 };
+                std::fs::write(&new, format!("# {}\n{EXEC}# end\n", "x".repeat(size))).unwrap();
+                std::fs::rename(&new, &path).unwrap();
+                long = !long;
+            }
+        });
+        for _ in 0..50 {
+            if let Err(report) = node.load(&[]) {
+                says(&report.to_string(), &["changed while it was read"]);
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+/// E15
+#[test]
+fn a_deprecated_member_is_warned_of_with_the_live_end_of_its_chain() {
+    let node = Node::new();
+    let dep = |by: &str| format!("[deprecated]\nsince = \"2025-12\"\n{by}note = \"move on\"");
+    node.unit("health_check", &dep("replaced_by = \"node_health_monitor\"\n"));
+    node.unit("node_health_monitor", &dep("replaced_by = \"health_server\"\n"));
+    node.unit("health_server", "");
+    node.unit("vast_idle", &dep("remove_after = \"2026-01-01\"\n"));
+    node.file(
+        "profiles/p.toml",
+        "units = [\"health_check\", \"vast_idle\", \"health_server\", \"node_health_monitor\"]",
+    );
+    let loaded = node.loads(&["p"]);
+    let texts: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(texts.len(), 3, "{texts:?}");
+    says(
+        &texts[0],
+        &[
+            "units/health_check.toml",
+            "deprecated",
+            "move on",
+            "use \"health_server\"",
+        ],
+    );
+    says(&texts[2], &["OVERDUE", "2026-01-01", "replacement: none"]);
+    let live = |unit: &str| loaded.plan.units[unit].deprecated.clone().unwrap().live_end;
+    assert_eq!(
+        (live("health_check"), live("vast_idle")),
+        (Some(name("health_server")), None)
+    );
+
+    node.unit("health_server", &dep("replaced_by = \"health_check\"\n"));
+    says(
+        &node.fault(&["p"]),
+        &[
+            "replace each other in a ring",
+            "health_check -> node_health_monitor -> health_server -> health_check",
+        ],
+    );
+    node.unit("health_server", "")
+        .unit("vast_idle", &dep("replaced_by = \"Tournament system\"\n"));
+    says(
+        &node.fault(&["p"]),
+        &["units/vast_idle.toml:3:15", "is not the name of a unit"],
+    );
+    node.unit("vast_idle", &dep("remove_after = \"2026-13-01\"\n"));
+    says(
+        &node.fault(&["p"]),
+        &["units/vast_idle.toml:3:16", "is not a day"],
+    );
+}
+
+/// E17
+#[test]
+fn templates_are_checked_when_files_are_loaded() {
+    let node = Node::new();
+    let exec = |text: &str| {
+        node.file(
+            "units/a.toml",
+            format!("[exec]\ncommand = [\"/bin/true\"]\n{text}\n"),
+        )
+        .fault(&[])
+    };
+    says(
+        &exec("working_dir = \"${UNSET}\""),
+        &["units/a.toml:3:15", "\"UNSET\" is not set for \"a\"", "pass_env"],
+    );
+    says(
+        &exec("working_dir = \"${\""),
+        &["units/a.toml:3:15", "not closed"],
+    );
+    says(
+        &exec("env = { A = \"${B}\", B = \"${A}\" }"),
+        &["ring: A -> B -> A"],
+    );
+    says(&exec("env = { A = \"${A}\" }"), &["\"A\" is not set"]);
+    says(&exec("env = { A = \"a\\u0000\" }"), &["NUL"]);
+    says(
+        &exec("env = { NOTIFY_SOCKET = \"x\" }"),
+        &["set by ringriftd itself"],
+    );
+    let big = "x".repeat(30_000);
+    says(
+        &exec(&format!(
+            "env = {{ A = \"{big}\", B = \"{big}\", C = \"{big}\", D = \"{big}\", E = \"{big}\", F = \"{big}\" }}"
+        )),
+        &["E2BIG"],
+    );
+    for sound in [
+        "working_dir = \"${UNSET:-/}\"",
+        "working_dir = \"$$\"",
+        "working_dir = \"${HOME}\"",
+        "env = { PATH = \"${PATH}:/x\" }",
+        "working_dir = \"${X}\"\nenv_files = [\"-/nowhere\"]",
+        "working_dir = \"${X}\"\npass_env = [\"X\"]",
+        "working_dir = \"${X}\"\nenv = { X = \"${RINGRIFT_UNIT}\" }",
+    ] {
+        node.file(
+            "units/a.toml",
+            format!("[exec]\ncommand = [\"/bin/true\"]\n{sound}\n"),
+        )
+        .loads(&[]);
+    }
+}
+
+/// E22, S5
+#[test]
+fn a_file_that_others_can_change_is_refused_in_a_fixed_place_and_warned_of_elsewhere() {
+    let node = Node::new();
+    node.unit("a", "");
+    std::fs::set_permissions(node.path("units/a.toml"), std::fs::Permissions::from_mode(0o666)).unwrap();
+    let mut places = node.places();
+    let loaded = load_on(&places, &[], TODAY).unwrap_or_else(|r| panic!("{r}"));
+    let warnings: String = loaded.warnings.iter().map(|w| format!("{w}\n")).collect();
+    says(&warnings, &["units/a.toml", "writable by everybody (mode 0666)"]);
+    for dir in &mut places.units {
+        dir.is_chosen = false;
+    }
+    let report = load_on(&places, &[], TODAY).map(|_| ()).unwrap_err();
+    says(
+        &report.to_string(),
+        &[
+            "error: units/a.toml: this file is writable by everybody (mode 0666)",
+            "chmod go-w",
+        ],
+    );
+    let defect = ringriftd::config::source::defect;
+    assert!(defect(0, 0o644, 0).is_none() && defect(5, 0o664, 5).is_none() && defect(0, 0o644, 5).is_none());
+    assert!(defect(0, 0o664, 0).is_some_and(|d| d.contains("its group (mode 0664)")));
+    assert!(defect(5, 0o644, 0).is_some() && defect(6, 0o644, 5).is_some() && defect(5, 0o646, 5).is_some());
+}
+
+/// E25
+#[test]
+fn check_gives_the_verdict_of_the_daemon_and_the_documented_codes() {
+    let node = Node::new();
+    let run = |args: &CheckArgs| {
+        let (mut data, mut talk) = (Vec::new(), Vec::new());
+        let code = check_verb(&node.places(), &[], args, &mut data, &mut talk);
+        (
+            code,
+            String::from_utf8(data).unwrap(),
+            String::from_utf8(talk).unwrap(),
+        )
+    };
+    node.unit("a", "").file("profiles/p.toml", "units = [\"a\"]");
+    assert_eq!(run(&CheckArgs::default()).0, 0);
+    node.unit("orphan", "");
+    assert_eq!(run(&CheckArgs::default()).0, 0);
+    let (code, _, talk) = run(&CheckArgs {
+        strict: true,
+        json: false,
+    });
+    assert_eq!(code, 8);
+    says(&talk, &["in no profile: orphan"]);
+    node.unit("a", "bogus = 1\nrequires = [\"nobody\"]");
+    let (code, data, talk) = run(&CheckArgs::default());
+    assert_eq!(code, 8);
+    says(&talk, &["units/a.toml:1:1", "units/a.toml:2:13"]);
+    says(&data, &["2 faults"]);
+    let (code, data, talk) = run(&CheckArgs {
+        strict: false,
+        json: true,
+    });
+    let value: serde_json::Value = serde_json::from_str(&data).unwrap();
+    assert_eq!((code, talk.as_str()), (8, ""));
+    assert_eq!(value["schema"], "ringrift.v1.check");
+    assert_eq!(value["faults"][0]["file"], "units/a.toml");
+    assert_eq!(value["faults"][0]["line"], 1);
+    assert_eq!(value["faults"][0]["column"], 1);
+}
+
+#[test]
+fn values_of_variables_are_shown_nowhere() {
+    let node = Node::new();
+    node.file(
+        "units/a.toml",
+        "[exec]\ncommand = [\"/bin/true\"]\nenv = { TOKEN = \"s3cr3t\", B = 7 }\n",
+    );
+    let fault = node.fault(&[]);
+    says(&fault, &["units/a.toml:3:31", "TOKEN"]);
+    assert!(!fault.contains("s3cr3t"), "{fault}");
+    node.file(
+        "units/a.toml",
+        "[exec]\ncommand = [\"/bin/true\"]\n[exec.env]\nTOKEN = \"s3cr3t\nB = s3cr3t\n",
+    );
+    assert!(node.faults(&[]).iter().all(|f| !f.to_string().contains("s3cr3t")));
+    node.file(
+        "units/a.toml",
+        "[exec]\ncommand = [\"/bin/true\"]\n[exec.env]\nTOKEN = \"s3cr3t\"\nOTHER = \"\"\"\ns3cr3t\n\"\"\"\n",
+    );
+    let loaded = node.loads(&[]);
+    let definition = loaded.definition(&name("a")).unwrap();
+    assert!(!format!("{definition:?}").contains("s3cr3t"), "{definition:?}");
+    let setting = definition
+        .settings
+        .iter()
+        .find(|s| s.key == "exec.env.TOKEN")
+        .unwrap();
+    assert_eq!(
+        (setting.value.as_str(), setting.origin.as_str()),
+        ("\"…\"", "units/a.toml:4:9")
+    );
+    assert!(
+        definition
+            .settings
+            .iter()
+            .any(|s| s.key == "restart.policy" && s.value == "\"always\"" && s.origin == "default")
+    );
+    node.file(
+        "units/a.toml",
+        "[exec]\ncommand = [\"/bin/true\"]\nenv.TOKEN = \"${s3cr3t\"\n",
+    );
+    assert!(!node.fault(&[]).contains("s3cr3t"));
+}
+
+#[test]
+fn layers_lie_over_each_other_in_order() {
+    let node = Node::new();
+    node.file(
+        "ringriftd.toml",
+        "profiles = [\"p\"]\nmax_starting = 4\n[defaults.unit.stop]\ntimeout = \"1s\"\n[defaults.unit.exec]\nenv = { A = \"0\", B = \"0\" }\n\
+         [runner.r]\ncommand = [\"run\"]\nrequires_env = [\"HOME_OF_IT\"]\notherwise = [\"${RINGRIFTD}\", \"stand-in\"]\nnote = \"stand-in\"\n",
+    );
+    node.file("units/a.toml", "critical = true\n[exec]\nrunner = \"r\"\nargs = [\"x\"]\nenv = { A = \"1\" }\n[restart]\nmax_restarts = 1\n");
+    node.file(
+        "units/a.d/10.toml",
+        "[restart]\nmax_restarts = 2\ndelay = \"400s\"\n",
+    )
+    .file("units/a.d/20.toml", "[restart]\nmax_restarts = 3\n");
+    node.file(
+        "profiles/p.toml",
+        "units = [\"a\"]\n[override.a.restart]\nwindow = \"2h\"\n",
+    );
+    let loaded = node.loads(&[]);
+    let unit = &loaded.plan.units["a"];
+    assert_eq!(unit.restart.max_restarts, Some(3));
+    assert_eq!(unit.restart.window.as_secs(), 7200);
+    assert_eq!(
+        (unit.restart.delay.as_secs(), unit.restart.max_delay.as_secs()),
+        (400, 400)
+    );
+    assert_eq!(unit.restart.retry_every.as_secs(), 1800);
+    assert_eq!(unit.stop.timeout.as_secs(), 1);
+    let env: Vec<String> = unit.exec.env.iter().map(|(n, t)| format!("{n}={t}")).collect();
+    assert_eq!(env, ["A=1", "B=0"]);
+    assert!(
+        matches!(&unit.exec.command, ringriftd::spec::Command::Runner { name, args, .. } if name == "r" && args.len() == 1)
+    );
+    let origin = |key: &str| {
+        let definition = loaded.definition(&name("a")).unwrap();
+        definition
+            .settings
+            .into_iter()
+            .find(|s| s.key == key)
+            .unwrap()
+            .origin
+    };
+    assert_eq!(origin("restart.max_restarts"), "units/a.d/20.toml:2:16");
+    assert_eq!(origin("restart.window"), "profiles/p.toml:3:10");
+    assert_eq!(origin("stop.timeout"), "ringriftd.toml:4:11");
+    // A drop-in may turn a runner's unit into a plain command, but one file may not say both.
+    node.file("units/a.d/30.toml", "[exec]\ncommand = [\"/bin/true\"]\n");
+    assert!(matches!(
+        &node.loads(&[]).plan.units["a"].exec.command,
+        ringriftd::spec::Command::Direct(_)
+    ));
+    node.file(
+        "units/a.d/30.toml",
+        "[exec]\ncommand = [\"/bin/true\"]\nrunner = \"r\"\n",
+    );
+    says(
+        &node.fault(&[]),
+        &["units/a.d/30.toml:3:1", "both a command and a runner"],
+    );
+    // The digest is that of the content, not of its place.
+    std::fs::remove_file(node.path("units/a.d/30.toml")).unwrap();
+    let before = node.loads(&[]).plan.units["a"].digest.clone();
+    node.file("units/a.d/05.toml", "# nothing\n");
+    assert_eq!(node.loads(&[]).plan.units["a"].digest, before);
+    node.file("units/a.d/30.toml", "[stop]\ntimeout = \"2s\"\n");
+    assert_ne!(node.loads(&[]).plan.units["a"].digest, before);
+}
+
+#[test]
+fn a_restart_limit_can_be_taken_off() {
+    let node = Node::new();
+    node.unit("a", "[restart]\nmax_restarts = \"unlimited\"");
+    assert_eq!(node.loads(&[]).plan.units["a"].restart.max_restarts, None);
+    node.unit("a", "[restart]\nmax_restarts = \"lots\"");
+    says(&node.fault(&[]), &["units/a.toml:2:16", "or \"unlimited\""]);
+}
+
+#[test]
+fn exactly_one_of_command_and_runner_is_asked_for() {
+    let node = Node::new();
+    node.file("units/a.toml", "[exec]\nkind = \"simple\"\n");
+    says(
+        &node.fault(&[]),
+        &["units/a.toml:1:2", "does not say what to run"],
+    );
+    node.file("units/a.toml", "[exec]\nrunner = \"ringrfit\"\n")
+        .file("ringriftd.toml", "[runner.ringrift]\ncommand = [\"x\"]\n");
+    says(
+        &node.fault(&[]),
+        &["units/a.toml:2:10", "unknown runner", "\"ringrift\""],
+    );
+    node.file("units/a.toml", "[exec]\ncommand = [\"x\"]\nargs = [\"y\"]\n");
+    says(&node.fault(&[]), &["units/a.toml:3:1", "without a runner"]);
+}
+
+#[test]
+fn profiles_extend_exclude_and_pull_in() {
+    let node = Node::new();
+    node.unit("a", "category = \"queue\"")
+        .unit("b", "requires = [\"c\"]\ncategory = \"queue\"")
+        .unit("c", "wants = [\"d\"]")
+        .unit("d", "");
+    node.unit("e_sync", "").unit("f_sync", "");
+    node.file(
+        "profiles/base.toml",
+        "description = \"Base\"\nunits = [\"@queue\"]",
+    );
+    node.file(
+        "profiles/p.toml",
+        "extends = [\"base\"]\nunits = [\"*_sync\"]\nexclude = [\"a\", \"f_sync\"]",
+    );
+    node.file("profiles/full.toml", "units = [\"*\"]")
+        .file("profiles/empty.toml", "");
+    let loaded = node.loads(&["p"]);
+    let members: Vec<String> = loaded
+        .plan
+        .members
+        .iter()
+        .map(|(n, m)| format!("{n}:{m:?}"))
+        .collect();
+    assert_eq!(
+        members,
+        [
+            "b:Listed { profile: \"p\" }",
+            "c:AddedBy { unit: b }",
+            "d:AddedBy { unit: c }",
+            "e_sync:Listed { profile: \"p\" }",
+        ]
+    );
+    assert_eq!(loaded.profiles["full"].members.len(), 6);
+    assert_eq!(loaded.profiles["empty"].members.len(), 0);
+    assert_eq!(loaded.profiles["base"].listed.len(), 2);
+    assert_eq!(loaded.orphans, [name("f_sync")]);
+    assert!(node.loads(&[]).plan.members.is_empty());
+    assert_eq!(node.loads(&["p", "base"]).plan.members.len(), 5);
+    let bad = |text: &str| node.file("profiles/bad.toml", text).fault(&[]);
+    says(
+        &bad("units = [\"a\", \"A\"]"),
+        &["profiles/bad.toml:1:15", "twice"],
+    );
+    says(
+        &bad("units = [\"zzz\"]"),
+        &["profiles/bad.toml:1:10", "unknown unit"],
+    );
+    says(&bad("units = [\"@quee\"]"), &["\"queue\""]);
+    says(&bad("units = [\"%base\"]"), &["no selector of a profile"]);
+    says(&bad("extends = [\"bsae\"]"), &["unknown profile", "\"base\""]);
+    says(&bad("extends = [\"bad\"]"), &["ring: bad -> bad"]);
+    says(
+        &bad("[override.zzz.stop]\ntimeout = \"1s\""),
+        &["profiles/bad.toml:1:11", "unknown unit"],
+    );
+    says(
+        &bad("[override.a.stop]\ntimout = \"1s\""),
+        &["profiles/bad.toml:2:1", "[override.a.stop] holds", "\"timeout\""],
+    );
+    std::fs::remove_file(node.path("profiles/bad.toml")).unwrap();
+    says(
+        &node.fault(&["emty"]),
+        &["unknown profile \"emty\"", "command line", "\"empty\""],
+    );
+}
+
+#[test]
+fn contradicting_overrides_name_both_places_unless_one_extends_the_other() {
+    let node = Node::new();
+    node.unit("a", "");
+    let over = |value: &str| format!("units = [\"a\"]\n[override.a.restart]\npolicy = \"{value}\"\n");
+    node.file("profiles/p.toml", over("never"))
+        .file("profiles/q.toml", over("always"));
+    says(
+        &node.fault(&["p", "q"]),
+        &["profiles/q.toml:3:10", "profiles/p.toml:3:10", "contradict"],
+    );
+    node.loads(&["p"]);
+    node.file(
+        "profiles/q.toml",
+        format!(
+            "extends = [\"p\"]\n{}",
+            over("on-failure").replace("units = [\"a\"]\n", "")
+        ),
+    );
+    for profiles in [["p", "q"], ["q", "p"]] {
+        let loaded = node.loads(&profiles);
+        assert_eq!(
+            loaded.plan.units["a"].restart.policy,
+            ringriftd::spec::RestartPolicy::OnFailure
+        );
+    }
+}
+
+#[test]
+fn conflicts_between_members_and_with_requirements_are_refused() {
+    let node = Node::new();
+    node.unit("a", "conflicts = [\"b\"]")
+        .unit("b", "")
+        .unit("c", "requires = [\"b\"]");
+    node.file("profiles/p.toml", "units = [\"a\", \"c\"]");
+    node.loads(&[]);
+    says(
+        &node.fault(&["p"]),
+        &["units/a.toml:1:14", "\"b\" is added by \"c\""],
+    );
+    node.unit("a", "requires = [\"b\"]\nconflicts = [\"b\"]");
+    says(
+        &node.fault(&[]),
+        &["units/a.toml:2:14", "conflicts with it", "units/a.toml:1:13"],
+    );
+}
+
+/// A tiny generator of numbers (splitmix64), so that every run makes the same files.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % below as u64) as usize
+    }
+
+    /// One slip of the fingers: a letter lost, doubled, swapped with the next, or another.
+    fn slip(&mut self, word: &str) -> String {
+        let mut letters: Vec<char> = word.chars().collect();
+        let at = self.roll(letters.len());
+        match self.roll(4) {
+            0 => drop(letters.remove(at)),
+            1 => letters.insert(at, letters[at]),
+            2 if at + 1 < letters.len() => letters.swap(at, at + 1),
+            _ => letters[at] = char::from(b'a' + self.roll(26) as u8),
+        }
+        letters.into_iter().collect()
+    }
+}
+
+#[test]
+fn two_hundred_files_with_one_slip_each_are_refused_at_the_slip_with_the_right_word() {
+    let mut dice = Dice(20_260_115);
+    let leaves: Vec<(String, &schema::Key)> = schema::leaves(schema::UNIT)
+        .into_iter()
+        .filter(|(_, k)| !matches!(k.kind, Kind::Later))
+        .collect();
+    let mut done = std::collections::BTreeSet::new();
+    let mut files = 0;
+    while files < 200 {
+        let (path, key) = &leaves[dice.roll(leaves.len())];
+        let (table, last) = path.rsplit_once('.').unwrap_or(("", path));
+        let words: Option<&[&str]> = match key.kind {
+            Kind::Word(words, _) => Some(words),
+            _ => None,
+        };
+        let siblings: Vec<&str> = leaves
+            .iter()
+            .filter_map(|(p, k)| (p.rsplit_once('.').map_or("", |(t, _)| t) == table).then_some(k.name))
+            .collect();
+        // The slip is in a word of a closed list, in a unit's name, in a table's name, or in a key.
+        let (head, line, wrong, right, column, known): (String, String, String, &str, usize, Vec<&str>) =
+            match (dice.roll(4), words) {
+                (0, Some(words)) => {
+                    let right = words[dice.roll(words.len())];
+                    let wrong = dice.slip(right);
+                    (
+                        table.to_owned(),
+                        format!("{last} = \"{wrong}\""),
+                        wrong,
+                        right,
+                        last.len() + 4,
+                        words.to_vec(),
+                    )
+                }
+                (1, _) => {
+                    let units = [
+                        "event_router",
+                        "data_pipeline",
+                        "feedback_loop",
+                        "queue_populator",
+                        "target",
+                    ];
+                    let right = units[dice.roll(units.len() - 1)];
+                    let wrong = dice.slip(right);
+                    let list = ["requires", "wants", "after", "conflicts"][dice.roll(4)];
+                    (
+                        String::new(),
+                        format!("{list} = [\"{wrong}\"]"),
+                        wrong,
+                        right,
+                        list.len() + 5,
+                        units.to_vec(),
+                    )
+                }
+                (2, _) if !table.is_empty() => {
+                    let wrong = dice.slip(table);
+                    let top = schema::UNIT
+                        .iter()
+                        .filter(|k| !matches!(k.kind, Kind::Later))
+                        .map(|k| k.name)
+                        .collect();
+                    (String::new(), format!("[{wrong}]"), wrong, table, 2, top)
+                }
+                _ => {
+                    let wrong = dice.slip(last);
+                    (table.to_owned(), format!("{wrong} = 1"), wrong, last, 1, siblings)
+                }
+            };
+        // A slip that makes another valid or planned word, or one that is as near to another, is nobody's to guess.
+        let is_bare = wrong
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))
+            && wrong.len() > 2;
+        let is_taken = schema::UNIT.iter().chain(schema::EXEC).any(|k| k.name == wrong)
+            || known.contains(&wrong.as_str());
+        let slips = |w: &str| strsim::damerau_levenshtein(&wrong, w);
+        let is_plain = known.iter().all(|w| *w == right || slips(w) > slips(right));
+        if !is_bare
+            || is_taken
+            || !is_plain
+            || right.len() < 4
+            || nearest(&wrong, [right]).is_none()
+            || !done.insert(line.clone())
+        {
+            continue;
+        }
+        files += 1;
+        let node = Node::new();
+        for unit in [
+            "event_router",
+            "data_pipeline",
+            "feedback_loop",
+            "queue_populator",
+        ] {
+            node.unit(unit, "");
+        }
+        let comments = "# a comment\n".repeat(dice.roll(5));
+        let mut text = comments.clone();
+        let exec = if head == "exec" {
+            "command = [\"/bin/true\"]\n"
+        } else {
+            ""
+        };
+        let mut line_number = comments.lines().count() + 1;
+        if !head.is_empty() {
+            text.push_str(&format!("[{head}]\n{exec}"));
+            line_number += 1 + exec.lines().count();
+        }
+        text.push_str(&format!("{line}\n"));
+        if head != "exec" {
+            text.push_str(EXEC);
+        }
+        node.file("units/target.toml", &text);
+        let faults = node.faults(&[]);
+        let fault = faults[0].to_string();
+        assert_eq!(faults.len(), 1, "{text}\n{fault}");
+        says(
+            &fault,
+            &[
+                &format!("error: units/target.toml:{line_number}:{column}: unknown "),
+                &format!("did you mean \"{right}\""),
+            ],
+        );
+    }
+}
+
+#[test]
+fn ten_thousand_units_with_a_hundred_thousand_edges_load_in_time() {
+    let node = Node::new();
+    let mut dice = Dice(7);
+    for i in 0..10_000usize {
+        let edges: std::collections::BTreeSet<usize> =
+            (0..10).filter(|_| i > 0).map(|_| dice.roll(i)).collect();
+        let list: Vec<String> = edges.iter().map(|e| format!("\"u{e}\"")).collect();
+        let key = ["requires", "wants", "after"][dice.roll(3)];
+        node.unit(&format!("u{i}"), &format!("{key} = [{}]", list.join(", ")));
+    }
+    node.file("profiles/full.toml", "units = [\"*\"]");
+    let start = std::time::Instant::now();
+    let loaded = node.loads(&["full"]);
+    let took = start.elapsed();
+    assert_eq!(loaded.plan.members.len(), 10_000);
+    println!("10 000 units took {took:?}");
+    assert!(took.as_secs() < 20, "{took:?}");
+}
+
+#[test]
+fn the_reference_for_people_is_the_schema() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    for (file, keys) in [
+        ("units.md", schema::UNIT),
+        ("units.md", schema::NODE),
+        ("profiles.md", schema::PROFILE),
+    ] {
+        let text = std::fs::read_to_string(docs.join(file)).unwrap();
+        let table = schema::reference(keys);
+        assert!(
+            text.contains(&table),
+            "docs/{file} lacks this table, or has another:\n\n{table}"
+        );
+    }
+}
+
+mod random {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn toml_like() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            "[exec]\n",
+            "[",
+            "]",
+            "[[",
+            "]]",
+            "{",
+            "}",
+            "=",
+            "\"",
+            "'",
+            "\"\"\"",
+            "\n",
+            "#",
+            ",",
+            ".",
+            " ",
+            "command",
+            "env",
+            "requires",
+            "on_dependency",
+            "restart",
+            "policy",
+            "\"always\"",
+            "[\"a\"]",
+            "1",
+            "-1",
+            "0x1f",
+            "1.5",
+            "true",
+            "2026-01-01",
+            "\\u0000",
+            "\\",
+            "ä",
+            "\r\n",
+            "exec.env.A = \"${B}\"\n",
+            "rlimits",
+            "nofile",
+            "x-a",
+            "[override.a]\n",
+            "inf",
+            "\u{feff}",
+            "_",
+        ]);
+        prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+        #[test]
+        fn no_bytes_whatever_make_the_loader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), text in toml_like(), other in toml_like()) {
+            let node = Node::new();
+            node.file("units/a.toml", &bytes).file("units/b.toml", &text).file("profiles/p.toml", &text);
+            node.file("units/b.d/x.toml", &other).file("ringriftd.toml", &other);
+            if let Err(report) = node.load(&["p"]) {
+                prop_assert!(!report.faults.is_empty());
+                let _ = report.to_string();
+            }
+        }
+    }
+}
