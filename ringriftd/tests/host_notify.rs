@@ -156,8 +156,12 @@ async fn main_process_is_believed() {
 async fn a23_others_of_the_unit_are_believed_only_where_the_unit_says_so() {
     let mut main_only = unit(std::process::id(), NotifyAccess::Main);
     let mut child = Sender::new(&main_only.path, None);
+    // A barrier from anybody is answered and is nobody's fault (systemd-notify sends one as itself).
+    child.says("BARRIER=1");
     child.says("READY=1");
     main_only.rejects(child.pid(), "notify_access").await;
+    say(&main_only.path, b"WATCHDOG=1");
+    assert_eq!(main_only.hears().await, Notice::Watchdog);
     let mut all = unit(std::process::id(), NotifyAccess::All);
     let mut child = Sender::new(&all.path, None);
     child.says("READY=1");
