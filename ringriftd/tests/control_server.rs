@@ -60,7 +60,7 @@ fn start(options: Options) -> Server {
 }
 
 fn fast() -> Options {
-    let soon = Duration::from_millis(200);
+    let soon = Duration::from_millis(500);
     Options {
         hello_timeout: soon,
         frame_timeout: soon,
@@ -208,28 +208,29 @@ async fn serves(server: &Server) {
     );
 }
 
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").expect("proc").count()
+/// Sockets of the daemon's side that exist: the listener, and one for each connection. By their path, since the
+/// tests of this file share one table of descriptors.
+fn open_at(path: &Path) -> usize {
+    let all = std::fs::read_to_string("/proc/net/unix").expect("proc");
+    let path = path.to_str().expect("a plain path");
+    all.lines().filter(|line| line.ends_with(path)).count()
 }
 
-/// Test threads share one process and so one table of descriptors: those that count them run alone.
-static COUNTING: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
-
-/// Waits until no more descriptors are open than `before`.
-async fn descriptors_return_to(before: usize) {
-    let returned = async {
-        while descriptors() > before {
+/// Waits until only the listener is left.
+async fn connections_are_gone(server: &Server) {
+    let gone = async {
+        while open_at(&server.path) > 1 {
             tokio::task::yield_now().await;
         }
     };
-    if tokio::time::timeout(PATIENCE, returned).await.is_err() {
-        panic!("{} descriptors are open, {before} were", descriptors());
+    if tokio::time::timeout(PATIENCE, gone).await.is_err() {
+        panic!("{} sockets are open", open_at(&server.path));
     }
+    assert_eq!(open_at(&server.path), 1);
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn requests_are_answered_with_their_numbers() {
-    let _other = COUNTING.read().await;
     let mut server = start(Options::default());
     let mut client = Client::hello(&server.path).await;
     client.ask(7, events()).await;
@@ -265,7 +266,6 @@ async fn requests_are_answered_with_their_numbers() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn d1_silent_client_is_closed() {
-    let _other = COUNTING.read().await;
     let server = start(fast());
     Client::raw(&server.path).await.is_closed().await;
     Client::hello(&server.path).await.is_closed().await;
@@ -273,7 +273,6 @@ async fn d1_silent_client_is_closed() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn d1_client_that_waits_for_an_answer_is_not_idle() {
-    let _other = COUNTING.read().await;
     let mut server = start(fast());
     let mut waits = Client::hello(&server.path).await;
     waits.ask(1, events()).await;
@@ -290,7 +289,6 @@ async fn d1_client_that_waits_for_an_answer_is_not_idle() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn d2_client_that_never_reads_is_let_go_and_memory_stays_flat() {
-    let _other = COUNTING.read().await;
     let mut server = start(fast());
     let mut client = Client::hello(&server.path).await;
     client.ask(1, events()).await;
@@ -331,7 +329,6 @@ fn node_of(bytes: usize) -> proto::reply::NodeStatus {
 
 #[tokio::test(flavor = "current_thread")]
 async fn long_answer_is_streamed_past_the_queues_bound() {
-    let _other = COUNTING.read().await;
     let mut server = start(Options::default());
     let mut client = Client::hello(&server.path).await;
     client.ask(1, events()).await;
@@ -347,67 +344,60 @@ async fn long_answer_is_streamed_past_the_queues_bound() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn d3_a_thousand_at_once_are_served_or_told_busy() {
-    let _alone = COUNTING.write().await;
-    let before = descriptors();
-    {
-        let server = start(Options::default());
-        let mut clients = Vec::new();
-        let (mut accepted, mut busy) = (0, 0);
-        for _ in 0..1000 {
+    let server = start(Options::default());
+    let mut clients = Vec::new();
+    let (mut accepted, mut busy) = (0, 0);
+    for _ in 0..1000 {
+        let mut client = Client::raw(&server.path).await;
+        // The daemon may have said Busy and closed before.
+        let body = proto::codec::encode(&hello()).expect("small");
+        let _ = client.stream.write_all(&[0, 0, 0, body.len() as u8]).await;
+        let _ = client.stream.write_all(&body).await;
+        clients.push(client);
+        tokio::task::yield_now().await;
+    }
+    for client in &mut clients {
+        match client.hear::<Welcome>().await {
+            Some(Welcome::Accepted { .. }) => accepted += 1,
+            Some(Welcome::Busy { reason }) => {
+                assert!(reason.contains("try again"), "{reason}");
+                busy += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(accepted, ringriftd::limits::CLIENTS_MAX);
+    assert_eq!(busy, 1000 - accepted);
+    drop(clients);
+    let again = async {
+        loop {
             let mut client = Client::raw(&server.path).await;
-            // The daemon may have said Busy and closed before.
             let body = proto::codec::encode(&hello()).expect("small");
             let _ = client.stream.write_all(&[0, 0, 0, body.len() as u8]).await;
             let _ = client.stream.write_all(&body).await;
-            clients.push(client);
-            tokio::task::yield_now().await;
-        }
-        for client in &mut clients {
-            match client.hear::<Welcome>().await {
-                Some(Welcome::Accepted { .. }) => accepted += 1,
-                Some(Welcome::Busy { reason }) => {
-                    assert!(reason.contains("try again"), "{reason}");
-                    busy += 1;
-                }
-                other => panic!("{other:?}"),
+            if let Some(Welcome::Accepted { .. }) = client.hear().await {
+                return;
             }
         }
-        assert_eq!(accepted, ringriftd::limits::CLIENTS_MAX);
-        assert_eq!(busy, 1000 - accepted);
-        drop(clients);
-        let again = async {
-            loop {
-                let mut client = Client::raw(&server.path).await;
-                let body = proto::codec::encode(&hello()).expect("small");
-                let _ = client.stream.write_all(&[0, 0, 0, body.len() as u8]).await;
-                let _ = client.stream.write_all(&body).await;
-                if let Some(Welcome::Accepted { .. }) = client.hear().await {
-                    return;
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, again)
-            .await
-            .expect("places come back");
-    }
-    descriptors_return_to(before).await;
+    };
+    tokio::time::timeout(PATIENCE, again)
+        .await
+        .expect("places come back");
+    connections_are_gone(&server).await;
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn d3_ten_thousand_one_after_the_other_leave_nothing_open() {
-    let _alone = COUNTING.write().await;
     let server = start(Options::default());
     serves(&server).await;
-    let before = descriptors();
     for _ in 0..10_000 {
         serves(&server).await;
     }
-    descriptors_return_to(before).await;
+    connections_are_gone(&server).await;
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn d4_frame_too_long_is_refused_before_it_is_read() {
-    let _other = COUNTING.read().await;
     let server = start(Options::default());
     for length in [u32::MAX, u32::try_from(MAX_FRAME).expect("small") + 1] {
         let mut client = Client::hello(&server.path).await;
@@ -425,7 +415,6 @@ async fn d4_frame_too_long_is_refused_before_it_is_read() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn d5_a_thousand_random_frames_are_survived() {
-    let _other = COUNTING.read().await;
     let mut server = start(Options::default());
     // xorshift64: the same bytes each time.
     let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
@@ -457,10 +446,8 @@ async fn d5_a_thousand_random_frames_are_survived() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn d6_truncated_frame_is_the_end() {
-    let _alone = COUNTING.write().await;
     let server = start(fast());
     serves(&server).await;
-    let before = descriptors();
     // Cut in the length, at its end, and in the body; then the client closes its side.
     for cut in [1, 4, 6] {
         let mut client = Client::hello(&server.path).await;
@@ -477,12 +464,11 @@ async fn d6_truncated_frame_is_the_end() {
         assert!(failure.message.contains("did not finish"), "{failure:?}");
         client.is_closed().await;
     }
-    descriptors_return_to(before).await;
+    connections_are_gone(&server).await;
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn d7_slow_frame_has_one_deadline_for_all_its_bytes() {
-    let _other = COUNTING.read().await;
     let server = start(fast());
     let mut client = Client::hello(&server.path).await;
     client.bytes(&[0, 1, 0, 0]).await;
@@ -497,7 +483,7 @@ async fn d7_slow_frame_has_one_deadline_for_all_its_bytes() {
         }
     };
     tokio::time::timeout(PATIENCE, drip).await.expect("it is let go");
-    assert!(began.elapsed() >= Duration::from_millis(150));
+    assert!(began.elapsed() >= Duration::from_millis(400));
     let (id, failure) = client.failure().await;
     assert_eq!(id, 0);
     assert!(failure.message.contains("did not finish"), "{failure:?}");
@@ -505,7 +491,6 @@ async fn d7_slow_frame_has_one_deadline_for_all_its_bytes() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn d8_trailing_bytes_are_refused() {
-    let _other = COUNTING.read().await;
     let server = start(Options::default());
     let mut body = proto::codec::encode(&Ask {
         id: 1,
@@ -523,7 +508,6 @@ async fn d8_trailing_bytes_are_refused() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn d9_other_versions_are_refused_by_name() {
-    let _other = COUNTING.read().await;
     let server = start(Options::default());
     for version in [0, VERSION + 1, u32::MAX] {
         let mut client = Client::raw(&server.path).await;
@@ -549,7 +533,6 @@ async fn d9_other_versions_are_refused_by_name() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn d10_claimed_length_is_not_believed() {
-    let _other = COUNTING.read().await;
     let server = start(Options::default());
     // Ask { id: 1, Show { selectors: a list of 2^40 } }: tags and lengths as bincode's varints have them.
     let show = proto::codec::encode(&Ask {
@@ -569,7 +552,6 @@ async fn d10_claimed_length_is_not_believed() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn d11_strange_selectors_are_refused_and_the_connection_lives() {
-    let _other = COUNTING.read().await;
     let server = start(Options::default());
     let mut client = Client::hello(&server.path).await;
     let strange: Vec<Vec<String>> = vec![
@@ -580,7 +562,7 @@ async fn d11_strange_selectors_are_refused_and_the_connection_lives() {
         vec!["a\nb".to_owned()],
         vec!["x".repeat(MAX_FRAME - 100)],
         vec!["a".to_owned(); MAX_SELECTORS + 1],
-        vec!["a".to_owned(); 500_000],
+        vec!["a".to_owned(); 20_000],
     ];
     for (id, selectors) in (1..).zip(strange) {
         client.ask(id, Request::Show { selectors }).await;
@@ -589,6 +571,12 @@ async fn d11_strange_selectors_are_refused_and_the_connection_lives() {
     }
     client.ask(99, Request::Version).await;
     assert_eq!(client.answer().await.reply, Reply::End);
+    // So many that they would take more memory than a message may.
+    let mut greedy = Client::hello(&server.path).await;
+    let selectors = vec!["a".to_owned(); 500_000];
+    greedy.ask(1, Request::Show { selectors }).await;
+    assert_eq!(greedy.failure().await.0, 0);
+    greedy.is_closed().await;
     // A name that is not UTF-8 is no string of the protocol at all.
     client.frame(&[1, 10, 1, 2, 0xff, 0xfe]).await;
     assert_eq!(client.failure().await.0, 0);
@@ -596,7 +584,6 @@ async fn d11_strange_selectors_are_refused_and_the_connection_lives() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn d12_strangers_are_denied_every_request() {
-    let _other = COUNTING.read().await;
     // Whoever runs this test is a stranger when the owner is another and it is not root; root may do everything.
     let me = nix::unistd::geteuid().as_raw();
     let server = start(Options {
@@ -614,7 +601,6 @@ async fn d12_strangers_are_denied_every_request() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn too_many_requests_on_one_connection_are_refused_one_by_one() {
-    let _other = COUNTING.read().await;
     let mut server = start(Options {
         requests_per_client: 2,
         ..Options::default()
@@ -639,7 +625,6 @@ async fn too_many_requests_on_one_connection_are_refused_one_by_one() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn flood_of_refused_requests_is_answered_in_full() {
-    let _other = COUNTING.read().await;
     let server = start(Options::default());
     let client = Client::hello(&server.path).await;
     let mut flood = Vec::new();
@@ -675,7 +660,6 @@ async fn flood_of_refused_requests_is_answered_in_full() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn client_that_closes_is_noticed() {
-    let _other = COUNTING.read().await;
     let mut server = start(Options::default());
     let mut client = Client::hello(&server.path).await;
     client.ask(1, events()).await;
@@ -689,15 +673,13 @@ async fn client_that_closes_is_noticed() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn logs_take_the_connection_with_them() {
-    let _alone = COUNTING.write().await;
     let mut server = start(Options::default());
     serves(&server).await;
-    let before = descriptors();
     let mut client = Client::hello(&server.path).await;
     client.ask(1, Request::Version).await;
+    assert_eq!(client.answer().await.id, 1);
     client.ask(2, logs()).await;
     let asked = next(&mut server).await;
-    assert_eq!(client.answer().await.id, 1);
     let (fd, id) = take(asked.answers);
     assert_eq!(id, 2);
     // The new owner answers by itself, and its close is the end.
@@ -720,7 +702,7 @@ async fn logs_take_the_connection_with_them() {
     drop(fd);
     client.is_closed().await;
     drop(client);
-    descriptors_return_to(before).await;
+    connections_are_gone(&server).await;
 }
 
 fn take(answers: Answers) -> (OwnedFd, u64) {
@@ -732,7 +714,6 @@ fn take(answers: Answers) -> (OwnedFd, u64) {
 
 #[tokio::test(flavor = "current_thread")]
 async fn logs_that_fail_leave_the_connection_as_it_was() {
-    let _other = COUNTING.read().await;
     let mut server = start(Options::default());
     let mut client = Client::hello(&server.path).await;
     client.ask(1, logs()).await;
@@ -751,7 +732,6 @@ async fn logs_that_fail_leave_the_connection_as_it_was() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn logs_need_a_connection_of_their_own() {
-    let _other = COUNTING.read().await;
     let mut server = start(Options::default());
     let mut client = Client::hello(&server.path).await;
     client.ask(1, events()).await;
@@ -771,7 +751,6 @@ async fn logs_need_a_connection_of_their_own() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn client_that_leaves_before_its_logs_are_taken_is_noticed() {
-    let _other = COUNTING.read().await;
     let mut server = start(Options::default());
     let mut client = Client::hello(&server.path).await;
     client.ask(1, logs()).await;
@@ -785,7 +764,6 @@ async fn client_that_leaves_before_its_logs_are_taken_is_noticed() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn last_word_is_written_before_the_daemon_ends() {
-    let _other = COUNTING.read().await;
     let mut server = start(Options::default());
     let mut client = Client::hello(&server.path).await;
     client.ask(1, events()).await;

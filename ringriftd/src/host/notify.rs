@@ -47,7 +47,8 @@ pub enum Notice {
     Health(Health),
     /// `X_RINGRIFT_METRICS=`: what should be a JSON object of numbers, as the unit wrote it; not yet parsed.
     Metrics(String),
-    /// `BARRIER=1`: the sender waits until its descriptor is closed, which has happened by now.
+    /// `BARRIER=1`: the sender waits until its descriptor is closed, which has happened by now. [`listen`] keeps it to
+    /// itself when the datagram says nothing else.
     Barrier,
     /// A key that means nothing here (`MAINPID`, `FDSTORE`, any unknown one), or a value that its key does not have.
     Ignored {
@@ -236,6 +237,11 @@ async fn run(socket: AsyncFd<OwnedFd>, expected: Expected, tx: mpsc::Sender<(Inv
             if dropped.is_multiple_of(NOTIFY_DRAIN as u64) {
                 tokio::time::sleep(Bucket::EACH).await;
             }
+            continue;
+        }
+        // A barrier says nothing and was answered above. systemd-notify sends it as itself, not as the main process that
+        // it spoke for: no reason to complain.
+        if parsed.as_deref() == Ok(&[Notice::Barrier]) {
             continue;
         }
         let mut out = Vec::new();
