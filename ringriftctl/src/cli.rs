@@ -13,7 +13,7 @@ use crate::stop::Stop;
 
 /// Asks a running ringriftd, and tells it what to do.
 #[derive(Debug, Parser)]
-#[command(name = "ringriftctl", version, disable_help_subcommand = true)]
+#[command(name = "ringriftctl", version)]
 #[command(after_help = "Without a verb: status. Exit codes and JSON: docs/cli.md.")]
 pub struct Cli {
     /// Flags of all verbs.

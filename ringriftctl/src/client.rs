@@ -61,6 +61,8 @@ pub struct Client {
     signals: Option<SignalFd>,
     heard: Instant,
     pinged: Option<Instant>,
+    quiet: Duration,
+    ping_timeout: Duration,
 }
 
 fn remaining(until: Instant) -> PollTimeout {
@@ -146,17 +148,22 @@ impl Client {
         .hint("start one with: ringriftd --profile NAME; or name its socket with --socket"))
     }
 
-    fn greet(stream: UnixStream, socket: PathBuf, until: Instant) -> Result<Self, Stop> {
-        let now = Instant::now();
-        let mut client = Self {
+    fn over(stream: UnixStream, socket: PathBuf) -> Self {
+        Self {
             stream,
             socket,
             received: Vec::new(),
             next_id: 1,
             signals: None,
-            heard: now,
+            heard: Instant::now(),
             pinged: None,
-        };
+            quiet: QUIET,
+            ping_timeout: PING_TIMEOUT,
+        }
+    }
+
+    fn greet(stream: UnixStream, socket: PathBuf, until: Instant) -> Result<Self, Stop> {
+        let mut client = Self::over(stream, socket);
         let program = concat!("ringriftctl ", env!("CARGO_PKG_VERSION")).to_owned();
         client.send(&Hello {
             magic: MAGIC,
@@ -270,12 +277,12 @@ impl Client {
                 return Ok(Wake::Time);
             }
             let check = match self.pinged {
-                Some(at) => at + PING_TIMEOUT,
-                None => self.heard + QUIET,
+                Some(at) => at + self.ping_timeout,
+                None => self.heard + self.quiet,
             };
             if now >= check {
                 if self.pinged.is_some() {
-                    return Err(self.silent(QUIET + PING_TIMEOUT));
+                    return Err(self.silent(self.quiet + self.ping_timeout));
                 }
                 self.pinged = Some(now);
                 let id = PING + self.next_id;
@@ -474,4 +481,100 @@ fn skew(theirs: u32, reason: &str) -> Stop {
         format!("{ours} speaks protocol {VERSION}, this ringriftd speaks protocol {theirs}: {reason}"),
     )
     .hint("use the ringriftctl that came with the running ringriftd, or upgrade the older of the two")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::reply::Names;
+
+    /// A client that loses patience at once, and the daemon's end.
+    fn pair() -> (Client, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("set");
+        let mut client = Client::over(ours, PathBuf::from("test"));
+        client.quiet = Duration::from_millis(20);
+        client.ping_timeout = Duration::from_secs(20);
+        (client, theirs)
+    }
+
+    fn receive(stream: &mut UnixStream) -> Ask {
+        let mut head = [0; 4];
+        stream.read_exact(&mut head).expect("a head");
+        let mut body = vec![0; u32::from_be_bytes(head) as usize];
+        stream.read_exact(&mut body).expect("a body");
+        codec::decode(&body).expect("an ask")
+    }
+
+    fn reply(stream: &mut UnixStream, id: u64, reply: Reply) {
+        let body = codec::encode(&Answer { id, reply }).expect("encodes");
+        stream
+            .write_all(&(body.len() as u32).to_be_bytes())
+            .expect("sent");
+        stream.write_all(&body).expect("sent");
+    }
+
+    #[test]
+    fn a_silent_daemon_is_given_up_after_a_question_for_life() {
+        let (mut client, mut daemon) = pair();
+        client.ping_timeout = Duration::from_millis(20);
+        client.ask(Request::Names).expect("asked");
+        let Err(Stop::Failure(failure)) = client.wake(None) else {
+            panic!("it was patient for ever")
+        };
+        assert_eq!(failure.code, stop::UNAVAILABLE);
+        assert_eq!(receive(&mut daemon).request, Request::Names);
+        assert_eq!(receive(&mut daemon).request, Request::Version);
+    }
+
+    #[test]
+    fn a_daemon_that_shows_life_may_take_its_time() {
+        let (mut client, mut daemon) = pair();
+        let id = client.ask(Request::Names).expect("asked");
+        let daemon = std::thread::spawn(move || {
+            assert_eq!(receive(&mut daemon).id, id);
+            for _ in 0..3 {
+                let ping = receive(&mut daemon);
+                assert!(ping.id >= PING && ping.request == Request::Version);
+                reply(&mut daemon, ping.id, Reply::End);
+            }
+            let names = Names {
+                units: vec![],
+                profiles: vec![],
+                categories: vec![],
+            };
+            reply(&mut daemon, id, Reply::Names(names));
+            daemon
+        });
+        let woken = client.wake(None).expect("woken");
+        assert!(
+            matches!(woken, Wake::Reply(to, Reply::Names(_)) if to == id),
+            "{woken:?}"
+        );
+        daemon.join().expect("the daemon did as told");
+    }
+
+    #[test]
+    fn a_frame_in_pieces_is_one_frame() {
+        let (mut client, mut daemon) = pair();
+        client.quiet = Duration::from_secs(60);
+        let body = codec::encode(&Answer {
+            id: 1,
+            reply: Reply::Lagged(5),
+        })
+        .expect("encodes");
+        let frame = [&(body.len() as u32).to_be_bytes()[..], &body].concat();
+        for byte in &frame[..frame.len() - 1] {
+            daemon.write_all(&[*byte]).expect("sent");
+            let until = Instant::now() + Duration::from_millis(2);
+            assert!(matches!(client.wake(Some(until)), Ok(Wake::Time)));
+        }
+        // The last byte, and a whole frame behind it.
+        daemon
+            .write_all(&[&frame[frame.len() - 1..], &frame].concat())
+            .expect("sent");
+        for _ in 0..2 {
+            assert!(matches!(client.wake(None), Ok(Wake::Reply(1, Reply::Lagged(5)))));
+        }
+    }
 }

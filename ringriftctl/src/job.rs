@@ -123,7 +123,19 @@ pub fn watch(
     named: &[String],
 ) -> Result<(JobPlan, Vec<Verdict>), Stop> {
     let mut progress = Progress::new(session, verb);
-    let heard = hear(session, client, &mut progress, request, timeout_ms);
+    let mut plan = JobPlan {
+        units: Vec::new(),
+        also: Vec::new(),
+    };
+    let mut verdicts = Vec::new();
+    let heard = hear(
+        session,
+        client,
+        &mut progress,
+        request,
+        timeout_ms,
+        (&mut plan, &mut verdicts),
+    );
     progress.erase();
     // Waiting changes nothing, so nothing goes on without it.
     let goes_on = if verb == "wait" {
@@ -132,7 +144,7 @@ pub fn watch(
         format!(": the {verb} goes on")
     };
     let (code, message) = match heard? {
-        Heard::All(plan, verdicts) => return Ok((plan, verdicts)),
+        Heard::All => return Ok((plan, verdicts)),
         Heard::Interrupted => (stop::INTERRUPTED, format!("interrupted{goes_on}")),
         Heard::TimedOut => {
             let after = measure::duration(timeout_ms.unwrap_or(0));
@@ -140,11 +152,20 @@ pub fn watch(
         }
     };
     let see = format!("see: ringriftctl status {}", named.join(" "));
-    Err(Stop::new(code, message).hint(see.trim_end()))
+    let mut stop = Stop::new(code, message).hint(see.trim_end());
+    if let Stop::Failure(failure) = &mut stop {
+        let open: Vec<_> = missing(&plan, &verdicts).map(String::as_str).collect();
+        if !open.is_empty() {
+            failure
+                .details
+                .push(format!("still waited for: {}", open.join(", ")));
+        }
+    }
+    Err(stop)
 }
 
 enum Heard {
-    All(JobPlan, Vec<Verdict>),
+    All,
     Interrupted,
     TimedOut,
 }
@@ -155,15 +176,11 @@ fn hear(
     progress: &mut Progress,
     request: Request,
     timeout_ms: Option<u64>,
+    (plan, verdicts): (&mut JobPlan, &mut Vec<Verdict>),
 ) -> Result<Heard, Stop> {
     let deadline = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms) + TIMEOUT_GRACE);
     let id = client.ask(request)?;
     let mut news = None;
-    let mut plan = JobPlan {
-        units: Vec::new(),
-        also: Vec::new(),
-    };
-    let mut verdicts: Vec<Verdict> = Vec::new();
     let mut redraw = Instant::now() + REDRAW;
     loop {
         let until = if progress.is_live() {
@@ -189,18 +206,18 @@ fn hear(
             }
             Wake::Reply(to, reply) if to == id => match reply {
                 Reply::JobTaken(taken) => {
-                    plan = taken;
-                    progress.plan(&plan);
+                    *plan = taken;
+                    progress.plan(plan);
                 }
                 Reply::Event(event) => progress.event(&event),
                 Reply::Verdict(verdict) => {
                     progress.verdict(&verdict);
                     progress.erase();
-                    say(session, &plan, &verdict)?;
+                    say(session, plan, &verdict)?;
                     verdicts.push(verdict);
                 }
                 Reply::Lagged(_) => {}
-                Reply::End => return Ok(Heard::All(plan, verdicts)),
+                Reply::End => return Ok(Heard::All),
                 Reply::Failed(failure) => return Err(failure.into()),
                 _ => return Err(Stop::unexpected("a job with something else")),
             },

@@ -57,6 +57,15 @@ fn no_daemon_is_one_clear_line() {
         (&"ringrift.v1.error".into(), &69.into())
     );
     assert!(output.stderr.is_empty());
+    // Who asks for rows in JSON hears of errors in JSON.
+    let output = bare()
+        .arg("--socket")
+        .arg(&socket)
+        .args(["list", "-o", "json"])
+        .output()
+        .expect("runs");
+    code(&output, 69);
+    assert!(serde_json::from_str::<Value>(&out(&output)).is_ok_and(|e| e["code"] == 69));
 }
 
 #[test]

@@ -250,6 +250,7 @@ fn progress_goes_away_on_ctrl_c_too() {
         screen(&text),
         [
             "error: interrupted: the start goes on",
+            "  still waited for: a, b",
             "  help: see: ringriftctl status a b"
         ]
     );

@@ -58,6 +58,7 @@ struct EdgeBody<'a> {
 
 /// Prints the part of the graph that can be reached from the roots.
 pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
+    session.global.json |= args.output == Some(Format::Json);
     let mut client = session.connect()?;
     let mut graph = Graph {
         roots: Vec::new(),

@@ -20,6 +20,7 @@ pub struct Args {
 
 /// Prints them; 1 when there are some.
 pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
+    session.global.json |= args.output == Some(Rows::Json);
     let mut client = session.connect()?;
     let (_, mut found) = units::ask(&mut client, &[], false, true)?;
     found.retain(|u| u.state == State::Failed);

@@ -73,6 +73,7 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
         );
     }
     let filtered = !args.state.is_empty() || !args.category.is_empty() || args.deprecated;
+    session.global.json |= args.output == Some(Rows::Json);
     let mut client = session.connect()?;
     let (_, mut found) = units::ask(&mut client, &args.units, false, args.all || filtered)?;
     found.retain(|u| {

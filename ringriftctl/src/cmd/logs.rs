@@ -70,6 +70,7 @@ pub struct Args {
 
 /// Prints lines, with `-f` until interrupted.
 pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
+    session.global.json |= args.output == Some(Format::Json);
     let format = if session.global.json {
         Format::Json
     } else {

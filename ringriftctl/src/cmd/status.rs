@@ -27,12 +27,13 @@ pub struct Args {
 
 /// Shows the node, or units.
 pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
+    session.global.json |= args.output == Some(Rows::Json);
     let mut client = session.connect()?;
     let named = !args.units.is_empty();
     let (node, found) = units::ask(&mut client, &args.units, named, false)?;
     let node = node.ok_or_else(|| Stop::unexpected("a status without the node"))?;
-    let rows = args.output.filter(|o| !(session.global.json || *o == Rows::Json));
-    if session.global.json || args.output == Some(Rows::Json) {
+    let rows = args.output;
+    if session.global.json {
         let body = json::StatusBody::new(&node, &found, session.style.now_us);
         json::document(&mut session.out, "status", &body)?;
     } else if named && rows.is_none() {
