@@ -152,6 +152,99 @@ fn states_keep_their_numbers() {
     }
 }
 
+/// Each request by its number. A new variant does not compile until it has a line here and on the page.
+fn numbered(request: &Request) -> (u8, &'static str) {
+    match request {
+        Request::Status { .. } => (0, "Status"),
+        Request::Start(_) => (1, "Start"),
+        Request::Stop(_) => (2, "Stop"),
+        Request::Restart { .. } => (3, "Restart"),
+        Request::Reload(_) => (4, "Reload"),
+        Request::Kill { .. } => (5, "Kill"),
+        Request::ResetFailed { .. } => (6, "ResetFailed"),
+        Request::Events { .. } => (7, "Events"),
+        Request::Logs { .. } => (8, "Logs"),
+        Request::Show { .. } => (9, "Show"),
+        Request::Cat { .. } => (10, "Cat"),
+        Request::Deps { .. } => (11, "Deps"),
+        Request::Profiles => (12, "Profiles"),
+        Request::Profile { .. } => (13, "Profile"),
+        Request::Coverage => (14, "Coverage"),
+        Request::Deprecated => (15, "Deprecated"),
+        Request::Wait { .. } => (16, "Wait"),
+        Request::DaemonReload => (17, "DaemonReload"),
+        Request::Shutdown => (18, "Shutdown"),
+        Request::Version => (19, "Version"),
+        Request::Names => (20, "Names"),
+    }
+}
+
+/// A variant's number, then zeros for its fields: every request has a value of that form.
+#[test]
+fn the_page_has_every_request_and_its_number() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/protocol.md"))
+        .expect("docs/protocol.md can be read");
+    let mut count = 0;
+    for number in 0..=250u8 {
+        let found =
+            (0..8).find_map(|zeros| decode::<Request>(&[&[number][..], &vec![0; zeros]].concat()).ok());
+        let Some(request) = found else { break };
+        let (wire, name) = numbered(&request);
+        assert_eq!(wire, number, "{name}");
+        let starts = format!("\n| {number} | `{name}");
+        assert!(page.contains(&starts), "docs/protocol.md has no row {starts:?}");
+        count += 1;
+    }
+    assert_eq!(count, 21);
+}
+
+#[test]
+fn the_page_shows_these_very_bytes() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/protocol.md"))
+        .expect("docs/protocol.md can be read");
+    let bare: String = page.chars().filter(|c| !c.is_whitespace()).collect();
+    let hello = Hello {
+        magic: MAGIC,
+        version: 1,
+        program: "ctl 1".into(),
+    };
+    let job = Job {
+        selectors: vec!["a".into()],
+        wait: true,
+        timeout_ms: Some(1500),
+        cascade: false,
+    };
+    let failure = Failure {
+        code: 4,
+        message: "no".into(),
+        unit: Some("x".into()),
+        hint: None,
+        details: vec![],
+    };
+    let body = encode(&hello).expect("encodes");
+    for shown in [
+        hex(&(body.len() as u32).to_be_bytes()) + &hex(&body),
+        hex(&encode(&Ask {
+            id: 7,
+            request: Request::Start(job),
+        })
+        .expect("encodes")),
+        hex(&encode(&Answer {
+            id: 7,
+            reply: Reply::End,
+        })
+        .expect("encodes"))
+            + "id7,End",
+        hex(&encode(&Answer {
+            id: 7,
+            reply: Reply::Failed(failure),
+        })
+        .expect("encodes")),
+    ] {
+        assert!(bare.contains(&shown), "docs/protocol.md does not show {shown}");
+    }
+}
+
 /// D8: the codec alone would read a newer, longer request as the older one.
 #[test]
 fn trailing_bytes_are_refused() {

@@ -1,0 +1,580 @@
+//! One conversation with the daemon: connect, hello, ask, hear. Plain blocking code on one socket, since starting a
+//! runtime costs more than a whole `status`. Every wait has an end; where the answer may take as long as it likes (a
+//! job, a follow), the daemon is asked for a sign of life meanwhile.
+//!
+//! Never starts a daemon, never guesses an answer: a connection that ends in the middle is an error.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use proto::codec;
+use proto::frame::{Answer, Ask, Hello, MAGIC, MAX_FRAME, VERSION, Welcome};
+use proto::reply::Reply;
+use proto::request::Request;
+
+use crate::place;
+use crate::stop::{self, Stop};
+
+/// How long connecting and the two hellos may take together. A daemon whose manager restarts answers within it.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the daemon may be silent in the middle of an answer that it should have at hand.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one request may take to be written: the socket's buffer is larger than most requests.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a job or a follow may be silent before the daemon is asked whether it lives.
+const QUIET: Duration = Duration::from_secs(20);
+/// How long it may take to answer that.
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long to wait before a full backlog is tried again.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(20);
+/// Frames of one collected answer at most: a daemon that never ends is refused, not stored.
+const FRAMES_MAX: usize = 100_000;
+/// Ids from here on are this file's own questions.
+const PING: u64 = 1 << 62;
+
+/// Something to wake up for.
+#[derive(Debug)]
+pub enum Wake {
+    /// A frame of the answer to this request.
+    Reply(u64, Reply),
+    /// SIGINT, SIGTERM or SIGHUP.
+    Interrupted,
+    /// The time that was asked for has come.
+    Time,
+}
+
+/// A conversation.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    /// Where it is.
+    pub socket: PathBuf,
+    received: Vec<u8>,
+    next_id: u64,
+    signals: Option<SignalFd>,
+    heard: Instant,
+    pinged: Option<Instant>,
+    quiet: Duration,
+    ping_timeout: Duration,
+}
+
+fn remaining(until: Instant) -> PollTimeout {
+    let left = until.saturating_duration_since(Instant::now());
+    // Rounded up: a poll of 0 ms just before the end would spin.
+    let ms = left.as_micros().div_ceil(1000).min(60_000);
+    PollTimeout::try_from(ms as u32).unwrap_or(PollTimeout::ZERO)
+}
+
+/// Waits until `fd` is ready for `flags`; false when the time came first.
+fn ready(fd: &impl AsFd, flags: PollFlags, until: Instant) -> Result<bool, Stop> {
+    loop {
+        let mut fds = [PollFd::new(fd.as_fd(), flags)];
+        match nix::poll::poll(&mut fds, remaining(until)) {
+            Ok(0) if Instant::now() >= until => return Ok(false),
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(e) => {
+                return Err(Stop::new(
+                    stop::FAILED,
+                    format!("cannot wait for the daemon: {}", e.desc()),
+                ));
+            }
+        }
+    }
+}
+
+/// Connects without ever blocking in `connect`, which a full backlog does for as long as it likes.
+fn dial(path: &Path, until: Instant) -> Result<UnixStream, std::io::Error> {
+    let address = UnixAddr::new(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    loop {
+        let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        match connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address) {
+            Ok(()) => return Ok(UnixStream::from(fd)),
+            Err(nix::errno::Errno::EAGAIN) if Instant::now() < until => {
+                nix::poll::poll(
+                    &mut [],
+                    PollTimeout::try_from(BACKLOG_PAUSE).unwrap_or(PollTimeout::ZERO),
+                )?;
+            }
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+impl Client {
+    /// Finds the daemon and says hello. `flag` is `--socket`.
+    pub fn connect(flag: Option<&Path>) -> Result<Self, Stop> {
+        let uid = nix::unistd::geteuid().as_raw();
+        let places = place::candidates(flag, |name| std::env::var_os(name), uid);
+        let until = Instant::now() + HELLO_TIMEOUT;
+        let mut causes = Vec::new();
+        let mut denied = false;
+        for path in &places {
+            if places.len() > 1 && path.exists() && !place::is_ours(path, uid) {
+                causes.push(format!(
+                    "{}: others can write its folder, not trusted",
+                    path.display()
+                ));
+                continue;
+            }
+            match dial(path, until) {
+                Ok(stream) => return Self::greet(stream, path.clone(), until),
+                Err(e) => {
+                    denied |= e.kind() == ErrorKind::PermissionDenied;
+                    causes.push(format!("{}: {}", path.display(), said(&e)));
+                }
+            }
+        }
+        let causes = causes.join("; ");
+        if denied {
+            return Err(
+                Stop::new(stop::DENIED, format!("may not connect to ringriftd ({causes})"))
+                    .hint("ask as the user who runs ringriftd, or as root"),
+            );
+        }
+        Err(Stop::new(
+            stop::UNAVAILABLE,
+            format!("no ringriftd is running here ({causes})"),
+        )
+        .hint("start one with: ringriftd --profile NAME; or name its socket with --socket"))
+    }
+
+    fn over(stream: UnixStream, socket: PathBuf) -> Self {
+        Self {
+            stream,
+            socket,
+            received: Vec::new(),
+            next_id: 1,
+            signals: None,
+            heard: Instant::now(),
+            pinged: None,
+            quiet: QUIET,
+            ping_timeout: PING_TIMEOUT,
+        }
+    }
+
+    fn greet(stream: UnixStream, socket: PathBuf, until: Instant) -> Result<Self, Stop> {
+        let mut client = Self::over(stream, socket);
+        let program = concat!("ringriftctl ", env!("CARGO_PKG_VERSION")).to_owned();
+        client.send(&Hello {
+            magic: MAGIC,
+            version: VERSION,
+            program,
+        })?;
+        let frame = loop {
+            if let Some(frame) = client.take_frame()? {
+                break frame;
+            }
+            if !ready(&client.stream, PollFlags::POLLIN, until)? {
+                return Err(client.silent(HELLO_TIMEOUT));
+            }
+            client.receive()?;
+        };
+        match codec::decode::<Welcome>(&frame).map_err(|e| client.garbage(&e.to_string()))? {
+            Welcome::Accepted { version, .. } if version == VERSION => Ok(client),
+            Welcome::Accepted { version, program } => Err(skew(version, &format!("it is {program}"))),
+            Welcome::Refused { version, reason } if version == VERSION => Err(Stop::new(
+                stop::DENIED,
+                format!("ringriftd refuses to talk: {reason}"),
+            )),
+            Welcome::Refused { version, reason } => Err(skew(version, &reason)),
+            Welcome::Busy { reason } => Err(Stop::new(
+                stop::UNAVAILABLE,
+                format!("ringriftd is busy: {reason}"),
+            )
+            .hint("try again in a moment")),
+        }
+    }
+
+    /// From now on SIGINT, SIGTERM and SIGHUP are [`Wake::Interrupted`] and end nothing by themselves.
+    pub fn catch_signals(&mut self) -> Result<(), Stop> {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGINT);
+        set.add(Signal::SIGTERM);
+        set.add(Signal::SIGHUP);
+        let caught = set
+            .thread_block()
+            .and_then(|()| SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC))
+            .map_err(|e| Stop::new(stop::FAILED, format!("cannot watch for signals: {}", e.desc())))?;
+        self.signals = Some(caught);
+        Ok(())
+    }
+
+    /// Asks; the answer's frames carry the id that comes back.
+    pub fn ask(&mut self, request: Request) -> Result<u64, Stop> {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.send(&Ask { id, request })?;
+        self.heard = Instant::now();
+        Ok(id)
+    }
+
+    /// Asks, and hears the whole answer, which the daemon has at hand. Its failure is an error.
+    pub fn collect(&mut self, request: Request) -> Result<Vec<Reply>, Stop> {
+        let mut replies = Vec::new();
+        self.each(request, |reply| {
+            replies.push(reply);
+            if replies.len() > FRAMES_MAX {
+                return Err(Stop::new(
+                    stop::BUG,
+                    format!("the answer has more than {FRAMES_MAX} frames"),
+                ));
+            }
+            Ok(())
+        })?;
+        Ok(replies)
+    }
+
+    /// The same, a frame at a time, for answers that may be long.
+    pub fn each(
+        &mut self,
+        request: Request,
+        mut hear: impl FnMut(Reply) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let id = self.ask(request)?;
+        loop {
+            match self.wake(Some(Instant::now() + ANSWER_TIMEOUT))? {
+                Wake::Reply(to, reply) if to == id => match reply {
+                    Reply::End => return Ok(()),
+                    Reply::Failed(failure) => return Err(failure.into()),
+                    reply => hear(reply)?,
+                },
+                Wake::Reply(..) => {}
+                Wake::Interrupted => return Err(Stop::new(stop::INTERRUPTED, "interrupted")),
+                Wake::Time => return Err(self.silent(ANSWER_TIMEOUT)),
+            }
+        }
+    }
+
+    /// Waits for the next frame of any answer, a caught signal, or `until`. Without an end to wait for, a silent
+    /// daemon is asked for a sign of life, so that a hung one is told from a patient one.
+    pub fn wake(&mut self, until: Option<Instant>) -> Result<Wake, Stop> {
+        loop {
+            if let Some(frame) = self.take_frame()? {
+                self.heard = Instant::now();
+                self.pinged = None;
+                let answer: Answer = codec::decode(&frame).map_err(|e| self.garbage(&e.to_string()))?;
+                match answer {
+                    Answer {
+                        id: 0,
+                        reply: Reply::Failed(failure),
+                    } => return Err(failure.into()),
+                    Answer { id, .. } if id >= PING => continue,
+                    Answer { id, reply } => return Ok(Wake::Reply(id, reply)),
+                }
+            }
+            let now = Instant::now();
+            if until.is_some_and(|t| now >= t) {
+                return Ok(Wake::Time);
+            }
+            let check = match self.pinged {
+                Some(at) => at + self.ping_timeout,
+                None => self.heard + self.quiet,
+            };
+            if now >= check {
+                if self.pinged.is_some() {
+                    return Err(self.silent(self.quiet + self.ping_timeout));
+                }
+                self.pinged = Some(now);
+                let id = PING + self.next_id;
+                self.send(&Ask {
+                    id,
+                    request: Request::Version,
+                })?;
+                continue;
+            }
+            let timeout = remaining(until.map_or(check, |t| t.min(check)));
+            let mut fds = vec![PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+            if let Some(signals) = &self.signals {
+                fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
+            }
+            match nix::poll::poll(&mut fds, timeout) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(e) => {
+                    return Err(Stop::new(
+                        stop::FAILED,
+                        format!("cannot wait for the daemon: {}", e.desc()),
+                    ));
+                }
+            }
+            let readable = fds[0].any() == Some(true);
+            if let Some(signals) = &self.signals
+                && matches!(signals.read_signal(), Ok(Some(_)))
+            {
+                return Ok(Wake::Interrupted);
+            }
+            if readable {
+                self.receive()?;
+            }
+        }
+    }
+
+    /// Asks the person at the terminal; only `y` and `yes` are yes. A caught signal is an error.
+    pub fn confirm(&mut self, question: &str) -> Result<bool, Stop> {
+        let mut err = std::io::stderr();
+        let _ = write!(err, "{question} [y/N] ").and_then(|()| err.flush());
+        let stdin = std::io::stdin();
+        loop {
+            let mut fds = vec![PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+            if let Some(signals) = &self.signals {
+                fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
+            }
+            // A person may think as long as they like: the one wait without an end.
+            match nix::poll::poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(e) => {
+                    return Err(Stop::new(
+                        stop::FAILED,
+                        format!("cannot read the answer: {}", e.desc()),
+                    ));
+                }
+            }
+            let typed = fds[0].any() == Some(true);
+            if let Some(signals) = &self.signals
+                && matches!(signals.read_signal(), Ok(Some(_)))
+            {
+                let _ = writeln!(err);
+                return Err(Stop::new(stop::INTERRUPTED, "interrupted: nothing was done"));
+            }
+            if typed {
+                let mut line = String::new();
+                let read = stdin.read_line(&mut line).unwrap_or(0);
+                if read == 0 {
+                    let _ = writeln!(err);
+                }
+                // The thinking time must not look like a silent daemon.
+                self.heard = Instant::now();
+                return Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"));
+            }
+        }
+    }
+
+    /// Waits until nobody listens at the socket any more; false when `within` was not enough.
+    pub fn gone(&self, within: Duration) -> Result<bool, Stop> {
+        let until = Instant::now() + within;
+        loop {
+            if dial(&self.socket, Instant::now()).is_err_and(|e| e.kind() != ErrorKind::WouldBlock) {
+                return Ok(true);
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            let pause = PollTimeout::try_from(BACKLOG_PAUSE).unwrap_or(PollTimeout::ZERO);
+            let _ = nix::poll::poll(&mut [], pause);
+        }
+    }
+
+    fn send(&mut self, value: &impl serde::Serialize) -> Result<(), Stop> {
+        let body = codec::encode(value).map_err(|e| {
+            Stop::usage(format!("cannot send the request: {e}")).hint("name fewer units, or a glob")
+        })?;
+        let mut bytes = Vec::with_capacity(body.len() + 4);
+        bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(&body);
+        let until = Instant::now() + SEND_TIMEOUT;
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            match self.stream.write(rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    if !ready(&self.stream, PollFlags::POLLOUT, until)? {
+                        return Err(self.silent(SEND_TIMEOUT));
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                // What the daemon said before it closed is worth more than this error; the next read finds it.
+                Err(e) if e.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                Err(e) => return Err(self.lost(&said(&e))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there. The end of the stream is an error: answers have an end of their own.
+    fn receive(&mut self) -> Result<(), Stop> {
+        let mut chunk = [0; 16 * 1024];
+        match self.stream.read(&mut chunk) {
+            Ok(0) if self.received.is_empty() => Err(self.lost("the daemon closed the connection")),
+            Ok(0) => Err(self.lost("the daemon closed the connection in the middle of a frame")),
+            Ok(read) => {
+                self.received.extend_from_slice(&chunk[..read]);
+                Ok(())
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(()),
+            Err(e) => Err(self.lost(&said(&e))),
+        }
+    }
+
+    /// A whole frame of what was received. A claimed length over the limit is refused before anything waits for it.
+    fn take_frame(&mut self) -> Result<Option<Vec<u8>>, Stop> {
+        let Some(head) = self.received.first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes(*head) as usize;
+        if length > MAX_FRAME {
+            return Err(self.garbage(&format!(
+                "it claims a frame of {length} bytes, more than {MAX_FRAME}"
+            )));
+        }
+        if self.received.len() < 4 + length {
+            return Ok(None);
+        }
+        let rest = self.received.split_off(4 + length);
+        let mut frame = std::mem::replace(&mut self.received, rest);
+        frame.drain(..4);
+        Ok(Some(frame))
+    }
+
+    fn silent(&self, after: Duration) -> Stop {
+        let place = self.socket.display();
+        Stop::new(
+            stop::UNAVAILABLE,
+            format!(
+                "ringriftd does not answer ({place}: silent for {} s)",
+                after.as_secs()
+            ),
+        )
+        .hint("its log says why; a job that was taken goes on")
+    }
+
+    fn lost(&self, cause: &str) -> Stop {
+        let place = self.socket.display();
+        Stop::new(
+            stop::UNAVAILABLE,
+            format!("lost the connection to ringriftd ({place}: {cause})"),
+        )
+        .hint("a job that was taken may go on; see: ringriftctl status")
+    }
+
+    fn garbage(&self, cause: &str) -> Stop {
+        let place = self.socket.display();
+        Stop::new(
+            stop::BUG,
+            format!("cannot understand what answers at {place}: {cause}"),
+        )
+        .hint("it is not a ringriftd of this version, or one of the two has a bug")
+    }
+}
+
+/// The words of an error, without "(os error 2)".
+fn said(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_lowercase(),
+        None => text,
+    }
+}
+
+fn skew(theirs: u32, reason: &str) -> Stop {
+    let ours = concat!("ringriftctl ", env!("CARGO_PKG_VERSION"));
+    Stop::new(
+        stop::UNAVAILABLE,
+        format!("{ours} speaks protocol {VERSION}, this ringriftd speaks protocol {theirs}: {reason}"),
+    )
+    .hint("use the ringriftctl that came with the running ringriftd, or upgrade the older of the two")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::reply::Names;
+
+    /// A client that loses patience at once, and the daemon's end.
+    fn pair() -> (Client, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("set");
+        let mut client = Client::over(ours, PathBuf::from("test"));
+        client.quiet = Duration::from_millis(20);
+        client.ping_timeout = Duration::from_secs(20);
+        (client, theirs)
+    }
+
+    fn receive(stream: &mut UnixStream) -> Ask {
+        let mut head = [0; 4];
+        stream.read_exact(&mut head).expect("a head");
+        let mut body = vec![0; u32::from_be_bytes(head) as usize];
+        stream.read_exact(&mut body).expect("a body");
+        codec::decode(&body).expect("an ask")
+    }
+
+    fn reply(stream: &mut UnixStream, id: u64, reply: Reply) {
+        let body = codec::encode(&Answer { id, reply }).expect("encodes");
+        stream
+            .write_all(&(body.len() as u32).to_be_bytes())
+            .expect("sent");
+        stream.write_all(&body).expect("sent");
+    }
+
+    #[test]
+    fn a_silent_daemon_is_given_up_after_a_question_for_life() {
+        let (mut client, mut daemon) = pair();
+        client.ping_timeout = Duration::from_millis(20);
+        client.ask(Request::Names).expect("asked");
+        let Err(Stop::Failure(failure)) = client.wake(None) else {
+            panic!("it was patient for ever")
+        };
+        assert_eq!(failure.code, stop::UNAVAILABLE);
+        assert_eq!(receive(&mut daemon).request, Request::Names);
+        assert_eq!(receive(&mut daemon).request, Request::Version);
+    }
+
+    #[test]
+    fn a_daemon_that_shows_life_may_take_its_time() {
+        let (mut client, mut daemon) = pair();
+        let id = client.ask(Request::Names).expect("asked");
+        let daemon = std::thread::spawn(move || {
+            assert_eq!(receive(&mut daemon).id, id);
+            for _ in 0..3 {
+                let ping = receive(&mut daemon);
+                assert!(ping.id >= PING && ping.request == Request::Version);
+                reply(&mut daemon, ping.id, Reply::End);
+            }
+            let names = Names {
+                units: vec![],
+                profiles: vec![],
+                categories: vec![],
+            };
+            reply(&mut daemon, id, Reply::Names(names));
+            daemon
+        });
+        let woken = client.wake(None).expect("woken");
+        assert!(
+            matches!(woken, Wake::Reply(to, Reply::Names(_)) if to == id),
+            "{woken:?}"
+        );
+        daemon.join().expect("the daemon did as told");
+    }
+
+    #[test]
+    fn a_frame_in_pieces_is_one_frame() {
+        let (mut client, mut daemon) = pair();
+        client.quiet = Duration::from_secs(60);
+        let body = codec::encode(&Answer {
+            id: 1,
+            reply: Reply::Lagged(5),
+        })
+        .expect("encodes");
+        let frame = [&(body.len() as u32).to_be_bytes()[..], &body].concat();
+        for byte in &frame[..frame.len() - 1] {
+            daemon.write_all(&[*byte]).expect("sent");
+            let until = Instant::now() + Duration::from_millis(2);
+            assert!(matches!(client.wake(Some(until)), Ok(Wake::Time)));
+        }
+        // The last byte, and a whole frame behind it.
+        daemon
+            .write_all(&[&frame[frame.len() - 1..], &frame].concat())
+            .expect("sent");
+        for _ in 0..2 {
+            assert!(matches!(client.wake(None), Ok(Wake::Reply(1, Reply::Lagged(5)))));
+        }
+    }
+}

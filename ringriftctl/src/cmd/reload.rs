@@ -1,0 +1,12 @@
+//! `reload`: runs the units' own reload commands.
+
+use proto::request::Request;
+
+use crate::job::{self, JobArgs, Others};
+use crate::session::Session;
+use crate::stop::Stop;
+
+/// Asks, waits, and tells.
+pub fn run(session: &mut Session, args: &JobArgs) -> Result<u8, Stop> {
+    job::run(session, "reload", args, Others::Targets, Request::Reload)
+}
