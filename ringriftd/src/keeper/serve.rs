@@ -208,9 +208,10 @@ impl Started {
         if let Some(inotify) = &keeper.inotify {
             sources.push((Source::Leaves, inotify.as_fd(), PollFlags::POLLIN));
         }
+        // The logger first: what it says only frees things.
         let links = [
-            (Source::Manager, &keeper.manager.link),
             (Source::Logger, &keeper.logger.link),
+            (Source::Manager, &keeper.manager.link),
         ];
         let is_full = links
             .iter()
