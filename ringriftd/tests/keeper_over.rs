@@ -9,7 +9,10 @@ use proto::reply::Exit;
 use ringriftd::ids::{LaunchId, Scope};
 use ringriftd::keeper::wire::{FromKeeper, ToKeeper};
 
-const KILLED: Exit = Exit::Signal { signal: libc::SIGKILL, core: false };
+const KILLED: Exit = Exit::Signal {
+    signal: libc::SIGKILL,
+    core: false,
+};
 
 /// Leaves a process of its own session, whose parents have gone and which ignores TERM.
 fn escape_script(pipe: &std::path::Path) -> String {
@@ -40,7 +43,9 @@ fn a_grandchild_that_hides_and_ignores_term_is_named_and_killed() {
         let (id, _) = node.launch_ready(&script);
         let (exit, remains) = node.exited(id);
         assert_eq!(exit, Exit::Code(0));
-        let [hidden] = remains[..] else { panic!("{mode:?}: {remains:?}") };
+        let [hidden] = remains[..] else {
+            panic!("{mode:?}: {remains:?}")
+        };
         let start = start_time(hidden);
         node.signal(id, libc::SIGTERM, Scope::All);
         node.settle();
@@ -109,7 +114,13 @@ fn a_stopped_process_dies_of_term() {
                 std::thread::yield_now();
             }
             node.signal(id, libc::SIGTERM, scope);
-            assert_eq!(node.exited(id).0, Exit::Signal { signal: libc::SIGTERM, core: false });
+            assert_eq!(
+                node.exited(id).0,
+                Exit::Signal {
+                    signal: libc::SIGTERM,
+                    core: false
+                }
+            );
             node.end(0);
         }
     }
@@ -152,7 +163,10 @@ fn a_forking_launchs_main_process_is_found_and_its_end_told() {
         let (id, _) = node.launch_ready(&daemonize);
         let (exit, remains) = node.exited(id);
         assert_eq!((exit, remains.len()), (Exit::Code(0), 1));
-        node.send(&ToKeeper::FindMain { id, pid: Some(node.keeper.id()) });
+        node.send(&ToKeeper::FindMain {
+            id,
+            pid: Some(node.keeper.id()),
+        });
         let (why, _) = node.wait_for(|m| match m {
             FromKeeper::MainMissing { id: i, why } if *i == id => Some(why.clone()),
             _ => None,
@@ -178,7 +192,10 @@ fn several_processes_without_a_name_are_no_main_process() {
     for mode in modes() {
         let mut node = Node::start(mode);
         let fifo = fifo(&node);
-        let (id, _) = node.launch_ready(&format!("f() {{ read x <>{0}; }}; f & f & echo >&3", fifo.display()));
+        let (id, _) = node.launch_ready(&format!(
+            "f() {{ read x <>{0}; }}; f & f & echo >&3",
+            fifo.display()
+        ));
         let (_, remains) = node.exited(id);
         assert_eq!(remains.len(), 2);
         node.send(&ToKeeper::FindMain { id, pid: None });
@@ -187,7 +204,10 @@ fn several_processes_without_a_name_are_no_main_process() {
             _ => None,
         });
         assert!(why.contains("2 processes"), "{why}");
-        node.send(&ToKeeper::FindMain { id, pid: Some(remains[1]) });
+        node.send(&ToKeeper::FindMain {
+            id,
+            pid: Some(remains[1]),
+        });
         let (found, _) = node.wait_for(|m| match m {
             FromKeeper::MainFound { id: i, pid, .. } if *i == id => Some(*pid),
             _ => None,

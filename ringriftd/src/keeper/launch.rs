@@ -153,6 +153,17 @@ impl Machine {
             stage: Stage::Request,
             errno: 0,
         })?;
+        // setresuid(2) and setresgid(2) take this number for "leave it as it is": the program would run as root.
+        if launch
+            .identity
+            .as_ref()
+            .is_some_and(|i| i.uid == u32::MAX || i.gid == u32::MAX)
+        {
+            return Err(Failure {
+                stage: Stage::Identity,
+                errno: libc::EINVAL,
+            });
+        }
         spec.rlimits.insert(0, (libc::RLIMIT_NOFILE, self.nofile));
         spec.oom_score_adj = self.oom_values(launch.oom_score_adj);
 

@@ -8,8 +8,8 @@
 //! A panic here would end the node, so the ways to one are denied: no `unwrap`, no `expect`, no indexing.
 //!
 //! Read first: [`config::KeeperConfig`], [`state::Keeper`]. The files, from the bottom: `proc`, `sys`, `types`;
-//! `signal`, `sweep`, `cgroup`, `child`; `lock`, `links`, `launch`; `state`, then what it does by cause (`requests`,
-//! `over`, `roles`, `ending`), and `serve`, the loop.
+//! `signal`, `sweep`, `cgroup`, `child_steps`, `child`; `lock`, `links`, `launch`; `state`, then what it does by cause (`requests`,
+//! `over`, `roles`, `ending`), `start`, and `serve`, the loop.
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -29,6 +29,8 @@
 pub mod cgroup;
 #[allow(unsafe_code)] // the child between clone(2) and execve(2) may only make raw calls
 pub mod child;
+#[allow(unsafe_code)] // likewise
+pub mod child_steps;
 pub mod config;
 pub mod ending;
 pub mod launch;
@@ -41,6 +43,7 @@ pub mod roles;
 pub mod serve;
 pub mod signal;
 pub mod sockets;
+pub mod start;
 pub mod state;
 pub mod sweep;
 #[allow(unsafe_code)] // the calls that nix does not have

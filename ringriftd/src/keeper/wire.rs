@@ -245,7 +245,7 @@ pub enum FromKeeper {
         /// Its number.
         signal: i32,
     },
-    /// The logger died and was started again.
+    /// The logger died and was started again. Attached: the manager's new end of its link to the logger.
     LoggerRestarted {
         /// Its new pid.
         pid: u32,

@@ -34,7 +34,9 @@ const PROGRAM: &str = "KEEPER_TEST_PROGRAM";
 #[test]
 #[ignore = "the keeper of the other tests"]
 fn keeper_process() {
-    let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else { return };
+    let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else {
+        return;
+    };
     let mut config = KeeperConfig::new(dir.join("run"), dir.join("state"), dir.join("log"));
     config.containment = match std::env::var(MODE).as_deref() {
         Ok("cgroup") => Contain::Auto,
@@ -90,8 +92,16 @@ pub fn is_root() -> bool {
 
 pub fn command(dir: &Path, mode: Mode, inherit: Vec<RawFd>) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["keeper_support::keeper_process", "--exact", "--ignored", "--nocapture", "-q"]);
-    command.env(DIR, dir).env(MODE, if mode == Mode::Cgroup { "cgroup" } else { "group" });
+    command.args([
+        "keeper_support::keeper_process",
+        "--exact",
+        "--ignored",
+        "--nocapture",
+        "-q",
+    ]);
+    command
+        .env(DIR, dir)
+        .env(MODE, if mode == Mode::Cgroup { "cgroup" } else { "group" });
     command.env_remove("NOTIFY_SOCKET");
     command.stdin(Stdio::null()).stdout(Stdio::null());
     // SAFETY: fcntl(2) and sigprocmask(2) are async-signal-safe.
@@ -135,7 +145,10 @@ impl Node {
         let mut inherit = vec![manager_end.as_raw_fd(), logger_end.as_raw_fd()];
         inherit.extend_from_slice(extra_fds);
         let mut command = command(dir.path(), mode, inherit);
-        command.env(LINKS, format!("{},{}", manager_end.as_raw_fd(), logger_end.as_raw_fd()));
+        command.env(
+            LINKS,
+            format!("{},{}", manager_end.as_raw_fd(), logger_end.as_raw_fd()),
+        );
         change(&mut command);
         let keeper = command.spawn().unwrap();
         drop((manager_end, logger_end));
@@ -152,8 +165,20 @@ impl Node {
             next: 0,
         };
         let (hello, _) = node.next_message();
-        let FromKeeper::Hello { seed, ref containment, pid, .. } = hello else { panic!("{hello:?}") };
-        assert_eq!(containment.starts_with("cgroup "), mode == Mode::Cgroup, "{containment}");
+        let FromKeeper::Hello {
+            seed,
+            ref containment,
+            pid,
+            ..
+        } = hello
+        else {
+            panic!("{hello:?}")
+        };
+        assert_eq!(
+            containment.starts_with("cgroup "),
+            mode == Mode::Cgroup,
+            "{containment}"
+        );
         assert_eq!(pid, node.keeper.id());
         node.seed = seed;
         node.hello = hello;
@@ -163,7 +188,9 @@ impl Node {
 
     /// The folder of the leaves.
     pub fn cgroup(&self) -> Option<PathBuf> {
-        let FromKeeper::Hello { containment, .. } = &self.hello else { return None };
+        let FromKeeper::Hello { containment, .. } = &self.hello else {
+            return None;
+        };
         containment.strip_prefix("cgroup ").map(PathBuf::from)
     }
 
@@ -195,7 +222,11 @@ impl Node {
         }
         let deadline = Instant::now() + PATIENCE;
         loop {
-            assert!(Instant::now() < deadline, "the message did not come; instead: {:?}", self.unread);
+            assert!(
+                Instant::now() < deadline,
+                "the message did not come; instead: {:?}",
+                self.unread
+            );
             let (m, fds) = self.read().expect("the keeper closed its link");
             match wanted(&m) {
                 Some(t) => return (t, fds),
@@ -236,7 +267,12 @@ impl Node {
             oom_score_adj: 0,
             rlimits: Vec::new(),
             no_new_privs: true,
-            output: Output { unit: "test".to_owned(), max_size: 1 << 20, max_files: 2, drain_ms: 100 },
+            output: Output {
+                unit: "test".to_owned(),
+                max_size: 1 << 20,
+                max_files: 2,
+                drain_ms: 100,
+            },
             notify: None,
             ready_fd: None,
         }
@@ -287,7 +323,11 @@ impl Node {
         let [ready]: [OwnedFd; 1] = fds.try_into().unwrap();
         wait_readable(&ready);
         let mut byte = [0];
-        assert_eq!(std::fs::File::from(ready).read(&mut byte).unwrap(), 1, "it ended without being ready");
+        assert_eq!(
+            std::fs::File::from(ready).read(&mut byte).unwrap(),
+            1,
+            "it ended without being ready"
+        );
         (id, pid)
     }
 
@@ -303,7 +343,10 @@ impl Node {
     /// Forgets a launch: what it wrote.
     pub fn release(&mut self, id: LaunchId) -> String {
         self.send(&ToKeeper::Release { id });
-        let (closed, text) = self.outputs.recv_timeout(PATIENCE).expect("the logger was told to close");
+        let (closed, text) = self
+            .outputs
+            .recv_timeout(PATIENCE)
+            .expect("the logger was told to close");
         assert_eq!(closed, id);
         text
     }
@@ -423,7 +466,10 @@ fn wait_child_for(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
 
 /// Keeps `pid` from being mistaken: its start time.
 pub fn start_time(pid: u32) -> u64 {
-    ringriftd::keeper::proc::stat(pid.cast_signed()).unwrap().process.start()
+    ringriftd::keeper::proc::stat(pid.cast_signed())
+        .unwrap()
+        .process
+        .start()
 }
 
 pub fn is_running(pid: u32, start: u64) -> bool {
@@ -433,7 +479,11 @@ pub fn is_running(pid: u32, start: u64) -> bool {
 /// All processes below `top`.
 pub fn descendants(top: u32) -> Vec<(u32, u64)> {
     let picture = ringriftd::keeper::sweep::Picture::take().unwrap();
-    picture.below(top.cast_signed(), &[]).into_iter().map(|p| (p.pid_u32(), p.start())).collect()
+    picture
+        .below(top.cast_signed(), &[])
+        .into_iter()
+        .map(|p| (p.pid_u32(), p.start()))
+        .collect()
 }
 
 /// A keeper that starts `program` as its roles.

@@ -1,0 +1,175 @@
+//! From settings to a keeper: signals, folders, locks, the control socket, the containment that works here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
+
+use nix::sys::inotify::{InitFlags, Inotify};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::cgroup::Root;
+use super::child::Stack;
+use super::config::{Contain, KeeperConfig};
+use super::launch::{Containment, Machine};
+use super::lock::{self, LockError};
+use super::state::{Keeper, LoggerRestarts, Phase, Role, say};
+use super::{sockets, sys};
+use crate::limits;
+
+/// EX_TEMPFAIL: another keeper already runs here.
+const ALREADY_RUNS: u8 = 75;
+/// The operation failed.
+pub const FAILED: u8 = 1;
+/// The keeper's own oom_score_adj, where it may set it: without it, all that it holds would be orphans.
+const OWN_OOM_SCORE_ADJ: &str = "-900";
+
+/// Makes the process a keeper with everything in place but its roles, and the descriptor that its signals come by.
+/// On failure, which has been said, the exit code.
+pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
+    let fail = |why: String| {
+        say(&why);
+        FAILED
+    };
+    let signals = prepare_signals().map_err(|e| fail(format!("cannot set up signals: {e}")))?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    for folder in [&config.state_dir, &config.runtime_dir, &config.log_dir] {
+        lock::make_folder(folder).map_err(fail)?;
+    }
+    let lock = lock::take(&config.state_dir, &config.runtime_dir).map_err(|e| match e {
+        LockError::Held { pid, path } => {
+            let who = pid.map_or_else(|| "another process".to_owned(), |pid| format!("pid {pid}"));
+            let lock = path.display();
+            say(&format!(
+                "another ringriftd already runs here: {who} holds {lock}; end it with `ringriftctl \
+                     shutdown`, or give this one a --runtime-dir and a --state-dir of its own"
+            ));
+            ALREADY_RUNS
+        }
+        LockError::Failed { text } => fail(text),
+    })?;
+    sys::become_subreaper().map_err(|e| fail(format!("cannot become subreaper: {e}")))?;
+    let seed = sys::random().map_err(|e| fail(format!("cannot get a random number: {e}")))?;
+    let control_path = config.runtime_dir.join("control.sock");
+    let control = sockets::control(&control_path)
+        .map_err(|e| fail(format!("cannot listen on {}: {e}", control_path.display())))?;
+    open_way_to_notify_sockets(&config);
+    let machine = make_machine(&config, seed).map_err(fail)?;
+    let keeper = Keeper {
+        lock,
+        control,
+        control_path,
+        machine,
+        seed,
+        own_pid: std::process::id().cast_signed(),
+        outer: std::env::var_os("NOTIFY_SOCKET"),
+        launches: BTreeMap::new(),
+        by_pid: BTreeMap::new(),
+        foreign: BTreeMap::new(),
+        draining: BTreeMap::new(),
+        leftover: BTreeSet::new(),
+        killing: BTreeSet::new(),
+        inotify: Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok(),
+        watches: BTreeMap::new(),
+        graves: Vec::new(),
+        look_again: None,
+        manager: Role::default(),
+        logger: Role::default(),
+        logger_restarts: LoggerRestarts::default(),
+        is_spawning_roles: true,
+        phase: Phase::Starting {
+            until: Instant::now() + limits::MANAGER_START_TIMEOUT,
+        },
+        config,
+    };
+    Ok((keeper, signals))
+}
+
+/// TERM, INT, QUIT and HUP are for the whole daemon and go to the manager; CHLD is the keeper's own; USR1, USR2 and
+/// PIPE are ignored.
+fn prepare_signals() -> io::Result<SignalFd> {
+    for signal in [Signal::SIGPIPE, Signal::SIGUSR1, Signal::SIGUSR2] {
+        sys::ignore_signal(signal)?;
+    }
+    let mut mask = SigSet::empty();
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGHUP,
+    ] {
+        mask.add(signal);
+    }
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None)?;
+    Ok(SignalFd::with_flags(
+        &mask,
+        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+    )?)
+}
+
+/// A unit of another user must be able to walk to its notify socket: root's runtime folder can be passed through, not
+/// listed. Every socket in it has mode 0600.
+fn open_way_to_notify_sockets(config: &KeeperConfig) {
+    if nix::unistd::geteuid().is_root() {
+        let _ = std::fs::set_permissions(&config.runtime_dir, PermissionsExt::from_mode(0o711));
+    }
+}
+
+fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(|e| format!("cannot open /dev/null: {e}"))?;
+    let stack = Stack::map().map_err(|e| format!("cannot map a stack: {e}"))?;
+    let marker = CString::new(format!("rr-{:012x}", seed & 0xffff_ffff_ffff)).map_err(|e| e.to_string())?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| format!("cannot read limits: {e}"))?;
+    // Each launch costs a pipe; best effort.
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    let oom = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    // Needs a privilege that a user does not have; best effort.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OWN_OOM_SCORE_ADJ);
+    let mut machine = Machine {
+        containment: Containment::Group {
+            why: "not tried".to_owned(),
+        },
+        null: null.into(),
+        stack,
+        marker,
+        nofile: libc::rlimit64 {
+            rlim_cur: soft,
+            rlim_max: hard,
+        },
+        oom_score_adj: oom.trim().parse().unwrap_or(0),
+        runtime_dir: config.runtime_dir.clone(),
+    };
+    let tried = match &config.containment {
+        Contain::ProcessGroup => Err("asked for".to_owned()),
+        Contain::Auto => try_cgroup(&mut machine, None, seed),
+        Contain::CgroupRoot(path) => {
+            let root = try_cgroup(&mut machine, Some(path), seed);
+            Ok(root.map_err(|why| format!("cannot use the cgroup {}: {why}", path.display()))?)
+        }
+    };
+    machine.containment = match tried {
+        Ok(root) => Containment::Cgroup(root),
+        Err(why) => Containment::Group { why },
+    };
+    Ok(machine)
+}
+
+fn try_cgroup(machine: &mut Machine, parent: Option<&std::path::Path>, seed: u64) -> Result<Root, String> {
+    let root = Root::make(parent, seed)?;
+    match machine.test_cgroup(&root) {
+        Ok(()) => Ok(root),
+        Err(why) => {
+            root.remove();
+            Err(why)
+        }
+    }
+}
