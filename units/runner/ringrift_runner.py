@@ -178,7 +178,8 @@ def service_folder(home: str) -> Optional[Path]:
 def enter(folder: Path) -> None:
     """Work in the checkout, for this process and for the helpers that a daemon spawns."""
     os.chdir(folder)
-    sys.path[0] = str(folder)
+    own = str(Path(__file__).resolve().parent)
+    sys.path[:] = [str(folder), *(p for p in sys.path if p != own)]
     others = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != str(folder)]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *others])
 
