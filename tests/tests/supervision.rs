@@ -446,7 +446,7 @@ fn shutdown_ends_in_reverse_order_and_leaves_nothing() {
         .unit("c", &stamped(&file).requires(&["b"]))
         .start();
     node.note_groups();
-    node.ctl(&["shutdown", "--yes"]).ended(0);
+    node.ctl(&["shutdown"]).ended(0);
     assert_eq!(node.wait_end().code(), Some(0), "{}", node.stderr());
     assert_eq!(units_with(&stamps(file.as_ref()), "stop"), ["c", "b", "a"]);
     node.assert_gone();
