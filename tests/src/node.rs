@@ -165,7 +165,17 @@ impl NodeBuilder {
     ///
     /// # Panics
     /// When the program cannot be run.
-    pub fn launch(mut self) -> Node {
+    pub fn launch(self) -> Node {
+        let mut node = self.prepare();
+        node.launch_daemon();
+        node
+    }
+
+    /// Writes the files that every node has, and starts nothing.
+    ///
+    /// # Panics
+    /// When they cannot be written.
+    pub fn prepare(mut self) -> Node {
         if !self.profiles {
             let listed: Vec<&str> = self.listed.iter().map(String::as_str).collect();
             let text = format!(
@@ -181,7 +191,7 @@ impl NodeBuilder {
         );
         self = self.file("ringriftd.toml", &config);
         let notify = UnixDatagram::bind(self.folder.path().join("n")).expect("a fresh folder takes a socket");
-        let mut node = Node {
+        Node {
             folder: self.folder,
             args: self.args,
             env: self.env,
@@ -191,9 +201,7 @@ impl NodeBuilder {
             keeper: 0,
             faults: Mutex::new(Vec::new()),
             roles: Vec::new(),
-        };
-        node.launch_daemon();
-        node
+        }
     }
 }
 

@@ -1,0 +1,195 @@
+//! Faults of the daemon itself: what an earlier one left, two at once, signals, and very many ends at once.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use harness::oracle::wait_exactly;
+use harness::processes::{self, Held};
+use harness::{Node, PATIENCE, Unit, both_ways, ctl, until};
+use proto::reply::State;
+
+/// A second ringriftd on the same places, ended by itself; its exit code and what it said.
+fn second(node: &Node) -> ctl::Output {
+    let places = node.places();
+    let places: Vec<&str> = places.iter().map(String::as_str).collect();
+    ctl::run(harness::programs::ringriftd(), &places, PATIENCE, |command| {
+        command.env_remove("NOTIFY_SOCKET");
+    })
+}
+
+/// B14: a socket that a killed daemon left is replaced.
+#[test]
+fn a_stale_socket_is_replaced() {
+    let mut node = Node::builder().start();
+    node.kill_daemon();
+    assert!(node.socket().exists(), "a killed daemon leaves its socket");
+    node.launch_daemon();
+    node.wait_ready();
+    node.note_roles();
+    node.ctl(&["status"]).ended(0);
+    node.check();
+}
+
+/// B15: what stands in a left lock file is not believed; the lock is the kernel's.
+#[test]
+fn a_stale_lock_file_that_names_a_live_process_locks_nobody_out() {
+    let mut node = Node::builder().start();
+    node.kill_daemon();
+    let mut written = 0;
+    for folder in ["state", "run"] {
+        for file in harness::node::walk(&node.path(folder)) {
+            let name = file
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            if name.contains("lock") || name.contains("pid") {
+                std::fs::write(&file, format!("{}\n", std::process::id())).expect("it is ours");
+                written += 1;
+            }
+        }
+    }
+    assert!(
+        written > 0,
+        "no lock file was left: {:?}",
+        harness::node::walk(&node.path("state"))
+    );
+    node.launch_daemon();
+    node.wait_ready();
+    node.note_roles();
+    node.check();
+}
+
+/// B16: a second daemon on the same places ends with 75, names the first, and touches nothing.
+#[test]
+fn a_second_daemon_ends_and_names_the_first() {
+    let node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
+    let pid = node.pid("a");
+    let answer = second(&node).ended(75);
+    assert!(answer.stderr.contains(&node.keeper().to_string()), "{answer}");
+    assert_eq!(node.pid("a"), pid);
+    node.check();
+}
+
+/// Daemons that a failing test does not leave behind.
+struct Crowd(Vec<Child>);
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            if let (Ok(None), Some(held)) = (child.try_wait(), Held::open(child.id() as i32)) {
+                held.signal(libc::SIGTERM);
+                if !held.wait(Duration::from_secs(10)) {
+                    let _ = child.kill();
+                }
+            }
+            let _ = child.wait();
+        }
+    }
+}
+
+/// B16: of fifty daemons started at once one is left.
+#[test]
+fn of_fifty_daemons_one_wins() {
+    let node = Node::builder().unit("a", &Unit::bad(&["run"])).prepare();
+    let start = || -> Child {
+        let mut command: Command = node.command();
+        command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("ringriftd was built")
+    };
+    let mut all = Crowd((0..50).map(|_| start()).collect());
+    let mut codes = Vec::new();
+    until("all but one have ended", || {
+        all.0.retain_mut(|child| match child.try_wait() {
+            Ok(Some(status)) => {
+                codes.push(status.code());
+                false
+            }
+            _ => true,
+        });
+        (all.0.len() <= 1).then_some(())
+    });
+    assert!(
+        codes.len() == 49 && codes.iter().all(|code| *code == Some(75)),
+        "{codes:?}"
+    );
+    let winner = all.0.first_mut().expect("one is left");
+    until("the winner serves", || {
+        node.ctl(&["is-active", "a"]).code.filter(|code| *code == 0)
+    });
+    node.check_one_life();
+    assert_eq!(node.version().keeper_pid, winner.id());
+    assert!(Held::open(winner.id() as i32).is_some_and(|held| held.signal(libc::SIGTERM)));
+    assert_eq!(
+        ctl::wait(winner, PATIENCE).and_then(|status| status.code()),
+        Some(0)
+    );
+    node.assert_gone();
+}
+
+both_ways! {
+    /// B18: TERM and INT stop all units in order and end with 0; a second one changes nothing.
+    fn term_and_int_end_in_order(mode) {
+        for signal in [libc::SIGTERM, libc::SIGINT] {
+            let builder = Node::builder().containment(mode);
+            let file = builder.path("stamps");
+            let unit = Unit::bad(&["run", "--stop-delay", "0.5", "--on-stop-append", &file]);
+            let mut node = builder
+                .unit("low", &unit)
+                .unit("high", &unit.clone().requires(&["low"]))
+                .start();
+            processes::signal(node.keeper(), signal);
+            until("the stop has begun", || node.unit_processes().iter().all(|p| p.is_alive()).then_some(()));
+            wait_exactly(Duration::from_millis(200));
+            processes::signal(node.keeper(), signal);
+            assert_eq!(node.wait_end().code(), Some(0), "{}", node.stderr());
+            let stops: Vec<String> = harness::stamps(file.as_ref()).into_iter().map(|s| s.unit).collect();
+            assert_eq!(stops, ["high", "low"], "each was stopped once, in the reverse order");
+            node.assert_gone();
+        }
+    }
+}
+
+/// B18: HUP is daemon-reload; PIPE and USR1 end nothing.
+#[test]
+fn other_signals_do_no_harm() {
+    let node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
+    let pid = node.pid("a");
+    for role in [node.keeper(), node.manager()] {
+        processes::signal(role, libc::SIGPIPE);
+        processes::signal(role, libc::SIGUSR1);
+    }
+    std::fs::write(node.path("units/b.toml"), Unit::bad(&["run"]).to_toml()).expect("it is ours");
+    std::fs::write(
+        node.path("profiles/test.toml"),
+        "description = \"x\"\nunits = [\"a\", \"b\"]\n",
+    )
+    .expect("it is ours");
+    processes::signal(node.keeper(), libc::SIGHUP);
+    until("the new unit is known", || {
+        node.ctl(&["is-active", "b"]).code.filter(|code| *code == 0)
+    });
+    assert_eq!(node.pid("a"), pid);
+    node.check();
+}
+
+both_ways! {
+    /// B19: five hundred processes that end at once are all reaped, and the one that matters is recorded.
+    fn five_hundred_ends_at_once_are_all_seen(mode) {
+        let unit = Unit::bad(&["forks", "500", "--orphans"]);
+        let node = Node::builder().containment(mode).unit("a", &unit).start();
+        assert!(node.unit_processes().len() >= 501);
+        let before = node.unit("a");
+        node.ctl(&["kill", "a", "--whom", "all", "-s", "KILL"]).ended(0);
+        let after = node.wait_unit("a", "running again", |unit| {
+            unit.state == State::Running && unit.invocation != before.invocation
+        });
+        assert_eq!(after.restarts, 1);
+        node.wait_no_zombies();
+        node.check_one_life();
+        node.check();
+    }
+}

@@ -1,0 +1,139 @@
+//! The status is true: at every moment tried it says what /proc says.
+
+use std::time::{Duration, Instant};
+
+use harness::{Node, Unit, both_ways, processes};
+use proto::reply::State;
+
+both_ways! {
+    /// While units die, restart and are stopped and started, the status agrees with /proc whenever it stands still.
+    fn the_status_agrees_with_proc_in_a_storm(mode) {
+        let mut builder = Node::builder().containment(mode);
+        for n in 0..8 {
+            let unit = Unit::bad(&["run"]).set("restart.max_restarts", "1000");
+            builder = builder.unit(&format!("u{n}"), &unit);
+        }
+        let node = builder.start();
+        let end = Instant::now() + Duration::from_secs(6);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut turn = 7_usize;
+                while Instant::now() < end {
+                    turn = turn.wrapping_mul(31).wrapping_add(17);
+                    let unit = format!("u{}", turn % 8);
+                    match turn % 5 {
+                        0 => drop(node.ctl(&["stop", &unit])),
+                        1 => drop(node.ctl(&["start", &unit])),
+                        _ => {
+                            let victim = node.unit(&unit).pid.and_then(|pid| processes::Held::open(pid as i32));
+                            if let Some(victim) = victim {
+                                victim.signal(libc::SIGKILL);
+                            }
+                        }
+                    }
+                }
+            });
+            while Instant::now() < end {
+                node.check_status();
+                node.check_one_life();
+            }
+        });
+        node.check();
+    }
+}
+
+#[test]
+fn a_kill_is_seen_at_once() {
+    let unit = Unit::bad(&["run"]).text("restart.delay", "20s");
+    let node = Node::builder().unit("a", &unit).start();
+    let mut events = node.events();
+    let pid = node.pid("a");
+    let begun = Instant::now();
+    processes::signal(pid, libc::SIGKILL);
+    let event = events.wait("the end of a", |event| {
+        event.unit == "a" && event.to == State::Backoff
+    });
+    let seen = begun.elapsed();
+    assert!(seen < Duration::from_secs(2), "it took {seen:?} to see {event:?}");
+    let json = node.ctl(&["status", "a", "--json"]).ended(3).json();
+    let unit = &json["units"][0];
+    assert_eq!(
+        (unit["state"].as_str(), unit["pid"].as_u64()),
+        (Some("backoff"), None),
+        "{json:#}"
+    );
+    assert_eq!(unit["last_exit"]["signal"], "SIGKILL");
+    assert!(!unit["next_try"].is_null(), "{json:#}");
+    node.check();
+}
+
+#[test]
+fn status_json_has_the_promised_keys() {
+    let node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
+    let json = node.ctl(&["status", "--json"]).ended(0).json();
+    assert_eq!(json["schema"], "ringrift.v1.status");
+    for key in ["version", "node", "profiles", "uptime_s", "summary", "units"] {
+        assert!(!json[key].is_null(), "{key}: {json:#}");
+    }
+    let unit = json["units"][0].as_object().expect("a unit");
+    for key in [
+        "name",
+        "state",
+        "health",
+        "desired",
+        "next_try",
+        "needs_restart",
+        "pid",
+        "invocation",
+        "since",
+        "uptime_s",
+        "ready",
+        "restarts",
+        "last_exit",
+        "last_error",
+        "blocked_by",
+        "category",
+        "critical",
+        "deprecated",
+        "added_by",
+        "note",
+        "cpu_s",
+        "memory_bytes",
+    ] {
+        assert!(unit.contains_key(key), "{key}: {json:#}");
+    }
+    assert_eq!(unit["pid"], node.pid("a"));
+    node.check();
+}
+
+#[test]
+fn predicates_answer_by_their_codes() {
+    let node = Node::builder()
+        .unit("up", &Unit::bad(&["run"]))
+        .unit("broken", &Unit::bad(&["exit", "1"]).once())
+        .spare("down", &Unit::bad(&["run"]))
+        .start();
+    node.wait_state("broken", State::Failed);
+    for (args, code) in [
+        (&["is-active", "up"][..], 0),
+        (&["is-active", "down"], 3),
+        (&["is-active", "nobody"], 4),
+        (&["is-failed", "broken"], 0),
+        (&["is-failed", "up"], 3),
+        (&["is-ready", "up"], 0),
+        (&["is-ready", "down"], 3),
+        (&["status", "up"], 0),
+        (&["status", "broken"], 3),
+        (&["status"], 3),
+        (&["status", "nobody"], 4),
+        (&["failed"], 1),
+        (&["no-such-verb"], 2),
+        (&["wait", "up", "--for", "running", "--timeout", "10s"], 0),
+        (&["wait", "down", "--for", "running", "--timeout", "200ms"], 124),
+    ] {
+        node.ctl(args).ended(code);
+    }
+    let text = node.ctl(&["is-active", "u-p", "UP"]).text();
+    assert!(text.contains("up"), "an unknown unit names the nearest: {text}");
+    node.check();
+}
