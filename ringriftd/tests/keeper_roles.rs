@@ -3,14 +3,17 @@
 
 mod keeper_support;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
-use keeper_support::{Mode, Node, PATIENCE, command_with_roles, descendants, is_running, wait_child};
-use ringriftd::keeper::wire::ToKeeper;
+use keeper_support::{Mode, Node, PATIENCE, Played, command_with_roles, descendants, is_running, wait_child};
+use ringriftd::ids::{Invocation, LaunchId};
+use ringriftd::keeper::wire::{FromKeeper, FromLogger, ToKeeper, ToLogger};
 
 const SERVE: &str = "printf '\\000' >&3";
 const END_5: &str = "printf '\\010\\005' >&3";
@@ -67,15 +70,15 @@ impl Roles {
     }
 }
 
-/// Waits until the link to the keeper is closed: `cat` fails or ends then.
-const UNTIL_CLOSED: &str = "cat <&3 >/dev/null 2>&1";
+/// Ends with the first word that the keeper says.
+const UNTIL_TOLD: &str = "head -c 1 <&3 >$2/told";
 /// Waits for ever.
 const FOR_EVER: &str = "while :; do read x <>$2/fifo; done";
 
 #[test]
 fn a_manager_that_does_not_come_up_gives_its_exit_code() {
     for code in [8, 0, 1] {
-        let roles = Roles::new(&format!("exit {code}"), UNTIL_CLOSED);
+        let roles = Roles::new(&format!("exit {code}"), UNTIL_TOLD);
         assert_eq!(roles.run().0, Some(code));
         assert!(!roles.dir.path().join("run/control.sock").exists());
     }
@@ -110,7 +113,7 @@ fn the_end_that_a_manager_asks_for_with_its_last_word_counts() {
 fn roles_have_their_links_the_control_socket_and_nothing_else() {
     let list = "exec ls -l /proc/self/fd >$2/$1.fds";
     let manager = format!("echo \"${{NOTIFY_SOCKET-unset}}\" >$2/env; ({list}); exit 4");
-    let roles = Roles::new(&manager, &format!("({list}); {UNTIL_CLOSED}"));
+    let roles = Roles::new(&manager, &format!("({list}); {UNTIL_TOLD}"));
     let mut command = command_with_roles(roles.dir.path(), &roles.program);
     let mut keeper = command.env("NOTIFY_SOCKET", "/above").spawn().unwrap();
     assert_eq!(wait_child(&mut keeper).code(), Some(4));
@@ -128,7 +131,7 @@ fn roles_have_their_links_the_control_socket_and_nothing_else() {
 #[test]
 fn a_logger_that_dies_comes_back() {
     // The first logger dies at once, the second one tells that it is there.
-    let logger = format!("if mkdir $2/first; then kill -9 $$; fi; touch $2/second; {UNTIL_CLOSED}");
+    let logger = format!("if mkdir $2/first; then kill -9 $$; fi; touch $2/second; {UNTIL_TOLD}");
     let manager = format!("{SERVE}; while ! test -e $2/second; do :; done; {END_5}");
     let roles = Roles::new(&manager, &logger);
     let (code, said) = roles.run();
@@ -196,6 +199,102 @@ fn of_fifty_keepers_one_remains_and_the_others_name_it() {
         .spawn()
         .unwrap();
     assert_eq!(wait_child(&mut keeper).code(), Some(6));
+}
+
+#[test]
+fn a_new_logger_gets_every_open_pipe_and_a_new_link_to_the_manager() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("roles.sock")).unwrap();
+    let mut keeper = command_with_roles(dir.path(), &std::env::current_exe().unwrap())
+        .spawn()
+        .unwrap();
+    let logger = Played::accept(&listener, "logger");
+    let manager = Played::accept(&listener, "manager");
+    let (FromKeeper::Hello { logger_pid, seed, .. }, _) = manager.receive() else {
+        panic!("no Hello")
+    };
+    manager.send(&ToKeeper::Serving);
+
+    let running = LaunchId::main(Invocation(1));
+    let launch = keeper_support::launch(
+        seed,
+        running,
+        &[
+            "/bin/sh",
+            "-c",
+            "echo first; read x; exec cat /dev/zero >/dev/null",
+        ],
+    );
+    manager.send(&ToKeeper::Launch(Box::new(launch)));
+    assert!(matches!(manager.receive(), (FromKeeper::Launched { .. }, _)));
+    let (ToLogger::Open { id, .. }, _) = logger.receive() else {
+        panic!("no Open")
+    };
+    assert_eq!(id, running);
+    let released = LaunchId::main(Invocation(2));
+    let launch = keeper_support::launch(seed, released, &["/bin/echo", "second"]);
+    manager.send(&ToKeeper::Launch(Box::new(launch)));
+    assert!(matches!(manager.receive(), (FromKeeper::Launched { .. }, _)));
+    assert!(matches!(manager.receive(), (FromKeeper::Exited { .. }, _)));
+
+    // It dies with a pipe open and another one that it has not been told to close.
+    let pid = nix::unistd::Pid::from_raw(logger_pid.cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    manager.send(&ToKeeper::Release { id: released });
+
+    let logger = Played::accept(&listener, "logger");
+    let (FromKeeper::LoggerRestarted { pid, times: 1 }, mut fds) = manager.receive() else {
+        panic!("no news")
+    };
+    assert_ne!(pid, logger_pid);
+    let manager_peer = fds.remove(0);
+    nix::unistd::write(&manager_peer, b"are you there").unwrap();
+    keeper_support::wait_readable(&logger.peer);
+    let mut bytes = [0; 32];
+    assert_eq!(nix::unistd::read(&logger.peer, &mut bytes).unwrap(), 13);
+
+    let mut texts = BTreeMap::new();
+    for _ in 0..2 {
+        let (ToLogger::Open { id, .. }, mut fds) = logger.receive() else {
+            panic!("no Open")
+        };
+        let pipe = fds.remove(0);
+        keeper_support::wait_readable(&pipe);
+        let count = nix::unistd::read(&pipe, &mut bytes).unwrap();
+        texts.insert(id, bytes[..count].to_vec());
+    }
+    assert_eq!(
+        texts,
+        BTreeMap::from([(running, b"first\n".to_vec()), (released, b"second\n".to_vec())])
+    );
+    assert_eq!(logger.receive::<ToLogger>().0, ToLogger::Close { id: released });
+    logger.send(&FromLogger::Closed { id: released });
+
+    manager.send(&ToKeeper::End { code: 9 });
+    assert_eq!(logger.receive::<ToLogger>().0, ToLogger::Close { id: running });
+    assert_eq!(logger.receive::<ToLogger>().0, ToLogger::End);
+    drop((manager, logger, manager_peer));
+    assert_eq!(wait_child(&mut keeper).code(), Some(9));
+}
+
+#[test]
+fn a_manager_that_does_not_read_loses_nothing() {
+    let mut node = Node::start(Mode::Group);
+    let most = u64::try_from(3 * ringriftd::limits::KEEPER_OUTBOX).unwrap();
+    std::thread::scope(|scope| {
+        let link = node.link();
+        // More than the keeper keeps and the kernel buffers: the writer is held up until somebody reads.
+        scope.spawn(move || {
+            for nonce in 1000..1000 + most {
+                let bytes = proto::codec::encode(&ToKeeper::Ping { nonce }).unwrap();
+                nix::unistd::write(&link, &bytes).unwrap();
+            }
+        });
+        for nonce in 1000..1000 + most {
+            assert_eq!(node.next_message().0, FromKeeper::Pong { nonce });
+        }
+    });
+    node.end(0);
 }
 
 fn number_in(dir: &Path, name: &str) -> u32 {

@@ -143,7 +143,8 @@ impl Link {
                         }
                         (message.bytes, message.flags.contains(MsgFlags::MSG_TRUNC))
                     }
-                    Err(Errno::EINTR) => continue,
+                    // The other side left without reading all: said once, before what it still had to say.
+                    Err(Errno::EINTR | Errno::ECONNRESET) => continue,
                     Err(Errno::EAGAIN) => return Received::Nothing,
                     Err(_) => return Received::Closed,
                 };

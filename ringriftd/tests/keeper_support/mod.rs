@@ -5,8 +5,10 @@
 #![allow(dead_code)] // each test program uses a part of it
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
 use std::io::{IoSlice, IoSliceMut, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use proto::reply::Exit;
 use ringriftd::ids::{Invocation, LaunchId, Scope, invocation_text};
 use ringriftd::keeper::wire::{FromKeeper, FromLogger, Launch, Output, Stage, ToKeeper, ToLogger};
@@ -44,8 +46,22 @@ fn keeper_process() {
     };
     if let Some(program) = std::env::var_os(PROGRAM) {
         config.program = program.into();
-        config.manager_args = vec![dir.clone().into()];
-        config.logger_args = vec![dir.into()];
+        // A script wants the folder; this test program wants to know which test it is to be.
+        let role = [
+            "keeper_support::role_process",
+            "--exact",
+            "--ignored",
+            "--nocapture",
+            "-q",
+        ];
+        let is_script = std::env::current_exe().unwrap() != config.program;
+        let args: Vec<OsString> = if is_script {
+            vec![dir.into()]
+        } else {
+            role.map(OsString::from).to_vec()
+        };
+        config.manager_args = args.clone();
+        config.logger_args = args;
         std::process::exit(run(config).into());
     }
     let ends = std::env::var(LINKS).unwrap();
@@ -55,6 +71,55 @@ fn keeper_process() {
         unsafe { OwnedFd::from_raw_fd(text.parse().unwrap()) }
     };
     std::process::exit(run_with_links(config, end(manager), end(logger)).into());
+}
+
+/// Manager or logger for a test that plays both: hands its three descriptors to the test and lives until the test
+/// lets it go; nothing when run by hand.
+#[test]
+#[ignore = "a role of another test's keeper"]
+fn role_process() {
+    let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else {
+        return;
+    };
+    let word = std::env::args().nth(1).unwrap();
+    let mut socket = UnixStream::connect(dir.join("roles.sock")).unwrap();
+    let fds: &[RawFd] = if word == "manager" { &[3, 4, 5] } else { &[3, 4] };
+    let control = [ControlMessage::ScmRights(fds)];
+    let data = [IoSlice::new(word.as_bytes())];
+    sendmsg::<()>(socket.as_raw_fd(), &data, &control, MsgFlags::empty(), None).unwrap();
+    let _ = socket.read(&mut [0]);
+}
+
+/// A role whose part the test plays.
+pub struct Played {
+    pub keeper: OwnedFd,
+    pub peer: OwnedFd,
+    /// While it is open, the role's process lives.
+    pub leash: UnixStream,
+}
+
+impl Played {
+    /// The next role that the keeper starts, which must be a `word`.
+    pub fn accept(listener: &UnixListener, word: &str) -> Self {
+        let (leash, _) = listener.accept().unwrap();
+        leash.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (said, mut fds) = receive_bytes(leash.as_raw_fd()).unwrap();
+        assert_eq!(said, word.as_bytes());
+        fds.truncate(2);
+        let [keeper, peer]: [OwnedFd; 2] = fds.try_into().unwrap();
+        Self { keeper, peer, leash }
+    }
+
+    pub fn send<T: serde::Serialize>(&self, value: &T) {
+        let bytes = proto::codec::encode(value).unwrap();
+        let data = [IoSlice::new(&bytes)];
+        sendmsg::<()>(self.keeper.as_raw_fd(), &data, &[], MsgFlags::MSG_NOSIGNAL, None).unwrap();
+    }
+
+    pub fn receive<T: serde::de::DeserializeOwned>(&self) -> (T, Vec<OwnedFd>) {
+        wait_readable(&self.keeper);
+        receive(self.keeper.as_raw_fd()).unwrap()
+    }
 }
 
 /// How launches are to be held together.
@@ -119,6 +184,39 @@ pub fn command(dir: &Path, mode: Mode, inherit: Vec<RawFd>) -> Command {
         });
     }
     command
+}
+
+/// A launch of `argv` with everything else at its plainest.
+pub fn launch(seed: u64, id: LaunchId, argv: &[&str]) -> Launch {
+    let invocation = invocation_text(seed, id.invocation);
+    Launch {
+        id,
+        env: vec![
+            b"PATH=/usr/bin:/bin".to_vec(),
+            format!("RINGRIFT_INVOCATION_ID={invocation}").into_bytes(),
+            b"RINGRIFT_ROLE=main".to_vec(),
+        ],
+        invocation,
+        role: "main".to_owned(),
+        tag: "test".to_owned(),
+        program: argv[0].as_bytes().to_vec(),
+        argv: argv.iter().map(|a| a.as_bytes().to_vec()).collect(),
+        working_dir: b"/".to_vec(),
+        identity: None,
+        umask: 0o022,
+        nice: None,
+        oom_score_adj: 0,
+        rlimits: Vec::new(),
+        no_new_privs: true,
+        output: Output {
+            unit: "test".to_owned(),
+            max_size: 1 << 20,
+            max_files: 2,
+            drain_ms: 100,
+        },
+        notify: None,
+        ready_fd: None,
+    }
 }
 
 /// A keeper under test.
@@ -247,35 +345,7 @@ impl Node {
 
     pub fn launch(&mut self, argv: &[&str]) -> Launch {
         let id = self.id();
-        let invocation = invocation_text(self.seed, id.invocation);
-        Launch {
-            id,
-            env: vec![
-                b"PATH=/usr/bin:/bin".to_vec(),
-                format!("RINGRIFT_INVOCATION_ID={invocation}").into_bytes(),
-                b"RINGRIFT_ROLE=main".to_vec(),
-            ],
-            invocation,
-            role: "main".to_owned(),
-            tag: "test".to_owned(),
-            program: argv[0].as_bytes().to_vec(),
-            argv: argv.iter().map(|a| a.as_bytes().to_vec()).collect(),
-            working_dir: b"/".to_vec(),
-            identity: None,
-            umask: 0o022,
-            nice: None,
-            oom_score_adj: 0,
-            rlimits: Vec::new(),
-            no_new_privs: true,
-            output: Output {
-                unit: "test".to_owned(),
-                max_size: 1 << 20,
-                max_files: 2,
-                drain_ms: 100,
-            },
-            notify: None,
-            ready_fd: None,
-        }
+        launch(self.seed, id, argv)
     }
 
     pub fn ask(&self, launch: &Launch) -> LaunchId {
@@ -371,6 +441,11 @@ impl Node {
         wait_child(&mut self.keeper).code()
     }
 
+    /// A duplicate of the manager's end, to write to from another thread.
+    pub fn link(&self) -> OwnedFd {
+        self.manager.as_ref().unwrap().try_clone().unwrap()
+    }
+
     /// Asks the keeper to end, and checks that nothing of it is left.
     pub fn end(mut self, code: u8) {
         let below = descendants(self.keeper.id());
@@ -424,6 +499,11 @@ fn logger_thread(link: &OwnedFd, outputs: &Sender<(LaunchId, String)>) {
 }
 
 fn receive<T: serde::de::DeserializeOwned>(fd: RawFd) -> Option<(T, Vec<OwnedFd>)> {
+    let (bytes, fds) = receive_bytes(fd)?;
+    Some((proto::codec::decode(&bytes).unwrap(), fds))
+}
+
+fn receive_bytes(fd: RawFd) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
     let mut buffer = vec![0; limits::WIRE_MESSAGE_MAX];
     let mut space = nix::cmsg_space!([RawFd; 4]);
     let mut data = [IoSliceMut::new(&mut buffer)];
@@ -441,7 +521,8 @@ fn receive<T: serde::de::DeserializeOwned>(fd: RawFd) -> Option<(T, Vec<OwnedFd>
     if bytes == 0 {
         return None;
     }
-    Some((proto::codec::decode(&buffer[..bytes]).unwrap(), fds))
+    buffer.truncate(bytes);
+    Some((buffer, fds))
 }
 
 pub fn wait_readable(fd: &OwnedFd) {
