@@ -300,7 +300,7 @@ pub enum CauseKind {
     Command,
     /// A process ended.
     Exit,
-    /// ringriftd got a signal.
+    /// Something was signalled: a signal to ringriftd, or a unit's own word (`READY=1`).
     Signal,
     /// A health probe.
     Probe,

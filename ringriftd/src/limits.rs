@@ -212,3 +212,12 @@ pub const KEEPER_LOOK_AGAIN: Duration = Duration::from_millis(200);
 pub const CGROUP_REMOVE_TRIES: u32 = 50;
 /// A logger that lived so long has proved itself: its next death is followed by the first back-off again.
 pub const LOGGER_STABLE_AFTER: Duration = Duration::from_secs(60);
+
+// --- the manager's own tasks -----------------------------------------------------------------------------------
+
+/// Between two looks at a pid file that is not there yet (nothing tells of it).
+pub const PID_FILE_PAUSE: Duration = Duration::from_millis(50);
+/// Units whose last log lines one `status` shows.
+pub const TAILS_AT_ONCE: usize = 64;
+/// Lines of each.
+pub const TAIL_LINES: u32 = 10;

@@ -1,2 +1,159 @@
-//! Chooses the role.
-fn main() {}
+//! Chooses the role: keeper (no word), manager, logger, stand-in, or a verb that needs no running daemon (check).
+
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use ringriftd::config::verb::{CheckArgs, check_verb};
+use ringriftd::keeper::{Contain, KeeperConfig};
+use ringriftd::places::{PlaceArgs, Places, ProfileArgs};
+use ringriftd::{keeper, logger, manager, standin};
+
+/// A process supervisor: starts the units of a profile in order, watches them, and takes orders from ringriftctl.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+/// What the daemon takes.
+#[derive(Debug, Clone, Args)]
+struct DaemonArgs {
+    #[command(flatten)]
+    places: PlaceArgs,
+    #[command(flatten)]
+    profiles: ProfileArgs,
+    /// How units are held together: auto, process-group, or a folder of cgroup v2
+    #[arg(
+        long,
+        env = "RINGRIFT_CONTAINMENT",
+        value_name = "HOW",
+        default_value = "auto"
+    )]
+    containment: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Checks every file, and tells all faults (exit 0, or 8)
+    Check {
+        #[command(flatten)]
+        places: PlaceArgs,
+        #[command(flatten)]
+        profiles: ProfileArgs,
+        #[command(flatten)]
+        check: CheckArgs,
+    },
+    /// A small daemon that stands in where RingRift is not installed
+    #[command(disable_help_flag = true)]
+    StandIn {
+        /// See `ringriftd stand-in --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// The role that thinks; started by the keeper
+    #[command(hide = true)]
+    Manager(DaemonArgs),
+    /// The role that writes logs; started by the keeper
+    #[command(hide = true)]
+    Logger {
+        /// Where
+        #[arg(long)]
+        log_dir: std::path::PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    // 78 stand-ins start at a boot: they do without the parser of everything else.
+    let mut args = std::env::args_os();
+    if args.nth(1).as_deref() == Some(OsStr::new("stand-in")) {
+        return ExitCode::from(standin::run(args));
+    }
+    let cli = Cli::parse();
+    let code = match cli.verb {
+        None => run_keeper(&cli.daemon),
+        Some(Verb::Check {
+            places,
+            profiles,
+            check,
+        }) => match Places::of_process(&places) {
+            Ok(places) => check_verb(
+                &places,
+                &profiles.profile,
+                &check,
+                &mut std::io::stdout(),
+                &mut std::io::stderr(),
+            ),
+            Err(why) => refuse(&why),
+        },
+        Some(Verb::StandIn { args }) => standin::run(args),
+        Some(Verb::Manager(daemon)) => run_manager(&daemon),
+        Some(Verb::Logger { log_dir }) => logger::run(&log_dir),
+    };
+    ExitCode::from(code)
+}
+
+/// Says why nothing was begun; exit code 2, as for any wrong use.
+fn refuse(why: &str) -> u8 {
+    eprintln!("ringriftd: {why}");
+    2
+}
+
+fn run_keeper(daemon: &DaemonArgs) -> u8 {
+    let places = match Places::of_process(&daemon.places) {
+        Ok(places) => places,
+        Err(why) => return refuse(&why),
+    };
+    if let Err(why) = places.make() {
+        return refuse(&why);
+    }
+    let containment = match daemon.containment.as_str() {
+        "auto" => Contain::Auto,
+        "process-group" => Contain::ProcessGroup,
+        path if path.starts_with('/') => Contain::CgroupRoot(path.into()),
+        other => {
+            return refuse(&format!(
+                "cannot contain units by {other:?}: say auto, process-group, or the path of a cgroup v2 folder"
+            ));
+        }
+    };
+    let mut config = KeeperConfig::new(
+        places.runtime_dir.clone(),
+        places.state_dir.clone(),
+        places.log_dir.clone(),
+    );
+    config.containment = containment;
+    // The same words again: the manager finds the same places, and reads the files itself.
+    config.manager_args = std::env::args_os().skip(1).collect();
+    config.logger_args = vec!["--log-dir".into(), places.log_dir.into_os_string()];
+    keeper::run(config)
+}
+
+fn run_manager(daemon: &DaemonArgs) -> u8 {
+    log_to_stderr();
+    match Places::of_process(&daemon.places) {
+        Ok(places) => manager::run(places, daemon.profiles.profile.clone()),
+        Err(why) => refuse(&why),
+    }
+}
+
+/// The daemon's own log: stderr, with times unless somebody above (a service manager) adds them.
+fn log_to_stderr() {
+    let level = match std::env::var("RINGRIFT_LOG").as_deref() {
+        Ok("error") => tracing::Level::ERROR,
+        Ok("warn") => tracing::Level::WARN,
+        Ok("debug") => tracing::Level::DEBUG,
+        Ok("trace") => tracing::Level::TRACE,
+        Ok(_) | Err(_) => tracing::Level::INFO,
+    };
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_ansi(is_terminal)
+        .with_writer(std::io::stderr)
+        .init();
+}

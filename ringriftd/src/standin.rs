@@ -41,6 +41,9 @@ pub struct Args {
     /// What it stands in for, such as create_auto_sync
     #[arg(default_value = "stand-in")]
     pub name: String,
+    /// Taken for the real runner's sake, whose switch it is; a stand-in stays in any case
+    #[arg(long)]
+    pub linger: bool,
     /// When it becomes ready; else 20 to 200 ms, always the same for a name
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub ready_after: Option<Duration>,

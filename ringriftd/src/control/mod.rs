@@ -10,3 +10,4 @@ pub mod access;
 pub mod outbox;
 pub mod select;
 pub mod server;
+pub mod view;

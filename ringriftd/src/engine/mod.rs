@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 use proto::reply::{Cause, CauseKind, State as Word};
 
+pub use life::{describe, signal_name};
 pub use order::Blocker;
 
 use crate::graph::{Graph, Ix};
@@ -161,6 +162,11 @@ impl Engine {
     /// Every unit, in the order of names.
     pub fn units(&self) -> impl Iterator<Item = (Ix, &Unit)> {
         self.graph.all().map(|ix| (ix, self.unit(ix)))
+    }
+
+    /// Every unit that has a file, or is still to go down without one.
+    pub fn known_units(&self) -> impl Iterator<Item = (Ix, &Unit)> {
+        self.units().filter(|(_, unit)| !self.is_forgotten(unit))
     }
 
     /// The unit of this name.

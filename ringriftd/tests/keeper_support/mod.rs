@@ -494,6 +494,7 @@ fn logger_thread(link: &OwnedFd, outputs: &Sender<(LaunchId, String)>) {
                 let _ = outputs.send((id, String::from_utf8_lossy(&text).into_owned()));
             }
             ToLogger::End => return,
+            ToLogger::Peer => {}
         }
     }
 }

@@ -1,0 +1,436 @@
+//! What the engine knows, in the words of the wire. Reads; decides nothing, asks nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::reply::{
+    Blocker as WireBlocker, Coverage, DeprecatedUnit, Edge, EdgeKind, Failure, Graph as WireGraph, Health,
+    LastExit, Member, Names, NodeStatus, Orphan, Profile, ProfileSummary, State, Summary, UnitStatus,
+    Verdict,
+};
+
+use crate::clock::Now;
+use crate::config::{Loaded, LoadedProfile};
+use crate::engine::Engine;
+use crate::engine::types::{Refusal, UnitAnswer};
+use crate::engine::unit::{Desired, Unit};
+use crate::graph::Ix;
+use crate::ids::invocation_text;
+use crate::spec::{Lifecycle, Membership, UnitName, UnitSpec};
+
+/// What a unit said of itself in its present life.
+#[derive(Debug, Clone, Default)]
+pub struct Said {
+    /// `STATUS=`.
+    pub status: Option<String>,
+    /// `X_RINGRIFT_HEALTH=`.
+    pub health: Option<Health>,
+    /// `X_RINGRIFT_METRICS=`, as it was written.
+    pub metrics: Option<String>,
+}
+
+/// What views need besides the engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// Both clocks.
+    pub now: Now,
+    /// The node's random number.
+    pub seed: u64,
+    /// What units said.
+    pub said: &'a BTreeMap<UnitName, Said>,
+}
+
+/// The word for a lifecycle.
+pub fn lifecycle_word(lifecycle: Lifecycle) -> &'static str {
+    match lifecycle {
+        Lifecycle::Active => "active",
+        Lifecycle::Experimental => "experimental",
+        Lifecycle::Optional => "optional",
+        Lifecycle::Advanced => "advanced",
+    }
+}
+
+/// Everything known of one unit, but for what must be measured (CPU, memory, log lines).
+pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
+    let unit = engine.unit(ix);
+    let spec = &unit.spec;
+    let life = unit.state.life();
+    // What it said in a life that is over says nothing of now.
+    let said = life.and_then(|_| facts.said.get(&spec.name));
+    let at = |mono| facts.now.wall_of(mono);
+    let added_by = match &unit.member {
+        Some(Membership::AddedBy { unit }) => Some(unit.to_string()),
+        Some(Membership::Listed { .. }) => None,
+        None => (unit.desired == Desired::Up).then(|| unit.desired_cause.text.clone()),
+    };
+    UnitStatus {
+        name: spec.name.to_string(),
+        description: spec.description.clone(),
+        state: unit.state.word(),
+        health: said.and_then(|s| s.health).unwrap_or(Health::Unknown),
+        desired_up: unit.desired == Desired::Up,
+        next_try_us: engine.next_try(ix).map(at),
+        needs_restart: unit.needs_restart(),
+        pid: life.and_then(|l| l.pid()),
+        invocation: unit.last_invocation.map(|i| invocation_text(facts.seed, i)),
+        since_us: at(unit.since),
+        ready_us: life.and_then(|l| l.ready).map(at),
+        restarts: unit.restarts.total(),
+        starts: unit.starts,
+        last_exit: unit.last_exit.map(|(exit, when)| LastExit {
+            exit,
+            at_us: at(when),
+        }),
+        last_error: unit.last_error.clone(),
+        last_lines: Vec::new(),
+        blocked_by: blocked_by(engine, ix, unit),
+        ready: unit.is_satisfied(),
+        category: spec.category.clone(),
+        lifecycle: lifecycle_word(spec.lifecycle).to_owned(),
+        critical: spec.critical,
+        deprecated: spec
+            .deprecated
+            .as_ref()
+            .map(|d| d.live_end.as_ref().map(UnitName::to_string).unwrap_or_default()),
+        added_by,
+        note: unit.note.clone(),
+        status_text: said.and_then(|s| s.status.clone()),
+        cpu_us: None,
+        memory_bytes: None,
+        remains: unit.remains.clone(),
+    }
+}
+
+fn blocked_by(engine: &Engine, ix: Ix, unit: &Unit) -> Vec<WireBlocker> {
+    match unit.state.word() {
+        State::Waiting => {
+            let blocker = |b: &crate::engine::Blocker| WireBlocker {
+                unit: b
+                    .unit()
+                    .map(|ix| engine.graph().name(ix).to_string())
+                    .unwrap_or_default(),
+                why: engine.blocker_text(b),
+            };
+            engine.blockers(ix).iter().map(blocker).collect()
+        }
+        // It is to go down, and those that need it go first.
+        State::Starting | State::Running | State::Reloading
+            if unit.desired == Desired::Down || unit.restart_pending =>
+        {
+            let blocker = |ix: Ix| WireBlocker {
+                unit: engine.graph().name(ix).to_string(),
+                why: "has to stop first".to_owned(),
+            };
+            engine.stop_blockers(ix).into_iter().map(blocker).collect()
+        }
+        State::Stopped
+        | State::Starting
+        | State::Running
+        | State::Reloading
+        | State::Stopping
+        | State::Backoff
+        | State::Failed
+        | State::Completed
+        | State::Held => Vec::new(),
+    }
+}
+
+/// A unit that the node should be running, or was told by a profile to run.
+pub fn is_wanted(unit: &Unit) -> bool {
+    unit.desired == Desired::Up || unit.member.is_some()
+}
+
+/// How many units are in which state.
+pub fn summary(engine: &Engine) -> Summary {
+    let mut sum = Summary::default();
+    for (_, unit) in engine.units() {
+        sum.known += 1;
+        if !is_wanted(unit) {
+            continue;
+        }
+        if unit.desired == Desired::Up {
+            sum.wanted += 1;
+        }
+        let count = match unit.state.word() {
+            State::Running | State::Reloading => &mut sum.running,
+            State::Starting => &mut sum.starting,
+            State::Waiting => &mut sum.waiting,
+            State::Stopping => &mut sum.stopping,
+            State::Backoff => &mut sum.backoff,
+            State::Failed => &mut sum.failed,
+            State::Completed => &mut sum.completed,
+            State::Stopped | State::Held => &mut sum.stopped,
+        };
+        *count += 1;
+    }
+    sum
+}
+
+/// What the header of `status` says besides the engine's part.
+#[derive(Debug, Clone, Default)]
+pub struct NodeFacts {
+    /// The keeper's pid.
+    pub pid: u32,
+    /// Since when the daemon runs, ms.
+    pub uptime_ms: u64,
+    /// The node's name.
+    pub node: String,
+    /// How units are contained.
+    pub containment: String,
+    /// Sentences for the operator.
+    pub notices: Vec<String>,
+}
+
+/// The header of `status`.
+pub fn node(engine: &Engine, loaded: &Loaded, facts: &NodeFacts) -> NodeStatus {
+    NodeStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: facts.node.clone(),
+        profiles: loaded.plan.node.profiles.clone(),
+        pid: facts.pid,
+        uptime_ms: facts.uptime_ms,
+        containment: facts.containment.clone(),
+        settled: engine.is_settled(),
+        stopping: engine.is_shutting_down(),
+        summary: summary(engine),
+        notices: facts.notices.clone(),
+    }
+}
+
+/// A verdict for the wire.
+pub fn verdict(answer: UnitAnswer, now: Now) -> Verdict {
+    Verdict {
+        unit: answer.unit.to_string(),
+        outcome: answer.outcome,
+        text: answer.text,
+        took_ms: u64::try_from(answer.took.as_millis()).unwrap_or(u64::MAX),
+        killed: answer.killed,
+        remains: answer.remains,
+        next_try_us: answer.next_try.map(|at| now.wall_of(at)),
+    }
+}
+
+/// A refusal for the wire.
+pub fn refusal(refusal: &Refusal) -> Failure {
+    let text = |list: &[UnitName]| list.iter().map(UnitName::to_string).collect::<Vec<_>>();
+    match refusal {
+        Refusal::WouldStop { units } => Failure {
+            code: 7,
+            message: format!("this would also stop {}", text(units).join(", ")),
+            unit: None,
+            hint: Some("say --yes to stop them too".to_owned()),
+            details: text(units),
+        },
+        Refusal::Conflict { unit, with } => Failure {
+            code: 7,
+            message: format!("{unit} conflicts with {with}: they are never up together"),
+            unit: Some(unit.to_string()),
+            hint: Some(format!("stop {with} first")),
+            details: Vec::new(),
+        },
+        Refusal::ShuttingDown => Failure {
+            code: 7,
+            message: "ringriftd is shutting down".to_owned(),
+            unit: None,
+            hint: None,
+            details: Vec::new(),
+        },
+        Refusal::Unknown { unit } => Failure {
+            code: 4,
+            message: format!("there is no unit {unit}"),
+            unit: Some(unit.to_string()),
+            hint: None,
+            details: Vec::new(),
+        },
+    }
+}
+
+/// Every edge, and the units that were asked for.
+pub fn graph(engine: &Engine, roots: &[UnitName]) -> WireGraph {
+    let g = engine.graph();
+    let mut edges = Vec::new();
+    for ix in g.all() {
+        let from = g.name(ix).to_string();
+        let e = g.edges(ix);
+        let kinds = [
+            (&e.requires, EdgeKind::Requires),
+            (&e.wants, EdgeKind::Wants),
+            (&e.after, EdgeKind::After),
+            (&e.conflicts, EdgeKind::Conflicts),
+        ];
+        for (list, kind) in kinds {
+            for &to in list {
+                edges.push(Edge {
+                    from: from.clone(),
+                    to: g.name(to).to_string(),
+                    kind,
+                });
+            }
+        }
+    }
+    WireGraph {
+        roots: roots.iter().map(UnitName::to_string).collect(),
+        edges,
+    }
+}
+
+fn profile_summary(loaded: &Loaded, name: &str, profile: &LoadedProfile) -> ProfileSummary {
+    ProfileSummary {
+        name: name.to_owned(),
+        description: profile.description.clone(),
+        active: loaded.plan.node.profiles.iter().any(|p| p == name),
+        listed: count(profile.listed.len()),
+        total: count(profile.members.len()),
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// All profiles.
+pub fn profiles(loaded: &Loaded) -> Vec<ProfileSummary> {
+    loaded
+        .profiles
+        .iter()
+        .map(|(name, p)| profile_summary(loaded, name, p))
+        .collect()
+}
+
+/// One profile with its members in start order.
+pub fn profile(loaded: &Loaded, name: &str) -> Option<Profile> {
+    let profile = loaded.profiles.get(name)?;
+    let graph = &loaded.plan.graph;
+    let mut members: Vec<(u32, Member)> = Vec::new();
+    for (unit, membership) in &profile.members {
+        let (Some(ix), Some(spec)) = (graph.find(unit), loaded.plan.units.get(unit)) else {
+            continue;
+        };
+        let added_by = match membership {
+            Membership::AddedBy { unit } => Some(unit.to_string()),
+            Membership::Listed { .. } => None,
+        };
+        let member = Member {
+            unit: unit.to_string(),
+            position: spec.startup_position,
+            wave: wave(loaded, profile, ix),
+            added_by,
+            deprecated: spec.deprecated.is_some(),
+        };
+        members.push((graph.rank(ix), member));
+    }
+    members.sort_by_key(|(rank, _)| *rank);
+    let members = members.into_iter().map(|(_, member)| member).collect();
+    Some(Profile {
+        summary: profile_summary(loaded, name, profile),
+        members,
+    })
+}
+
+/// The longest chain of ordering edges below a unit, counting members only.
+fn wave(loaded: &Loaded, profile: &LoadedProfile, ix: Ix) -> u32 {
+    let graph = &loaded.plan.graph;
+    let mut below: BTreeMap<Ix, u32> = BTreeMap::new();
+    let mut members: Vec<Ix> = profile
+        .members
+        .keys()
+        .filter_map(|name| graph.find(name))
+        .collect();
+    members.sort_by_key(|ix| graph.rank(*ix));
+    for member in members {
+        let deepest = graph
+            .ordered_after(member)
+            .filter_map(|d| below.get(&d).map(|w| w + 1))
+            .max();
+        below.insert(member, deepest.unwrap_or(0));
+        if member == ix {
+            break;
+        }
+    }
+    below.get(&ix).copied().unwrap_or(0)
+}
+
+/// Units that no profile has, leaving out profiles that have every unit.
+pub fn coverage(loaded: &Loaded) -> Coverage {
+    let all = loaded.plan.units.len();
+    let covered: BTreeSet<&UnitName> = loaded
+        .profiles
+        .values()
+        .filter(|p| p.members.len() < all)
+        .flat_map(|p| p.members.keys())
+        .collect();
+    let orphan = |spec: &UnitSpec| Orphan {
+        unit: spec.name.to_string(),
+        lifecycle: if spec.deprecated.is_some() {
+            "deprecated".to_owned()
+        } else {
+            lifecycle_word(spec.lifecycle).to_owned()
+        },
+        description: spec.description.clone(),
+    };
+    let orphans = loaded
+        .plan
+        .units
+        .values()
+        .filter(|spec| !covered.contains(&spec.name))
+        .map(|spec| orphan(spec))
+        .collect();
+    Coverage {
+        profiles: profiles(loaded),
+        orphans,
+    }
+}
+
+/// Every deprecated unit, with who still uses it. `today` is `2026-06-30`-like.
+pub fn deprecated(loaded: &Loaded, today: &str) -> Vec<DeprecatedUnit> {
+    let plan = &loaded.plan;
+    let mut rows = Vec::new();
+    for spec in plan.units.values() {
+        let Some(d) = &spec.deprecated else { continue };
+        let used_by = plan
+            .node
+            .profiles
+            .iter()
+            .filter(|p| {
+                loaded
+                    .profiles
+                    .get(*p)
+                    .is_some_and(|p| p.members.contains_key(&spec.name))
+            })
+            .cloned()
+            .collect();
+        let needed_by = plan
+            .units
+            .values()
+            .filter(|other| {
+                [&other.requires, &other.wants, &other.after]
+                    .into_iter()
+                    .flatten()
+                    .any(|n| *n == spec.name)
+            })
+            .map(|other| other.name.to_string())
+            .collect();
+        rows.push(DeprecatedUnit {
+            unit: spec.name.to_string(),
+            replaced_by: d.replaced_by.as_ref().map(UnitName::to_string),
+            live_end: d.live_end.as_ref().map(UnitName::to_string),
+            note: d.note.clone(),
+            since: d.since.clone(),
+            overdue: d.remove_after.as_deref().is_some_and(|date| date < today),
+            remove_after: d.remove_after.clone(),
+            used_by,
+            needed_by,
+        });
+    }
+    rows
+}
+
+/// The names of everything, for completion.
+pub fn names(loaded: &Loaded) -> Names {
+    let units = &loaded.plan.units;
+    let categories: BTreeSet<&String> = units.values().map(|spec| &spec.category).collect();
+    Names {
+        units: units.keys().map(UnitName::to_string).collect(),
+        profiles: loaded.profiles.keys().cloned().collect(),
+        categories: categories.into_iter().cloned().collect(),
+    }
+}

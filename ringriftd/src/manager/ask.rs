@@ -1,0 +1,501 @@
+//! What clients ask: reads are answered from memory at once, changes become the engine's requests.
+
+use proto::reply::{By, Failure, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, VersionInfo};
+use proto::request::{Job, Request, WaitFor, Whom};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::Manager;
+use super::launches::VIEW_TIMEOUT;
+use crate::clock::Now;
+use crate::config::Loaded;
+use crate::control::access::verb;
+use crate::control::outbox::{Answers, Refused};
+use crate::control::select::{self, Candidate, Known};
+use crate::control::server::Asked;
+use crate::control::view;
+use crate::engine::Engine;
+use crate::engine::types::{Event, Op};
+use crate::engine::unit::Desired;
+use crate::graph::Ix;
+use crate::host::usage::usage;
+use crate::ids::Scope;
+use crate::keeper::wire::LogQuery;
+use crate::spec::UnitName;
+
+/// What selectors are resolved against.
+struct View<'a> {
+    engine: &'a Engine,
+    loaded: &'a Loaded,
+}
+
+impl Known for View<'_> {
+    fn units(&self) -> Vec<Candidate<'_>> {
+        self.engine
+            .known_units()
+            .map(|(_, unit)| Candidate {
+                name: &unit.spec.name,
+                category: &unit.spec.category,
+                state: unit.state.word(),
+            })
+            .collect()
+    }
+
+    fn profiles(&self) -> Vec<String> {
+        self.loaded.profiles.keys().cloned().collect()
+    }
+
+    fn members(&self, profile: &str) -> Option<Vec<UnitName>> {
+        Some(
+            self.loaded
+                .profiles
+                .get(profile)?
+                .members
+                .keys()
+                .cloned()
+                .collect(),
+        )
+    }
+}
+
+/// Which verb of the engine's a job is.
+enum JobKind {
+    Start,
+    Stop,
+    Restart { only_running: bool },
+    Reload,
+}
+
+impl Manager {
+    /// Answers, or takes what is answered later.
+    pub(super) fn on_asked(&mut self, asked: Asked) {
+        let by = By {
+            uid: asked.peer.uid,
+            pid: asked.peer.pid,
+            verb: verb(&asked.request).to_owned(),
+        };
+        let answers = asked.answers;
+        match asked.request {
+            Request::Status {
+                selectors,
+                detail,
+                all,
+            } => self.status(&selectors, detail, all, answers),
+            Request::Start(job) => self.job(job, JobKind::Start, by, answers),
+            Request::Stop(job) => self.job(job, JobKind::Stop, by, answers),
+            Request::Restart { job, only_running } => {
+                self.job(job, JobKind::Restart { only_running }, by, answers);
+            }
+            Request::Reload(job) => self.job(job, JobKind::Reload, by, answers),
+            Request::Kill {
+                selectors,
+                signal,
+                whom,
+            } => {
+                let scope = match whom {
+                    Whom::Main => Scope::Main,
+                    Whom::All => Scope::All,
+                };
+                if !(1..=64).contains(&signal) {
+                    return answers.fail(refused(2, format!("{signal} is no signal: they are 1 to 64")));
+                }
+                if let Some((units, answers)) = self.selected(&selectors, answers) {
+                    let plan = plan(&units, &[]);
+                    self.request(Op::Kill { units, signal, scope }, plan, true, by, answers);
+                }
+            }
+            Request::ResetFailed { selectors } => {
+                let found = if selectors.is_empty() {
+                    Some((self.all_names(), answers))
+                } else {
+                    self.selected(&selectors, answers)
+                };
+                if let Some((units, answers)) = found {
+                    let plan = plan(&units, &[]);
+                    self.request(Op::ResetFailed { units }, plan, true, by, answers);
+                }
+            }
+            Request::Events {
+                selectors,
+                follow,
+                after,
+                since_us,
+            } => {
+                self.stream_events(&selectors, follow, after, since_us, answers);
+            }
+            Request::Logs {
+                selectors,
+                follow,
+                lines,
+            } => self.logs(&selectors, follow, lines, answers),
+            Request::Show { selectors } | Request::Cat { selectors } => {
+                if let Some((units, answers)) = self.selected(&selectors, answers) {
+                    let found: Vec<Reply> = units
+                        .iter()
+                        .filter_map(|name| self.loaded.definition(name))
+                        .map(|d| Reply::Definition(Box::new(d)))
+                        .collect();
+                    answers.stream(found);
+                }
+            }
+            Request::Deps { selectors } => {
+                let found = if selectors.is_empty() {
+                    Some((self.wanted_names(), answers))
+                } else {
+                    self.selected(&selectors, answers)
+                };
+                if let Some((units, answers)) = found {
+                    answers.stream([Reply::Graph(view::graph(&self.engine, &units))]);
+                }
+            }
+            Request::Profiles => answers.stream([Reply::Profiles(view::profiles(&self.loaded))]),
+            Request::Profile { name } => {
+                let folded = select::fold(&name);
+                let known = self.loaded.profiles.keys().find(|p| select::fold(p) == folded);
+                match known.and_then(|p| view::profile(&self.loaded, p)) {
+                    Some(profile) => answers.stream([Reply::Profile(Box::new(profile))]),
+                    None => {
+                        let all = self.loaded.profiles.keys().map(String::as_str);
+                        let near = select::nearest(&name, all).join(", ");
+                        let mut failure = refused(4, format!("there is no profile {name:?}"));
+                        failure.hint = Some(format!("the nearest are: {near}"));
+                        answers.fail(failure);
+                    }
+                }
+            }
+            Request::Coverage => answers.stream([Reply::Coverage(view::coverage(&self.loaded))]),
+            Request::Deprecated => {
+                let today = jiff::Timestamp::now()
+                    .to_string()
+                    .chars()
+                    .take(10)
+                    .collect::<String>();
+                answers.stream([Reply::Deprecated(view::deprecated(&self.loaded, &today))]);
+            }
+            Request::Wait {
+                selectors,
+                target,
+                timeout_ms,
+            } => {
+                self.wait(&selectors, target, timeout_ms, answers);
+            }
+            Request::DaemonReload => self.begin_reload(Some(answers)),
+            Request::Shutdown => {
+                self.jobs.shutdown.push(answers);
+                let cause = proto::reply::Cause {
+                    kind: proto::reply::CauseKind::Command,
+                    seq: None,
+                    unit: None,
+                    text: format!("shutdown by uid {} (pid {})", by.uid, by.pid),
+                    by: Some(by),
+                };
+                self.tell(Event::Shutdown { cause });
+            }
+            Request::Version => answers.stream([Reply::Version(self.version())]),
+            Request::Names => answers.stream([Reply::Names(view::names(&self.loaded))]),
+        }
+    }
+
+    /// The units that selectors mean, or the failure is answered.
+    fn selected(&self, selectors: &[String], answers: Answers) -> Option<(Vec<UnitName>, Answers)> {
+        match select::resolve(
+            selectors,
+            &View {
+                engine: &self.engine,
+                loaded: &self.loaded,
+            },
+        ) {
+            Ok(units) => Some((units, answers)),
+            Err(failure) => {
+                answers.fail(failure);
+                None
+            }
+        }
+    }
+
+    fn all_names(&self) -> Vec<UnitName> {
+        self.engine
+            .known_units()
+            .map(|(_, unit)| unit.spec.name.clone())
+            .collect()
+    }
+
+    fn wanted_names(&self) -> Vec<UnitName> {
+        let wanted = self
+            .engine
+            .known_units()
+            .filter(|(_, unit)| view::is_wanted(unit));
+        wanted.map(|(_, unit)| unit.spec.name.clone()).collect()
+    }
+
+    fn job(&mut self, job: Job, kind: JobKind, by: By, answers: Answers) {
+        if job.selectors.is_empty() {
+            return answers.fail(refused(2, "no unit is named".to_owned()));
+        }
+        let Some((units, answers)) = self.selected(&job.selectors, answers) else {
+            return;
+        };
+        let roots: std::collections::BTreeSet<Ix> = units
+            .iter()
+            .filter_map(|name| self.engine.graph().find(name))
+            .collect();
+        let graph = self.engine.graph();
+        let also: Vec<UnitName> = match &kind {
+            JobKind::Start => graph
+                .closure(roots.iter().copied())
+                .keys()
+                .filter(|ix| !roots.contains(ix) && self.engine.unit(**ix).desired == Desired::Down)
+                .map(|ix| graph.name(*ix).clone())
+                .collect(),
+            JobKind::Stop => self.names_of(self.engine.would_stop(&roots, false)),
+            JobKind::Restart { .. } => self.names_of(self.engine.would_stop(&roots, true)),
+            JobKind::Reload => Vec::new(),
+        };
+        let plan = plan(&units, &also);
+        let cascade = job.cascade;
+        let op = match kind {
+            JobKind::Start => Op::Start { units },
+            JobKind::Stop => Op::Stop { units, cascade },
+            JobKind::Restart { only_running } => Op::Restart {
+                units,
+                only_running,
+                cascade,
+            },
+            JobKind::Reload => Op::Reload { units },
+        };
+        let id = self.request(op, plan, job.wait, by, answers);
+        if let (Some(ms), true) = (job.timeout_ms, job.wait) {
+            self.set_timeout(id, ms);
+        }
+    }
+
+    fn names_of(&self, units: std::collections::BTreeSet<Ix>) -> Vec<UnitName> {
+        units
+            .into_iter()
+            .map(|ix| self.engine.graph().name(ix).clone())
+            .collect()
+    }
+
+    fn stream_events(
+        &mut self,
+        selectors: &[String],
+        follow: bool,
+        after: Option<u64>,
+        since_us: Option<u64>,
+        answers: Answers,
+    ) {
+        let (units, answers) = if selectors.is_empty() {
+            (None, answers)
+        } else {
+            match self.selected(selectors, answers) {
+                Some((units, answers)) => (Some(units), answers),
+                None => return,
+            }
+        };
+        let names: Option<std::collections::BTreeSet<String>> =
+            units.map(|units| units.iter().map(UnitName::to_string).collect());
+        let is_meant = move |e: &proto::reply::Event| {
+            names.as_ref().is_none_or(|n| n.contains(&e.unit))
+                && after.is_none_or(|seq| e.seq > seq)
+                && since_us.is_none_or(|at| e.at_us >= at)
+        };
+        let (kept, mut live) = self.events.subscribe();
+        tokio::spawn(async move {
+            for event in kept.into_iter().filter(|e| is_meant(e)) {
+                if answers
+                    .send(&Reply::Event(Box::new((*event).clone())))
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
+            if !follow {
+                return answers.end();
+            }
+            loop {
+                let next = tokio::select! {
+                    next = live.recv() => next,
+                    () = answers.closed() => return,
+                };
+                let reply = match next {
+                    Ok(event) if is_meant(&event) => Reply::Event(Box::new((*event).clone())),
+                    Ok(_) => continue,
+                    Err(RecvError::Lagged(missed)) => Reply::Lagged(missed),
+                    Err(RecvError::Closed) => return answers.end(),
+                };
+                if let Err(Refused::Closed) = answers.send(&reply).await {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// The logger answers, on the client's own connection: log bytes never cross the manager.
+    fn logs(&mut self, selectors: &[String], follow: bool, lines: Option<u64>, answers: Answers) {
+        let found = if selectors.is_empty() {
+            Some((self.all_names(), answers))
+        } else {
+            self.selected(selectors, answers)
+        };
+        let Some((units, answers)) = found else { return };
+        let units = units.iter().map(UnitName::to_string).collect();
+        match answers.into_connection() {
+            Ok((connection, ask)) => {
+                let query = LogQuery::Serve {
+                    ask,
+                    units,
+                    lines,
+                    follow,
+                };
+                if let Err(e) = self.logger.send(&query, vec![connection]) {
+                    tracing::warn!("cannot reach the logger: {e}");
+                }
+            }
+            Err((e, answers)) => {
+                answers.fail(refused(1, format!("cannot pass the request to the logger: {e}")))
+            }
+        }
+    }
+
+    fn wait(&mut self, selectors: &[String], target: WaitFor, timeout_ms: Option<u64>, answers: Answers) {
+        let Some((units, answers)) = self.selected(selectors, answers) else {
+            return;
+        };
+        let id = self.jobs.number();
+        self.watch_client(id, &answers);
+        self.jobs.wait(id, units, target, answers);
+        if let Some(ms) = timeout_ms {
+            self.set_timeout(id, ms);
+        }
+    }
+
+    /// The units asked for; then, off the loop, what has to be measured or read.
+    fn status(&mut self, selectors: &[String], detail: bool, all: bool, answers: Answers) {
+        let found = if !selectors.is_empty() {
+            self.selected(selectors, answers)
+        } else if all {
+            Some((self.all_names(), answers))
+        } else {
+            Some((self.wanted_names(), answers))
+        };
+        let Some((names, answers)) = found else { return };
+        let now = Now::read();
+        let facts = view::Facts {
+            now,
+            seed: self.hello.seed,
+            said: &self.said,
+        };
+        let mut rows: Vec<(UnitStatus, Option<std::path::PathBuf>)> = Vec::new();
+        for (ix, unit) in names.iter().filter_map(|name| self.engine.find(name)) {
+            let leaf = unit
+                .state
+                .life()
+                .and_then(|life| self.launches.leaf(crate::ids::LaunchId::main(life.invocation)));
+            rows.push((view::unit(&self.engine, ix, &facts), leaf));
+        }
+        let node = view::node(&self.engine, &self.loaded, &self.node_facts(now));
+        let tails = if detail { self.ask_tails(&rows) } else { Vec::new() };
+        tokio::spawn(async move {
+            let measured = tokio::task::spawn_blocking(move || {
+                for (row, leaf) in &mut rows {
+                    let Some(used) = row.pid.and_then(|pid| usage(pid, leaf.as_deref())) else {
+                        continue;
+                    };
+                    row.cpu_us = Some(used.cpu_us);
+                    row.memory_bytes = Some(used.memory_bytes);
+                }
+                rows.into_iter().map(|(row, _)| row).collect::<Vec<_>>()
+            });
+            let mut rows = measured.await.unwrap_or_default();
+            let deadline = tokio::time::Instant::now() + VIEW_TIMEOUT;
+            for (i, tail) in tails {
+                if let (Ok(Ok(tail)), Some(row)) =
+                    (tokio::time::timeout_at(deadline, tail).await, rows.get_mut(i))
+                {
+                    row.last_lines = tail.lines;
+                }
+            }
+            let mut replies = vec![Reply::Node(Box::new(node))];
+            while !rows.is_empty() {
+                let rest = rows.split_off(rows.len().min(UNITS_PER_FRAME));
+                replies.push(Reply::Units(std::mem::replace(&mut rows, rest)));
+            }
+            answers.stream(replies);
+        });
+    }
+
+    fn version(&self) -> VersionInfo {
+        let show = |p: &std::path::Path| p.display().to_string();
+        VersionInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: proto::frame::VERSION,
+            keeper_pid: self.hello.keeper_pid,
+            manager_pid: std::process::id(),
+            logger_pid: self.hello.logger_pid,
+            config: self.places.config.as_deref().map(show),
+            units: self.places.units.iter().map(|d| show(&d.path)).collect(),
+            profiles: self.places.profiles.iter().map(|d| show(&d.path)).collect(),
+            runtime_dir: show(&self.places.runtime_dir),
+            state_dir: show(&self.places.state_dir),
+            log_dir: show(&self.places.log_dir),
+        }
+    }
+
+    /// Hands a change to the engine, with the client's answers kept for what comes of it.
+    fn request(
+        &mut self,
+        op: Op,
+        plan: JobPlan,
+        waits: bool,
+        by: By,
+        answers: Answers,
+    ) -> crate::engine::types::RequestId {
+        let id = self.jobs.number();
+        self.watch_client(id, &answers);
+        self.jobs.open(id, plan, waits, answers);
+        self.tell(Event::Request { id, op, by });
+        if self.jobs.settle(id) {
+            self.tell(Event::Forget { id });
+        }
+        id
+    }
+}
+
+fn plan(units: &[UnitName], also: &[UnitName]) -> JobPlan {
+    let text = |list: &[UnitName]| list.iter().map(UnitName::to_string).collect();
+    JobPlan {
+        units: text(units),
+        also: text(also),
+    }
+}
+
+/// A refusal without frills.
+pub(super) fn refused(code: u8, message: String) -> Failure {
+    Failure {
+        code,
+        message,
+        unit: None,
+        hint: None,
+        details: Vec::new(),
+    }
+}
+
+/// What `daemon-reload` did, by comparing before and after.
+pub(super) fn reloaded(before: &Loaded, after: &Loaded, engine: &Engine) -> proto::reply::Reloaded {
+    let members = |l: &Loaded| {
+        l.plan
+            .members
+            .keys()
+            .cloned()
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    let (old, new) = (members(before), members(after));
+    let text = |set: Vec<&UnitName>| set.into_iter().map(UnitName::to_string).collect();
+    let changed = engine.units().filter(|(_, unit)| unit.needs_restart());
+    proto::reply::Reloaded {
+        added: text(new.difference(&old).collect()),
+        removed: text(old.difference(&new).collect()),
+        needs_restart: changed.map(|(_, unit)| unit.spec.name.to_string()).collect(),
+        warnings: after.warnings.iter().map(ToString::to_string).collect(),
+    }
+}
