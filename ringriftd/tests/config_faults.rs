@@ -333,6 +333,13 @@ fn names_that_are_the_same_to_a_person_are_refused() {
         node.unit(bad, "");
         says(&node.fault(&[]), &["is not the name of a unit"]);
     }
+    // Where a name is typed, a look-alike (here the Kelvin sign) is no name either.
+    let node = Node::new();
+    node.unit("k", "").unit("a", "requires = [\"\u{212a}\"]");
+    says(
+        &node.fault(&[]),
+        &["units/a.toml:1:13", "is not the name of a unit"],
+    );
     // The same name in two folders that a person named.
     let node = Node::new();
     node.unit("a", "").file("more/a.toml", EXEC);
@@ -512,6 +519,7 @@ fn what_cannot_be_read_is_a_fault_and_never_a_removal() {
             &node.fault(&[]),
             &["units/a.toml", "Permission denied", "never counts as removed"],
         );
+        std::fs::set_permissions(node.path("units/a.toml"), std::fs::Permissions::from_mode(0o600)).unwrap();
     }
     std::fs::remove_file(node.path("ringriftd.toml")).unwrap();
     says(&node.fault(&[]), &["ringriftd.toml", "cannot read"]);
@@ -932,6 +940,7 @@ fn profiles_extend_exclude_and_pull_in() {
         &["profiles/bad.toml:2:1", "[override.a.stop] holds", "\"timeout\""],
     );
     std::fs::remove_file(node.path("profiles/bad.toml")).unwrap();
+    says(&node.fault(&["auto"]), &["\"auto\" is not supported yet"]);
     says(
         &node.fault(&["emty"]),
         &["unknown profile \"emty\"", "command line", "\"empty\""],

@@ -164,7 +164,8 @@ impl Merged {
         }
     }
 
-    fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a Leaf)> {
+    /// The keys below a table, without its path.
+    pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a Leaf)> {
         self.leaves
             .range(prefix.to_owned()..)
             .take_while(move |(path, _)| path.starts_with(prefix))

@@ -239,7 +239,10 @@ pub fn load_on(places: &Places, profiles: &[String], today: Date) -> Result<Load
     conflicts(&files.sources, &names, &defined, &units, &members, &mut faults);
     deprecation_warnings(&files.sources, &defined, &units, &members, today, &mut warnings);
     let orphans = orphans(&units, &loaded_profiles);
-    orphan_warning(&units, &orphans, &mut warnings);
+    // Without a graph nobody knows who pulls in whom.
+    if !graph.is_empty() {
+        orphan_warning(&units, &orphans, &mut warnings);
+    }
 
     Diagnostic::sort(&mut faults);
     Diagnostic::sort(&mut warnings);
@@ -359,6 +362,15 @@ fn active(
         Some(name) if count && !out.contains(name) => out.push(name.clone()),
         Some(_) => {}
         None => {
+            if text == "auto" {
+                let what = "profile \"auto\" is not supported yet";
+                let fault = match place {
+                    Some(span) => Diagnostic::fault(sources.place(span), what),
+                    None => Diagnostic::homeless(what),
+                };
+                faults.push(fault.help("name the profile"));
+                return;
+            }
             let what = format!("unknown profile \"{text}\"");
             let mut fault = match place {
                 Some(span) => Diagnostic::fault(sources.place(span), what),
@@ -604,11 +616,14 @@ fn deprecation_warnings(
         let Some(deprecated) = units.get(name).and_then(|u| u.deprecated.as_ref()) else {
             continue;
         };
-        let leaf = defined
-            .get(name)
-            .and_then(|d| d.merged.leaves.range("deprecated.".to_owned()..).next())
-            .filter(|(path, _)| path.starts_with("deprecated."));
-        let Some((_, leaf)) = leaf else { continue };
+        // The first line of the table, whichever key that is.
+        let leaf = defined.get(name).and_then(|d| {
+            d.merged
+                .below("deprecated.")
+                .map(|(_, leaf)| leaf)
+                .min_by_key(|leaf| leaf.key)
+        });
+        let Some(leaf) = leaf else { continue };
         let by = match why {
             Membership::Listed { profile } => format!("listed by profile \"{profile}\""),
             Membership::AddedBy { unit } => format!("added by \"{unit}\""),

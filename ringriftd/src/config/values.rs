@@ -282,9 +282,10 @@ pub fn is_variable(name: &str) -> bool {
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// A name as it is compared: `AUTO-SYNC.service` is `auto_sync`.
+/// A name as it is compared: `AUTO-SYNC.service` is `auto_sync`. ASCII only, since Unicode would fold look-alikes (the
+/// Kelvin sign) into letters.
 pub fn fold(name: &str) -> String {
-    let lower = name.to_lowercase();
+    let lower = name.to_ascii_lowercase();
     lower.strip_suffix(".service").unwrap_or(&lower).replace('-', "_")
 }
 
