@@ -265,7 +265,13 @@ fn detail(session: &mut Session, unit: &UnitStatus) -> Result<(), Stop> {
         lines.push(("next try", style.ahead(at)));
     }
     if let Some(error) = &unit.last_error {
-        lines.push(("error", style.paint(Ink::Bad, &style.clean(error))));
+        // One that runs again has only a history.
+        let ink = if matches!(unit.state, State::Failed | State::Backoff) {
+            Ink::Bad
+        } else {
+            Ink::Plain
+        };
+        lines.push(("last error", style.paint(ink, &style.clean(error))));
     }
     if let Some(last) = unit.last_exit {
         lines.push((
