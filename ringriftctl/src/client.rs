@@ -32,7 +32,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(20);
 /// How long it may take to answer that.
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long to wait before a full backlog is tried again.
+/// How long to wait before a full backlog, or whatever else tells nothing by itself, is looked at again.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(20);
 /// Frames of one collected answer at most: a daemon that never ends is refused, not stored.
 const FRAMES_MAX: usize = 100_000;
@@ -63,6 +63,9 @@ pub struct Client {
     pinged: Option<Instant>,
     quiet: Duration,
     ping_timeout: Duration,
+    /// Whether to ask a silent daemon for a sign of life. Not while the logger answers, which has the connection to
+    /// itself and hears nothing else.
+    pub asks_for_life: bool,
 }
 
 fn remaining(until: Instant) -> PollTimeout {
@@ -107,6 +110,21 @@ fn dial(path: &Path, until: Instant) -> Result<UnixStream, std::io::Error> {
             Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
         }
+    }
+}
+
+/// Looks again and again until it holds; false when `within` was not enough. For what no descriptor tells.
+pub fn wait_until(within: Duration, holds: impl Fn() -> bool) -> bool {
+    let until = Instant::now() + within;
+    loop {
+        if holds() {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        let pause = PollTimeout::try_from(BACKLOG_PAUSE).unwrap_or(PollTimeout::ZERO);
+        let _ = nix::poll::poll(&mut [], pause);
     }
 }
 
@@ -159,6 +177,7 @@ impl Client {
             pinged: None,
             quiet: QUIET,
             ping_timeout: PING_TIMEOUT,
+            asks_for_life: true,
         }
     }
 
@@ -277,10 +296,11 @@ impl Client {
                 return Ok(Wake::Time);
             }
             let check = match self.pinged {
-                Some(at) => at + self.ping_timeout,
-                None => self.heard + self.quiet,
+                _ if !self.asks_for_life => None,
+                Some(at) => Some(at + self.ping_timeout),
+                None => Some(self.heard + self.quiet),
             };
-            if now >= check {
+            if check.is_some_and(|at| now >= at) {
                 if self.pinged.is_some() {
                     return Err(self.silent(self.quiet + self.ping_timeout));
                 }
@@ -292,7 +312,8 @@ impl Client {
                 })?;
                 continue;
             }
-            let timeout = remaining(until.map_or(check, |t| t.min(check)));
+            let next = [until, check].into_iter().flatten().min();
+            let timeout = next.map_or(PollTimeout::NONE, remaining);
             let mut fds = vec![PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
             if let Some(signals) = &self.signals {
                 fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
@@ -359,18 +380,9 @@ impl Client {
     }
 
     /// Waits until nobody listens at the socket any more; false when `within` was not enough.
-    pub fn gone(&self, within: Duration) -> Result<bool, Stop> {
-        let until = Instant::now() + within;
-        loop {
-            if dial(&self.socket, Instant::now()).is_err_and(|e| e.kind() != ErrorKind::WouldBlock) {
-                return Ok(true);
-            }
-            if Instant::now() >= until {
-                return Ok(false);
-            }
-            let pause = PollTimeout::try_from(BACKLOG_PAUSE).unwrap_or(PollTimeout::ZERO);
-            let _ = nix::poll::poll(&mut [], pause);
-        }
+    pub fn gone(&self, within: Duration) -> bool {
+        let is_gone = || dial(&self.socket, Instant::now()).is_err_and(|e| e.kind() != ErrorKind::WouldBlock);
+        wait_until(within, is_gone)
     }
 
     fn send(&mut self, value: &impl serde::Serialize) -> Result<(), Stop> {
@@ -552,6 +564,19 @@ mod tests {
             "{woken:?}"
         );
         daemon.join().expect("the daemon did as told");
+    }
+
+    #[test]
+    fn the_logger_is_not_asked_for_life() {
+        let (mut client, mut daemon) = pair();
+        client.asks_for_life = false;
+        client.ask(Request::Version).expect("asked");
+        let until = Instant::now() + Duration::from_millis(60);
+        assert!(matches!(client.wake(Some(until)), Ok(Wake::Time)));
+        receive(&mut daemon);
+        daemon.set_nonblocking(true).expect("set");
+        let more = daemon.read(&mut [0; 1]).map_err(|e| e.kind());
+        assert_eq!(more, Err(ErrorKind::WouldBlock));
     }
 
     #[test]

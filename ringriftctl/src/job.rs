@@ -213,11 +213,18 @@ fn hear(
                 Reply::Verdict(verdict) => {
                     progress.verdict(&verdict);
                     progress.erase();
-                    say(session, plan, &verdict)?;
+                    // Units that had nothing to forget are no news.
+                    if !(progress.verb() == "reset-failed" && verdict.outcome == Outcome::Already) {
+                        say(session, plan, &verdict)?;
+                    }
                     verdicts.push(verdict);
                 }
                 Reply::Lagged(_) => {}
                 Reply::End => return Ok(Heard::All),
+                // Told by the daemon or found here: the same end, in the same words.
+                Reply::Failed(f) if f.code == stop::TIMED_OUT && timeout_ms.is_some() => {
+                    return Ok(Heard::TimedOut);
+                }
                 Reply::Failed(failure) => return Err(failure.into()),
                 _ => return Err(Stop::unexpected("a job with something else")),
             },

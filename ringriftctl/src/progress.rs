@@ -62,6 +62,11 @@ impl Progress {
         self.live
     }
 
+    /// What was typed.
+    pub fn verb(&self) -> &'static str {
+        self.verb
+    }
+
     /// The job's units.
     pub fn plan(&mut self, plan: &JobPlan) {
         for unit in plan.units.iter().chain(&plan.also) {

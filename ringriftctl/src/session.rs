@@ -132,7 +132,9 @@ impl Session {
         for line in lines {
             text.push_str(&format!("\n  {line}"));
         }
-        for line in failure.details.iter().flat_map(|d| d.split('\n')) {
+        // A daemon may list in its line what it also gives one by one for programs.
+        let listed = |detail: &&String| !failure.message.contains(detail.as_str());
+        for line in failure.details.iter().filter(listed).flat_map(|d| d.split('\n')) {
             text.push_str(&format!("\n  {}", style.clean(line)));
         }
         if let Some(hint) = &failure.hint {

@@ -360,33 +360,57 @@ fn a_node_that_is_well_is_calm() {
     golden("status_of_a_node_that_is_well.txt", &out(&output));
 }
 
+/// Answers the question for the keeper's pid, and hears the request to shut down.
+fn asked_to_shut_down(line: &mut Line, keeper: u32) {
+    line.welcome();
+    let ask: proto::frame::Ask = line.receive().expect("a request");
+    assert_eq!(ask.request, Request::Version);
+    let mut replies = sample(&ask.request);
+    if let Reply::Version(info) = &mut replies[0] {
+        info.keeper_pid = keeper;
+    }
+    line.reply(ask.id, replies.remove(0));
+    line.reply(ask.id, Reply::End);
+    let ask: proto::frame::Ask = line.receive().expect("a request");
+    assert_eq!(ask.request, Request::Shutdown);
+}
+
 #[test]
-fn shutdown_is_done_when_nobody_listens() {
+fn shutdown_is_done_when_socket_and_keeper_are_gone() {
     let dir = tempfile::tempdir().expect("a folder");
     let socket = dir.path().join("s");
     let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    // It ends when its input does.
+    let mut keeper = std::process::Command::new("cat")
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let pid = keeper.id();
     let ends = std::thread::spawn(move || {
-        let mut line = Line(listener.accept().expect("a connection").0);
-        line.welcome();
-        let ask: proto::frame::Ask = line.receive().expect("a request");
-        assert_eq!(ask.request, Request::Shutdown);
+        asked_to_shut_down(&mut Line(listener.accept().expect("a connection").0), pid);
         drop(listener);
     });
-    let output = bare()
+    let mut command = bare();
+    command
         .env("RINGRIFT_SOCKET", &socket)
         .arg("shutdown")
-        .output()
-        .expect("runs");
-    code(&output, 0);
+        .stderr(std::process::Stdio::piped());
+    let child = command.spawn().expect("runs");
     ends.join().expect("the daemon ended");
+    let (tell, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(child.wait_with_output().expect("ends")));
+    let early = ended.recv_timeout(std::time::Duration::from_millis(300));
+    assert!(early.is_err(), "it did not wait for the keeper: {early:?}");
+    drop(keeper.stdin.take());
+    let output = ended.recv_timeout(PATIENCE).expect("it ends with the keeper");
+    code(&output, 0);
+    assert_eq!(err(&output), "ringriftd has ended\n");
+    keeper.wait().expect("the keeper ended");
 }
 
 #[test]
 fn a_shutdown_that_only_lost_its_connection_is_no_success() {
-    let daemon = Daemon::raw(|mut line| {
-        line.welcome();
-        let _: Option<proto::frame::Ask> = line.receive();
-    });
+    let daemon = Daemon::raw(|mut line| asked_to_shut_down(&mut line, std::process::id()));
     code(&daemon.run(&["shutdown"]), 69);
 }
 

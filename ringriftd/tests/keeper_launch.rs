@@ -254,7 +254,7 @@ fn a_units_user_can_reach_its_notify_socket() {
         return;
     }
     if !std::path::Path::new("/usr/bin/systemd-notify").exists() {
-        eprintln!("SKIPPED: no systemd-notify to send with");
+        keeper_support::skipped("no systemd-notify to send with");
         return;
     }
     let mut node = Node::start(Mode::Group);
@@ -289,7 +289,7 @@ fn a_units_user_can_reach_its_notify_socket() {
 #[test]
 fn a_process_that_is_killed_before_it_executes_never_ran() {
     if !std::path::Path::new("/usr/bin/strace").exists() {
-        eprintln!("SKIPPED: no strace to inject faults with");
+        keeper_support::skipped("no strace to inject faults with");
         return;
     }
     for mode in modes() {

@@ -220,6 +220,24 @@ fn several_processes_without_a_name_are_no_main_process() {
 }
 
 #[test]
+fn a_chain_of_short_lives_in_new_sessions_is_caught() {
+    for mode in modes() {
+        let mut node = Node::start(mode);
+        let link = node.dir.path().join("link");
+        // Each one starts the next and ends: whoever is looked up is gone before it is signalled.
+        std::fs::write(&link, "#!/bin/sh\nsetsid $0 &\n").unwrap();
+        std::fs::set_permissions(&link, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let (id, _) = node.launch_ready(&format!("{} & echo >&3", link.display()));
+        let (exit, _) = node.exited(id);
+        assert_eq!(exit, Exit::Code(0));
+        node.destroy(id);
+        node.emptied(id);
+        assert_eq!(descendants(node.keeper.id()), [], "{mode:?}");
+        node.end(0);
+    }
+}
+
+#[test]
 fn a_launch_released_too_early_is_not_left_behind() {
     for mode in modes() {
         let mut node = Node::start(mode);

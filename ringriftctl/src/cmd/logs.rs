@@ -99,6 +99,7 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
         client.each(request, |reply| hear(session, format, reply))?;
         return Ok(stop::OK);
     }
+    client.asks_for_life = false;
     let id = client.ask(request)?;
     loop {
         // What came together is written together; what came alone is not kept waiting.

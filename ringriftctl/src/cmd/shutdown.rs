@@ -1,11 +1,13 @@
-//! `shutdown`: stops every unit in order, then the daemon. Done when nobody listens any more.
+//! `shutdown`: stops every unit in order, then the daemon. Done when nobody listens any more and the keeper's process is
+//! gone.
 
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use proto::reply::{JobPlan, Outcome, Verdict};
+use proto::reply::{JobPlan, Outcome, Reply, Verdict};
 use proto::request::Request;
 
+use crate::client::{Client, wait_until};
 use crate::job::{self, Others, Proof};
 use crate::json;
 use crate::measure;
@@ -30,6 +32,7 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
     session.out.forgiving = true;
     let mut client = session.connect()?;
     client.catch_signals()?;
+    let keeper = keeper(&mut client)?;
     let ended = job::watch(
         session,
         &mut client,
@@ -42,7 +45,7 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
         Ok(ended) => ended,
         // The connection may end with the daemon: whether it did is asked of the socket below.
         Err(Stop::Failure(f)) if f.code == stop::UNAVAILABLE => {
-            if !client.gone(LOST_TIMEOUT)? {
+            if !client.gone(LOST_TIMEOUT) {
                 return Err(Stop::Failure(f));
             }
             (
@@ -55,10 +58,18 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
         }
         Err(other) => return Err(other),
     };
-    if !client.gone(END_TIMEOUT)? {
+    if !client.gone(END_TIMEOUT) {
         return Err(Stop::new(
             stop::FAILED,
             "ringriftd still answers after its shutdown",
+        ));
+    }
+    if let Some((pid, birth)) = keeper
+        && !wait_until(END_TIMEOUT, || birth_of(pid) != Some(birth))
+    {
+        return Err(Stop::new(
+            stop::FAILED,
+            format!("ringriftd (pid {pid}) is still there after its shutdown"),
         ));
     }
     let bad = verdicts
@@ -80,4 +91,27 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
         session.say("ringriftd has ended");
     }
     Ok(code)
+}
+
+/// The keeper's pid and when it was born, so that another process with its number is not taken for it. None where
+/// /proc does not show it (another pid namespace): then only the socket can be asked.
+fn keeper(client: &mut Client) -> Result<Option<(u32, u64)>, Stop> {
+    let found = client
+        .collect(Request::Version)?
+        .into_iter()
+        .find_map(|reply| match reply {
+            Reply::Version(info) => Some(info.keeper_pid),
+            _ => None,
+        });
+    Ok(found.and_then(|pid| Some((pid, birth_of(pid)?))))
+}
+
+/// When a process was born, in the kernel's ticks; None when it has ended, reaped or not. See proc_pid_stat(5).
+fn birth_of(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything, also brackets and spaces: what counts comes after the last bracket.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    let birth = fields.nth(18)?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(birth)
 }

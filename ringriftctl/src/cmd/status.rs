@@ -133,10 +133,15 @@ fn header(session: &mut Session, node: &NodeStatus, found: &[UnitStatus]) -> Res
         1 => format!("profile {}", profiles[0]),
         _ => format!("profiles {}", profiles.join(", ")),
     };
+    // Whole seconds: tenths would only flicker.
+    let uptime = match node.uptime_ms {
+        ms @ 0..60_000 => format!("{}s", ms / 1000),
+        ms => measure::duration(ms),
+    };
     let facts = [
         format!("ringriftd {}", style.clean(&node.version)),
         profile,
-        format!("up {}", measure::duration(node.uptime_ms / 1000 * 1000)),
+        format!("up {uptime}"),
         format!("pid {}", node.pid),
         style.clean(&node.containment),
     ];
@@ -265,7 +270,13 @@ fn detail(session: &mut Session, unit: &UnitStatus) -> Result<(), Stop> {
         lines.push(("next try", style.ahead(at)));
     }
     if let Some(error) = &unit.last_error {
-        lines.push(("error", style.paint(Ink::Bad, &style.clean(error))));
+        // One that runs again has only a history.
+        let ink = if matches!(unit.state, State::Failed | State::Backoff) {
+            Ink::Bad
+        } else {
+            Ink::Plain
+        };
+        lines.push(("last error", style.paint(ink, &style.clean(error))));
     }
     if let Some(last) = unit.last_exit {
         lines.push((
