@@ -190,7 +190,7 @@ impl Engine {
                 })
             }
             State::Starting { .. } | State::Running { .. } | State::Reloading { .. } => {
-                (unit.desired == Desired::Up && !unit.restart_pending).then(|| {
+                self.stop_reason(ix).is_none().then(|| {
                     let text = format!("a later request wants it up: {}", unit.desired_cause.text);
                     verdict(name, Outcome::Superseded, text)
                 })
