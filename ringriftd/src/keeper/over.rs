@@ -18,6 +18,9 @@ use crate::limits;
 /// Rounds of looking for what a launch forks while it is being killed, before the loop goes on.
 const KILL_ROUNDS: usize = 8;
 
+/// Pictures of /proc in search of one in which nobody can be missing.
+const SWEEPS_FOR_EMPTY: usize = 10;
+
 /// For messages: the first [`limits::REMAINS_MAX`] of them.
 pub fn some_pids(processes: &[Proc]) -> Vec<u32> {
     processes
@@ -110,7 +113,8 @@ impl Keeper {
         self.launches.get(&id).is_some_and(|held| held.leaf.is_some())
     }
 
-    /// What is left of these. A launch is called empty only when the kernel says so, or two pictures in a row.
+    /// What is left of these. A launch is called empty only when the kernel says so, or a picture of /proc in
+    /// which nobody can be missing (or many others, where processes come and go all the time).
     fn remains(&self, ids: &[LaunchId]) -> BTreeMap<LaunchId, Vec<Proc>> {
         let mut found = BTreeMap::new();
         let mut is_sweep_needed = false;
@@ -120,21 +124,21 @@ impl Keeper {
             };
             match &held.leaf {
                 Some(leaf) => {
-                    found.insert(*id, in_leaf(leaf));
+                    found.insert(*id, in_leaf(leaf, held.main));
                 }
                 None => is_sweep_needed = true,
             }
         }
         if is_sweep_needed {
-            let mut swept = self.sweep();
-            if ids
-                .iter()
-                .any(|id| !found.contains_key(id) && !swept.contains_key(id))
-            {
-                // A child that was forked while /proc was read, with a number that had been passed, is in the
-                // second picture.
-                for (id, processes) in self.sweep() {
+            let mut swept = BTreeMap::new();
+            for _ in 0..SWEEPS_FOR_EMPTY {
+                let (now, is_whole) = self.sweep_once();
+                for (id, processes) in now {
                     swept.entry(id).or_insert(processes);
+                }
+                let is_missing = |id: &LaunchId| !found.contains_key(id) && !swept.contains_key(id);
+                if is_whole || !ids.iter().any(is_missing) {
+                    break;
                 }
             }
             for id in ids {
@@ -371,19 +375,20 @@ impl Keeper {
     }
 }
 
-/// Who is in a leaf. The list is empty only when the kernel counts nobody, or when it lists nobody three times (a
-/// process that has just been reaped is counted a moment longer on some kernels).
-fn in_leaf(leaf: &Leaf) -> Vec<Proc> {
+/// Who is in a leaf; empty only when the kernel counts nobody. Where it counts somebody who cannot be caught (lives too
+/// short to be looked up, or has just been reaped), the main process stands for that one: the kernel tells when the
+/// leaf is empty.
+fn in_leaf(leaf: &Leaf, main: Proc) -> Vec<Proc> {
     for _ in 0..3 {
         let found = leaf.processes();
         if !found.is_empty() {
             return found;
         }
         if !leaf.is_populated() {
-            break;
+            return Vec::new();
         }
     }
-    Vec::new()
+    vec![main]
 }
 
 fn is_there(process: &Proc) -> bool {

@@ -33,16 +33,31 @@ pub struct Claim<'a> {
 #[derive(Debug)]
 pub struct Picture {
     all: BTreeMap<i32, Stat>,
+    is_whole: bool,
 }
 
 impl Picture {
     /// Reads /proc once. Processes that vanish meanwhile are left out.
     pub fn take() -> std::io::Result<Self> {
-        let all = proc::pids()?
-            .into_iter()
-            .filter_map(|pid| Some((pid, proc::stat(pid).ok()?)))
-            .collect();
-        Ok(Self { all })
+        let before = proc::newest_pid();
+        let mut is_whole = true;
+        let mut all = BTreeMap::new();
+        for pid in proc::pids()? {
+            match proc::stat(pid) {
+                Ok(stat) => {
+                    all.insert(pid, stat);
+                }
+                // The machine's first process is none of ours, and has no `Proc`.
+                Err(_) => is_whole &= pid == 1,
+            }
+        }
+        is_whole &= before.is_some() && before == proc::newest_pid();
+        Ok(Self { all, is_whole })
+    }
+
+    /// No process was made and none vanished while it was taken, so nobody is missing.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// The living descendants of `top`, without `except` and theirs.
@@ -169,6 +184,7 @@ mod tests {
     #[test]
     fn session_group_and_ancestry_prove_and_strangers_do_not_belong() {
         let picture = Picture {
+            is_whole: true,
             all: BTreeMap::from([
                 stat(TOP + 1, TOP, TOP + 1),
                 stat(TOP + 2, TOP + 1, TOP + 2),
@@ -187,6 +203,7 @@ mod tests {
     #[test]
     fn a_leaders_number_given_to_another_process_proves_nothing() {
         let picture = Picture {
+            is_whole: true,
             all: BTreeMap::from([stat(TOP + 1, TOP, TOP + 1)]),
         };
         let older = Proc::new(TOP + 1, 50).unwrap();
@@ -196,6 +213,7 @@ mod tests {
     #[test]
     fn what_was_proven_once_stays_proven_after_a_new_session() {
         let picture = Picture {
+            is_whole: true,
             all: BTreeMap::from([stat(TOP + 7, TOP, TOP + 7)]),
         };
         let leader = process(TOP + 1);
