@@ -18,9 +18,6 @@ use crate::limits;
 /// Rounds of looking for what a launch forks while it is being killed, before the loop goes on.
 const KILL_ROUNDS: usize = 8;
 
-/// Pictures of /proc in search of one in which nobody can be missing.
-const SWEEPS_FOR_EMPTY: usize = 10;
-
 /// For messages: the first [`limits::REMAINS_MAX`] of them.
 pub fn some_pids(processes: &[Proc]) -> Vec<u32> {
     processes
@@ -114,7 +111,7 @@ impl Keeper {
     }
 
     /// What is left of these. A launch is called empty only when the kernel says so, or a picture of /proc in
-    /// which nobody can be missing (or many others, where processes come and go all the time).
+    /// which nobody can be missing.
     fn remains(&self, ids: &[LaunchId]) -> BTreeMap<LaunchId, Vec<Proc>> {
         let mut found = BTreeMap::new();
         let mut is_sweep_needed = false;
@@ -130,21 +127,16 @@ impl Keeper {
             }
         }
         if is_sweep_needed {
-            let mut swept = BTreeMap::new();
-            for _ in 0..SWEEPS_FOR_EMPTY {
-                let (now, is_whole) = self.sweep_once();
-                for (id, processes) in now {
-                    swept.entry(id).or_insert(processes);
-                }
-                let is_missing = |id: &LaunchId| !found.contains_key(id) && !swept.contains_key(id);
-                if is_whole || !ids.iter().any(is_missing) {
-                    break;
-                }
-            }
+            let (mut swept, is_sure) = self.sweep_once();
             for id in ids {
-                if !found.contains_key(id) {
-                    found.insert(*id, swept.remove(id).unwrap_or_default());
-                }
+                let Some(held) = self.launches.get(id) else {
+                    continue;
+                };
+                // An orphan waits to be reaped, which is the next occasion to look: until then its launch may not be
+                // empty, and the main process stands for what cannot be named.
+                let unknown = if is_sure { Vec::new() } else { vec![held.main] };
+                let processes = swept.remove(id).unwrap_or(unknown);
+                found.entry(*id).or_insert(processes);
             }
         }
         found

@@ -71,13 +71,6 @@ pub fn pids() -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
-/// The number that was given to the process made last, from /proc/loadavg: two equal answers mean that none was made
-/// between them.
-pub fn newest_pid() -> Option<i32> {
-    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
-    text.split_ascii_whitespace().last()?.parse().ok()
-}
-
 /// `RINGRIFT_INVOCATION_ID` and `RINGRIFT_ROLE` of the environment that a process was started with.
 pub fn birth_mark(pid: i32) -> Option<(String, String)> {
     let text = std::fs::read(format!("/proc/{pid}/environ")).ok()?;

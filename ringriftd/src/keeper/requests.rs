@@ -208,10 +208,13 @@ impl Keeper {
     pub fn sweep_once(&self) -> (BTreeMap<LaunchId, Vec<Proc>>, bool) {
         let claims: Vec<_> = self.launches.iter().map(|(id, held)| held.claim(*id)).collect();
         match Picture::take() {
-            Ok(picture) => (
-                picture.owners(self.own_pid, &self.role_pids(), &claims),
-                picture.is_whole(),
-            ),
+            Ok(picture) => {
+                let roles = self.role_pids();
+                // A dead main process is another launch's, and is told for itself.
+                let is_orphan = |pid: i32| !self.by_pid.contains_key(&pid) && !roles.contains(&pid);
+                let is_sure = !picture.dead_children(self.own_pid).any(is_orphan);
+                (picture.owners(self.own_pid, &roles, &claims), is_sure)
+            }
             Err(e) => {
                 say(&format!("cannot read /proc: {e}"));
                 (BTreeMap::new(), false)

@@ -33,31 +33,27 @@ pub struct Claim<'a> {
 #[derive(Debug)]
 pub struct Picture {
     all: BTreeMap<i32, Stat>,
-    is_whole: bool,
 }
 
 impl Picture {
     /// Reads /proc once. Processes that vanish meanwhile are left out.
     pub fn take() -> std::io::Result<Self> {
-        let before = proc::newest_pid();
-        let mut is_whole = true;
-        let mut all = BTreeMap::new();
-        for pid in proc::pids()? {
-            match proc::stat(pid) {
-                Ok(stat) => {
-                    all.insert(pid, stat);
-                }
-                // The machine's first process is none of ours, and has no `Proc`.
-                Err(_) => is_whole &= pid == 1,
-            }
-        }
-        is_whole &= before.is_some() && before == proc::newest_pid();
-        Ok(Self { all, is_whole })
+        let all = proc::pids()?
+            .into_iter()
+            .filter_map(|pid| Some((pid, proc::stat(pid).ok()?)))
+            .collect();
+        Ok(Self { all })
     }
 
-    /// No process was made and none vanished while it was taken, so nobody is missing.
-    pub fn is_whole(&self) -> bool {
-        self.is_whole
+    /// Children of `top` that are dead and not yet reaped. Without one, no descendant is missing: whoever was made
+    /// while /proc was read has an ancestor that was there before, and of those the one whose parent is `top` cannot
+    /// vanish, since only `top` reaps it and `top` is reading this.
+    pub fn dead_children(&self, top: i32) -> impl Iterator<Item = i32> {
+        let is_dead_child = move |stat: &&Stat| stat.ppid == top && stat.is_dead();
+        self.all
+            .values()
+            .filter(is_dead_child)
+            .map(|stat| stat.process.pid())
     }
 
     /// The living descendants of `top`, without `except` and theirs.
@@ -184,7 +180,6 @@ mod tests {
     #[test]
     fn session_group_and_ancestry_prove_and_strangers_do_not_belong() {
         let picture = Picture {
-            is_whole: true,
             all: BTreeMap::from([
                 stat(TOP + 1, TOP, TOP + 1),
                 stat(TOP + 2, TOP + 1, TOP + 2),
@@ -203,7 +198,6 @@ mod tests {
     #[test]
     fn a_leaders_number_given_to_another_process_proves_nothing() {
         let picture = Picture {
-            is_whole: true,
             all: BTreeMap::from([stat(TOP + 1, TOP, TOP + 1)]),
         };
         let older = Proc::new(TOP + 1, 50).unwrap();
@@ -213,7 +207,6 @@ mod tests {
     #[test]
     fn what_was_proven_once_stays_proven_after_a_new_session() {
         let picture = Picture {
-            is_whole: true,
             all: BTreeMap::from([stat(TOP + 7, TOP, TOP + 7)]),
         };
         let leader = process(TOP + 1);
