@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use nix::sys::inotify::{InitFlags, Inotify};
@@ -57,7 +56,6 @@ pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
     let control_path = config.runtime_dir.join("control.sock");
     let control = sockets::control(&control_path)
         .map_err(|e| fail(format!("cannot listen on {}: {e}", control_path.display())))?;
-    open_way_to_notify_sockets(&config);
     let machine = make_machine(&config, seed).map_err(fail)?;
     let keeper = Keeper {
         lock,
@@ -110,14 +108,6 @@ fn prepare_signals() -> io::Result<SignalFd> {
         &mask,
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
     )?)
-}
-
-/// A unit of another user must be able to walk to its notify socket: root's runtime folder can be passed through, not
-/// listed. Every socket in it has mode 0600.
-fn open_way_to_notify_sockets(config: &KeeperConfig) {
-    if nix::unistd::geteuid().is_root() {
-        let _ = std::fs::set_permissions(&config.runtime_dir, PermissionsExt::from_mode(0o711));
-    }
 }
 
 fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {
