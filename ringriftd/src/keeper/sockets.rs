@@ -36,7 +36,9 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Makes it at `path`, below `runtime_dir`, in a folder that others can pass through and not list.
+    /// Makes it at `path`, below `runtime_dir`, in a folder that others can pass through and not list. A unit of
+    /// another user must be able to walk there: for its sake the run-time folder itself, which is its owner's alone
+    /// until then, can be passed through, too.
     pub fn make(runtime_dir: &Path, path: &[u8], identity: Option<&Identity>) -> io::Result<Self> {
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
         let is_plain = path
@@ -44,6 +46,9 @@ impl Notify {
             .all(|c| !matches!(c, std::path::Component::ParentDir));
         let below = path.strip_prefix(runtime_dir).ok().filter(|_| is_plain);
         let below = below.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        if identity.is_some_and(|i| i.uid != nix::unistd::geteuid().as_raw()) {
+            std::fs::set_permissions(runtime_dir, PermissionsExt::from_mode(0o711))?;
+        }
         let mut folder = runtime_dir.to_path_buf();
         let mut own_folder = None;
         for part in below.parent().into_iter().flat_map(Path::components) {
