@@ -36,9 +36,7 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Makes it at `path`, below `runtime_dir`, in a folder that others can pass through and not list. A unit of
-    /// another user must be able to walk there: for its sake the run-time folder itself, which is its owner's alone
-    /// until then, can be passed through, too.
+    /// Makes it at `path`, below `runtime_dir`, in a folder that others can pass through and not list.
     pub fn make(runtime_dir: &Path, path: &[u8], identity: Option<&Identity>) -> io::Result<Self> {
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
         let is_plain = path
@@ -46,9 +44,6 @@ impl Notify {
             .all(|c| !matches!(c, std::path::Component::ParentDir));
         let below = path.strip_prefix(runtime_dir).ok().filter(|_| is_plain);
         let below = below.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
-        if identity.is_some_and(|i| i.uid != nix::unistd::geteuid().as_raw()) {
-            std::fs::set_permissions(runtime_dir, PermissionsExt::from_mode(0o711))?;
-        }
         let mut folder = runtime_dir.to_path_buf();
         let mut own_folder = None;
         for part in below.parent().into_iter().flat_map(Path::components) {
@@ -70,9 +65,20 @@ impl Notify {
         let _ = sys::pass_pidfd(&made.socket);
         if let Some(identity) = identity {
             std::os::unix::fs::lchown(&made.path, Some(identity.uid), Some(identity.gid))?;
+            open_way(runtime_dir)?;
         }
         Ok(made)
     }
+}
+
+/// A unit of another user must be able to walk to its notify socket. From the first one on, the run-time folder, private
+/// until then, can be passed through; it still cannot be listed, and every other socket and file in it has mode 0600.
+fn open_way(runtime_dir: &Path) -> io::Result<()> {
+    let mode = std::fs::metadata(runtime_dir)?.permissions().mode() & 0o777;
+    if mode & 0o011 != 0o011 {
+        std::fs::set_permissions(runtime_dir, PermissionsExt::from_mode(mode | 0o011))?;
+    }
+    Ok(())
 }
 
 impl Drop for Notify {

@@ -185,7 +185,7 @@ impl Manager {
                     kind: proto::reply::CauseKind::Command,
                     seq: None,
                     unit: None,
-                    text: format!("shutdown by uid {} (pid {})", by.uid, by.pid),
+                    text: by.verb.clone(),
                     by: Some(by),
                 };
                 self.tell(Event::Shutdown { cause });
