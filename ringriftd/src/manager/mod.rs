@@ -115,6 +115,7 @@ struct Channels {
     notices: mpsc::Receiver<(Invocation, Notice)>,
     term: Signal,
     int: Signal,
+    quit: Signal,
     hup: Signal,
 }
 
@@ -178,6 +179,11 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
     let (notice_tx, notices) = mpsc::channel(limits::ASKS_QUEUE);
     server::serve(listener, Options::default(), ask_tx).map_err(|e| bug("serve the control socket", &e))?;
     let on = |kind| signal(kind).map_err(|e| bug("listen to signals", &e));
+    // They mean nothing here, and by default they would end the manager, and the node with it. tokio never takes a
+    // handler away again.
+    for stray in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+        drop(on(stray)?);
+    }
     let channels = Channels {
         asks,
         inside,
@@ -185,6 +191,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         notices,
         term: on(SignalKind::terminate())?,
         int: on(SignalKind::interrupt())?,
+        quit: on(SignalKind::quit())?,
         hup: on(SignalKind::hangup())?,
     };
     let cgroup = hello.containment.strip_prefix("cgroup ").map(PathBuf::from);
@@ -246,6 +253,7 @@ impl Manager {
                 Some(asked) = on.asks.recv() => self.on_asked(asked),
                 _ = on.term.recv() => self.on_signal(libc::SIGTERM),
                 _ = on.int.recv() => self.on_signal(libc::SIGINT),
+                _ = on.quit.recv() => self.on_signal(libc::SIGQUIT),
                 _ = on.hup.recv() => self.on_signal(libc::SIGHUP),
                 () = until(deadline) => self.tell(Event::Tick),
             }
