@@ -84,6 +84,7 @@ impl Merged {
         }
     }
 
+    /// The value of a key, if a layer sets it.
     pub fn value(&self, path: &str) -> Option<&Typed> {
         self.leaves.get(path).map(|leaf| &leaf.value)
     }
@@ -96,6 +97,7 @@ impl Merged {
         }
     }
 
+    /// A text.
     pub fn text(&self, path: &str) -> Option<String> {
         match self.value(path) {
             Some(Typed::Text(text)) => Some(text.clone()),
@@ -103,6 +105,7 @@ impl Merged {
         }
     }
 
+    /// A truth value.
     pub fn flag(&self, path: &str) -> Option<bool> {
         match self.value(path) {
             Some(Typed::Bool(b)) => Some(*b),
@@ -110,6 +113,7 @@ impl Merged {
         }
     }
 
+    /// A word of a closed list; empty when no layer sets it and it has no default.
     pub fn word(&self, path: &str) -> &'static str {
         match self.value(path) {
             Some(Typed::Word(word)) => word,
@@ -125,6 +129,7 @@ impl Merged {
         }
     }
 
+    /// A number in thousandths.
     pub fn milli(&self, path: &str, default: u32) -> u32 {
         match self.value(path) {
             Some(Typed::Milli(n)) => *n,
@@ -132,6 +137,7 @@ impl Merged {
         }
     }
 
+    /// A duration.
     pub fn time(&self, path: &str) -> Option<Duration> {
         match self.value(path) {
             Some(Typed::Time(time)) => Some(*time),
@@ -139,6 +145,7 @@ impl Merged {
         }
     }
 
+    /// A text with variables.
     pub fn template(&self, path: &str) -> Option<Template> {
         match self.value(path) {
             Some(Typed::Template(t)) => Some(t.clone()),
@@ -146,6 +153,7 @@ impl Merged {
         }
     }
 
+    /// A list of texts.
     pub fn names(&self, path: &str) -> Option<Vec<String>> {
         match self.value(path) {
             Some(Typed::Names(names)) => Some(names.clone()),
@@ -153,6 +161,7 @@ impl Merged {
         }
     }
 
+    /// An argument list.
     pub fn argv(&self, path: &str) -> Option<Argv> {
         match self.value(path) {
             Some(Typed::Argv(argv)) => Some(argv.clone()),
@@ -160,6 +169,7 @@ impl Merged {
         }
     }
 
+    /// A list of argument lists.
     pub fn hooks(&self, path: &str) -> Vec<Argv> {
         match self.value(path) {
             Some(Typed::Hooks(hooks)) => hooks.clone(),
