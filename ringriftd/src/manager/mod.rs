@@ -71,6 +71,7 @@ struct Manager {
     places: Places,
     profiles: Vec<String>,
     hello: Hello,
+    logger_deaths: u32,
     keeper: Link,
     logger: Link,
     launches: Launches,
@@ -212,6 +213,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         is_announced: false,
         end: None,
         next_nonce: 0,
+        logger_deaths: 0,
         hello,
     };
     Ok((manager, channels))
@@ -344,6 +346,7 @@ impl Manager {
             FromKeeper::LoggerRestarted { pid, times } => {
                 tracing::warn!("the logger died and was started again (pid {pid}, {times} times so far)");
                 self.hello.logger_pid = pid;
+                self.logger_deaths = times;
                 if let Some(link) = fds.into_iter().next().map(Link::from_fd) {
                     match link {
                         Ok(link) => self.logger = link,
@@ -566,27 +569,32 @@ impl Manager {
         asked
     }
 
-    fn set_timeout(&self, id: RequestId, ms: u64) {
+    fn set_timeout(&mut self, id: RequestId, ms: u64) {
         let inside = self.inside.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(ms)).await;
             let _ = inside.send(Inside::TimedOut(id)).await;
         });
+        self.jobs.attach(id, task);
     }
 
     /// A client that goes away is forgotten; what it began goes on.
-    fn watch_client(&self, id: RequestId, answers: &Answers) {
-        let (closed, inside) = (answers.closed(), self.inside.clone());
-        tokio::spawn(async move {
+    fn watch_client(&mut self, id: RequestId, closed: impl Future<Output = ()> + Send + 'static) {
+        let inside = self.inside.clone();
+        let task = tokio::spawn(async move {
             closed.await;
             let _ = inside.send(Inside::Gone(id)).await;
         });
+        self.jobs.attach(id, task);
     }
 
     fn node_facts(&self, now: Now) -> NodeFacts {
         let mut notices = Vec::new();
-        if !self.hello.containment.starts_with("cgroup") {
-            notices.push(format!("no cgroups: {}", self.hello.containment));
+        if self.logger_deaths > 0 {
+            notices.push(format!(
+                "the logger died {} times and was started again",
+                self.logger_deaths
+            ));
         }
         let uptime = now.mono.since(self.started.mono).as_millis();
         NodeFacts {
