@@ -255,3 +255,33 @@ fn five_hundred_units_that_die_at_once_are_all_recorded() {
     node.wait_no_zombies();
     node.check();
 }
+
+/// D25: words for people that nobody reads (the reader of stderr has gone) end nobody.
+#[test]
+fn a_stderr_that_nobody_reads_ends_nobody() {
+    let unit = Unit::bad(&["print", "a word"]);
+    let mut node = Node::builder().unit("a", &unit).prepare();
+    // In the place of the folder for its log: the logger has something to say.
+    std::fs::write(node.path("log/a"), "in the way").expect("it is ours");
+    let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+    drop(reader);
+    let child = node.command().stdout(Stdio::null()).stderr(writer).spawn();
+    node.adopt(child.expect("ringriftd was built"));
+    let logger = node.logger();
+    node.wait_state("a", State::Running);
+    std::fs::remove_file(node.path("log/a")).expect("it is ours");
+    until("the line is stored after all", || {
+        let answer = node.ctl(&["logs", "a", "-n", "all"]);
+        answer.stdout.contains("a word").then_some(())
+    });
+    assert_eq!(node.logger(), logger, "the logger lives on");
+    // Now the keeper has something to say, and then the manager.
+    processes::signal(logger, libc::SIGKILL);
+    until("there is a new logger", || {
+        let children = processes::children(node.keeper());
+        let is_logger = |p: &Process| p.is_alive() && p.argv.get(1).is_some_and(|arg| arg == "logger");
+        children.into_iter().find(is_logger)
+    });
+    node.note_roles();
+    node.check();
+}
