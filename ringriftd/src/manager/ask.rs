@@ -364,6 +364,8 @@ impl Manager {
         let id = self.jobs.number();
         self.watch_client(id, &answers);
         self.jobs.wait(id, units, target, answers);
+        // What is so already is true now: no news need come.
+        self.jobs.look(&self.engine);
         if let Some(ms) = timeout_ms {
             self.set_timeout(id, ms);
         }
