@@ -795,3 +795,65 @@ fn a_stop_that_takes_others_along_waits_for_them_and_tells_of_each() {
     assert_eq!(told, expected);
     assert!(world.live.is_empty());
 }
+
+/// A chain of units, each requiring only the one before it.
+fn chain(length: usize) -> Vec<UnitSpec> {
+    let link = |i: usize| {
+        let mut unit = unit(i);
+        unit.requires = i.checked_sub(1).map(name).into_iter().collect();
+        unit
+    };
+    (0..length).map(link).collect()
+}
+
+#[test]
+fn a_chain_goes_down_in_reverse_with_its_root_and_comes_back_by_itself() {
+    let mut units = chain(4);
+    units[0].restart.max_restarts = Some(0);
+    let plan = plan(units, None);
+    let mut world = World::new(1, Arc::clone(&plan), CALM);
+    world.tell(Event::Loaded(plan));
+    world.run(60, 0);
+    world.ends.clear();
+    let root = *world
+        .live
+        .iter()
+        .find(|(_, p)| p.unit == name(0))
+        .expect("it lives")
+        .0;
+    world.exit_later(1, root, Exit::Code(1));
+    world.run(120, 0);
+    assert_eq!(world.ends, [0, 3, 2, 1].map(name));
+    assert!(world.live.is_empty());
+    world.run(120 + 1000, 0);
+    let all_run = world.engine.units().all(|(_, unit)| unit.is_satisfied());
+    assert!(all_run, "{:?}", world.engine);
+}
+
+#[test]
+fn a_stop_takes_a_whole_chain_along_in_reverse() {
+    let plan = plan(chain(4), None);
+    let mut world = World::new(1, Arc::clone(&plan), CALM);
+    world.tell(Event::Loaded(plan));
+    world.run(60, 0);
+    world.ends.clear();
+    world.tell(Event::Request {
+        id: RequestId(1),
+        op: Op::Stop {
+            units: vec![name(0)],
+            cascade: true,
+        },
+        by: By {
+            uid: 0,
+            pid: 1,
+            verb: "stop".to_owned(),
+        },
+    });
+    world.run(120, 0);
+    let RequestAnswer::Done(answers) = &world.replies[&RequestId(1)] else {
+        panic!("refused")
+    };
+    assert_eq!(answers.len(), 4);
+    assert!(answers.iter().all(|a| a.outcome == Outcome::Done), "{answers:?}");
+    assert_eq!(world.ends, [3, 2, 1, 0].map(name));
+}

@@ -365,6 +365,7 @@ impl Manager {
         let closed = answers.closed();
         self.jobs.wait(id, units, target, answers);
         self.watch_client(id, closed);
+        // What is so already is true now: no news need come.
         self.jobs.look(&self.engine);
         if let Some(ms) = timeout_ms {
             self.set_timeout(id, ms);
