@@ -23,6 +23,7 @@ impl Engine {
     }
 
     fn look_at(&mut self, ix: Ix, trigger: Option<Trigger>) {
+        self.settle_held_down(ix);
         let unit = self.unit(ix);
         let desired = unit.desired;
         match &unit.state {
@@ -47,6 +48,21 @@ impl Engine {
                 self.judge(ix);
             }
             State::Stopping { .. } => self.judge(ix),
+        }
+    }
+
+    /// Brings `is_held_down` up to date. Whether those that require this one must stop depends on it, and so does what
+    /// their own neighbours' stops wait for.
+    fn settle_held_down(&mut self, ix: Ix) {
+        let is_held_down = self.is_held_down(ix);
+        if std::mem::replace(&mut self.unit_mut(ix).is_held_down, is_held_down) != is_held_down {
+            let graph = Arc::clone(&self.graph);
+            for &dependent in &graph.edges(ix).required_by {
+                self.mark(dependent);
+                for &other in &graph.edges(dependent).requires {
+                    self.mark(other);
+                }
+            }
         }
     }
 

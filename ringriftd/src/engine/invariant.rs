@@ -25,6 +25,9 @@ impl Engine {
             if unit.armed.is_some_and(|at| !self.timers.contains(&(at, ix))) {
                 say("its timer is not in the table".to_owned());
             }
+            if unit.is_held_down != self.is_held_down(ix) {
+                say("its word on being held down is an old one".to_owned());
+            }
             match unit.state.life() {
                 Some(life) => {
                     if self.lives.get(&life.invocation) != Some(&ix) {

@@ -53,7 +53,8 @@ impl Engine {
         for &d in &edges.requires {
             // One that is ready but about to stop is none to start on.
             let unit = self.unit(d);
-            if !unit.is_satisfied() || unit.desired == Desired::Down || unit.restart_pending {
+            let goes = unit.desired == Desired::Down || unit.restart_pending || unit.is_held_down;
+            if !unit.is_satisfied() || goes {
                 found.push(Blocker::Requirement(d));
             }
         }
@@ -107,6 +108,22 @@ impl Engine {
         })
     }
 
+    /// Wanted up, and yet it is or goes down until one that it requires comes back: that one is down for good, or held
+    /// down itself. What keeps on without the other one is held down only once it is down anyway. Looks one step far:
+    /// dirty units are looked at in start order, which carries the answer up a chain.
+    pub(super) fn is_held_down(&self, ix: Ix) -> bool {
+        let unit = self.unit(ix);
+        // What has done its work stays done.
+        unit.desired == Desired::Up
+            && unit.state != State::Completed
+            && self.graph.edges(ix).requires.iter().any(|&d| {
+                let dependency = self.unit(d);
+                let policy = unit.spec.on_dependency(&dependency.spec.name);
+                (policy.failed == OnFailed::Stop || unit.state == State::Waiting)
+                    && (dependency.is_down_for_good() || dependency.is_held_down)
+            })
+    }
+
     /// Why an active unit has to stop, or nothing.
     pub(super) fn stop_reason(&self, ix: Ix) -> Option<StopReason> {
         let unit = self.unit(ix);
@@ -120,14 +137,15 @@ impl Engine {
             let dependency = self.unit(d);
             let policy = unit.spec.on_dependency(&dependency.spec.name);
             let name = &dependency.spec.name;
-            if policy.failed == OnFailed::Stop && dependency.is_down_for_good() {
+            let is_down = dependency.is_down_for_good() || dependency.is_held_down;
+            if policy.failed == OnFailed::Stop && is_down {
                 let text = format!("{name}, which it requires, {}", why_down(dependency));
                 let cause = cause::dependency(name, dependency.last_seq, text);
                 let stay = policy.recovered == crate::spec::OnRecovered::Stay;
                 return Some(StopReason { cause, stay });
             }
             let restarts = dependency.restart_pending || !dependency.is_satisfied();
-            if policy.restarted == OnRestarted::Restart && restarts && !dependency.is_down_for_good() {
+            if policy.restarted == OnRestarted::Restart && restarts && !is_down {
                 let text = format!("{name}, which it requires, is being restarted");
                 return Some(StopReason {
                     cause: cause::dependency(name, dependency.last_seq, text),
@@ -204,6 +222,9 @@ fn why_down(unit: &Unit) -> String {
         }
         State::Stopped => "is about to start".to_owned(),
         State::Waiting => "waits itself".to_owned(),
+        State::Starting { .. } | State::Running { .. } | State::Reloading { .. } if unit.is_held_down => {
+            "cannot stay up: one that it requires is down".to_owned()
+        }
         State::Starting { .. } => "is starting".to_owned(),
         State::Running { .. } if unit.desired == Desired::Down => {
             format!("is to stop ({})", cause::told(&unit.desired_cause))

@@ -38,7 +38,8 @@
 //!
 //! The last operator's word wins over an earlier one and over the profile. Shutdown wins over everything. A
 //! dependency that went down for good holds a unit down (`Waiting`) without changing what is wanted, so that the unit
-//! comes back by itself; only `recovered = "stay"` turns it to wanted down.
+//! comes back by itself; only `recovered = "stay"` turns it to wanted down. A unit that is held down so counts as down
+//! for good with those that require it, and so on up the chain (`Unit::is_held_down`): all of them go, the last first.
 //!
 //! # News of the past
 //!
@@ -348,6 +349,9 @@ pub struct Unit {
     /// Its first attempt since it was wanted up has failed, or cannot be made because one that it requires has
     /// failed: units that only want it, or are only ordered after it, go ahead.
     pub attempt_failed: bool,
+    /// One that it requires is down for good, or held down itself, and so it cannot be up either, though it is wanted
+    /// up: what `Engine::is_held_down` said at the last look.
+    pub is_held_down: bool,
     /// What its ends have cost it.
     pub restarts: Restarts,
     /// Main processes launched in all.
@@ -384,6 +388,7 @@ impl Unit {
             since: now,
             last_seq: 0,
             attempt_failed: false,
+            is_held_down: false,
             restarts: Restarts::default(),
             starts: 0,
             last_invocation: None,
