@@ -216,6 +216,24 @@ both_ways! {
     }
 }
 
+<<<<<<< HEAD
+/// A dead logger costs nobody an answer: the manager serves on, and the next logger takes over.
+#[test]
+fn the_node_serves_on_while_its_logger_dies_again_and_again() {
+    let mut node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
+    for _ in 0..3 {
+        let logger = node.logger();
+        processes::signal(logger, libc::SIGKILL);
+        node.ctl(&["status"]).ended(0);
+        until("another logger", || {
+            (node.version().logger_pid != logger as u32).then_some(())
+        });
+        node.note_roles();
+        until("the new logger answers", || {
+            (node.ctl(&["logs", "a"]).code == Some(0)).then_some(())
+        });
+    }
+=======
 /// B19: five hundred units that die while the keeper sees nothing, so that their SIGCHLD are one, are all recorded.
 #[test]
 fn five_hundred_units_that_die_at_once_are_all_recorded() {
@@ -253,6 +271,7 @@ fn five_hundred_units_that_die_at_once_are_all_recorded() {
         units.iter().all(is_recorded).then_some(())
     });
     node.wait_no_zombies();
+>>>>>>> main
     node.check();
 }
 
