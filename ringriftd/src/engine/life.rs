@@ -20,6 +20,7 @@ impl Engine {
     pub(super) fn open_life(&mut self, ix: Ix, invocation: Invocation, spec: Arc<UnitSpec>, cause: Cause) {
         let life = Life {
             invocation,
+            began_by: cause.kind,
             spec,
             main: None,
             exit: None,
@@ -180,7 +181,8 @@ impl Engine {
         let unit = self.unit_mut(ix);
         unit.starts += 1;
         unit.note = note;
-        let cause = self.own_cause(ix, CauseKind::Command, format!("launched as pid {pid}"));
+        let began_by = unit.state.life().map_or(CauseKind::Command, |life| life.began_by);
+        let cause = self.own_cause(ix, began_by, format!("launched as pid {pid}"));
         self.emit(ix, ChangeKind::Started, word, word, cause);
         match &self.unit(ix).state {
             State::Starting {
@@ -189,7 +191,7 @@ impl Engine {
                 ..
             } => {
                 if life.spec.exec.kind == Kind::Simple {
-                    let cause = self.own_cause(ix, CauseKind::Command, "its program runs");
+                    let cause = self.own_cause(ix, began_by, "its program runs");
                     self.become_ready(ix, cause);
                 }
             }
@@ -713,9 +715,11 @@ fn within(timeout: Duration) -> String {
 pub(super) fn duration_text(duration: Duration) -> String {
     let ms = duration.as_millis();
     match ms {
+        _ if ms.is_multiple_of(3_600_000) && ms > 0 => format!("{}h", ms / 3_600_000),
         _ if ms.is_multiple_of(60_000) && ms > 0 => format!("{}m", ms / 60_000),
         _ if ms.is_multiple_of(1000) => format!("{}s", ms / 1000),
-        _ => format!("{ms}ms"),
+        0..1000 => format!("{ms}ms"),
+        _ => format!("{}.{}s", ms / 1000, ms % 1000 / 100),
     }
 }
 
