@@ -17,7 +17,7 @@ use proto::reply::{Cause, CauseKind, Failure, Reply, UnitStatus};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::clock::Now;
+use crate::clock::{Clock, Now};
 use crate::config::{self, Loaded, Report};
 use crate::control::outbox::Answers;
 use crate::control::server::{self, Asked, Options};
@@ -79,6 +79,7 @@ struct Manager {
     said: BTreeMap<UnitName, Said>,
     tails: BTreeMap<u64, oneshot::Sender<LogTail>>,
     inside: mpsc::Sender<Inside>,
+    clock: Clock,
     started: Now,
     is_reloading: bool,
     is_announced: bool,
@@ -187,6 +188,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         hup: on(SignalKind::hangup())?,
     };
     let cgroup = hello.containment.strip_prefix("cgroup ").map(PathBuf::from);
+    let mut clock = Clock::default();
     let manager = Manager {
         engine: Engine::new(hello.seed),
         loaded,
@@ -200,7 +202,8 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         said: BTreeMap::new(),
         tails: BTreeMap::new(),
         inside: inside_tx,
-        started: Now::read(),
+        started: clock.now(),
+        clock,
         is_reloading: false,
         is_announced: false,
         end: None,
@@ -252,7 +255,7 @@ impl Manager {
 
     /// Tells the engine what happened, now, and does all that it asks for.
     fn tell(&mut self, event: Event) {
-        let now = Now::read();
+        let now = self.clock.now();
         self.engine.handle(now.mono, event);
         while let Some(action) = self.engine.poll_action() {
             self.obey(action, now);
