@@ -239,6 +239,8 @@ fn a_notify_socket_belongs_to_the_unit_and_goes_with_it() {
     assert_eq!(meta.mode() & 0o777, 0o600);
     if let Some(identity) = identity {
         assert_eq!((meta.uid(), meta.gid()), (identity.uid, identity.gid));
+        let run = std::fs::metadata(node.dir.path().join("run")).unwrap();
+        assert_eq!(run.mode() & 0o777, 0o711, "its user can walk to it, and not list");
     }
     node.destroy(id);
     node.exited(id);
@@ -259,6 +261,9 @@ fn a_units_user_can_reach_its_notify_socket() {
     }
     let mut node = Node::start(Mode::Group);
     std::fs::set_permissions(node.dir.path(), PermissionsExt::from_mode(0o711)).unwrap();
+    let run = node.dir.path().join("run");
+    let mode = || std::fs::metadata(&run).unwrap().mode() & 0o777;
+    assert_eq!(mode(), 0o700);
     let path = node
         .dir
         .path()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, list_and, nearest_names};
-use super::source::{Sources, Span};
+use super::source::{FileId, Sources, Span};
 use super::tree::{Layer, Leaf, Typed};
 use super::values::{self, fold};
 use crate::limits;
@@ -25,6 +25,15 @@ pub struct Merged {
     pub dependencies: BTreeMap<String, Span>,
     /// One of its files has faults of its own: what seems to be missing may not be.
     pub is_partial: bool,
+}
+
+/// A unit with its files, the lowest layer first.
+#[derive(Debug)]
+pub struct Defined {
+    /// Every file that says something of it.
+    pub files: Vec<FileId>,
+    /// What they say together.
+    pub merged: Merged,
 }
 
 impl Merged {

@@ -7,7 +7,7 @@ use super::diagnostic::{Diagnostic, nearest_names};
 use super::source::{FileId, Sources, Span};
 use super::tree::{Layer, Leaf, Typed};
 use super::values::{fold, glob_matches};
-use crate::spec::UnitName;
+use crate::spec::{Membership, UnitName};
 
 /// A profile's file.
 #[derive(Debug)]
@@ -16,6 +16,19 @@ pub struct ProfileFile {
     pub file: FileId,
     /// Its keys.
     pub layer: Layer,
+}
+
+/// A profile, whether it is active or not.
+#[derive(Debug, Clone)]
+pub struct LoadedProfile {
+    /// Its file's one line.
+    pub description: String,
+    /// The profiles that it takes over directly.
+    pub extends: Vec<String>,
+    /// The units that it lists, those taken over among them.
+    pub listed: BTreeSet<UnitName>,
+    /// Those and all that they require or want.
+    pub members: BTreeMap<UnitName, Membership>,
 }
 
 /// One key that a profile lays over a unit.

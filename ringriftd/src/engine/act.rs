@@ -130,7 +130,10 @@ impl Engine {
         let unit = self.unit(ix);
         let name = &unit.spec.name;
         if unit.desired == Desired::Down {
-            let text = format!("a later request wants it down: {}", unit.desired_cause.text);
+            let text = format!(
+                "a later request wants it down: {}",
+                cause::told(&unit.desired_cause)
+            );
             let outcome = match unit.desired_cause.kind {
                 CauseKind::Dependency => Outcome::Failed,
                 CauseKind::Command
@@ -194,8 +197,11 @@ impl Engine {
                 })
             }
             State::Starting { .. } | State::Running { .. } | State::Reloading { .. } => {
-                (unit.desired == Desired::Up && !unit.restart_pending).then(|| {
-                    let text = format!("a later request wants it up: {}", unit.desired_cause.text);
+                self.stop_reason(ix).is_none().then(|| {
+                    let text = format!(
+                        "a later request wants it up: {}",
+                        cause::told(&unit.desired_cause)
+                    );
                     verdict(name, Outcome::Superseded, text)
                 })
             }

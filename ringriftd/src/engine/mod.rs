@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 use proto::reply::{Cause, CauseKind, State as Word};
 
+pub use cause::told;
 pub use life::{describe, signal_name};
 pub use order::Blocker;
 

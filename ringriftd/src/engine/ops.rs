@@ -176,7 +176,11 @@ impl Engine {
             }
             self.mark_around(ix);
         }
-        let goals = roots.iter().map(|ix| (self.graph.name(*ix).clone(), Goal::Down));
+        // Those that go with them are part of the job: one that did not stop must not go unnoticed.
+        let goals = roots
+            .iter()
+            .chain(&others)
+            .map(|ix| (self.graph.name(*ix).clone(), Goal::Down));
         self.requests.open(id, self.now, goals.collect::<Vec<_>>());
         for answer in already {
             self.requests.decide(id, self.now, answer);
@@ -228,7 +232,7 @@ impl Engine {
         self.refuse_conflicts(&all)?;
         let cause = cause::command(by);
         let mut goals = Vec::new();
-        for &ix in roots {
+        for &ix in roots.iter().chain(&others) {
             let life = self.unit(ix).state.life().map(|life| life.invocation);
             goals.push((self.graph.name(ix).clone(), Goal::Up { other_than: life }));
         }

@@ -811,3 +811,52 @@ fn a_retry_takes_its_turn_behind_units_that_were_never_tried_and_says_why_it_sta
         "start and launch, first and again"
     );
 }
+
+#[test]
+fn a_stop_that_takes_others_along_waits_for_them_and_tells_of_each() {
+    let chain = |i: usize| {
+        let mut unit = unit(i);
+        unit.requires = (0..i).map(name).collect();
+        unit
+    };
+    let plan = plan((0..4).map(chain).collect(), None);
+    let mut world = World::new(1, Arc::clone(&plan), CALM);
+    world.tell(Event::Loaded(plan));
+    world.run(60, 0);
+    let by = By {
+        uid: 0,
+        pid: 1,
+        verb: "stop".to_owned(),
+    };
+    let stop = |cascade| Op::Stop {
+        units: vec![name(0)],
+        cascade,
+    };
+    world.tell(Event::Request {
+        id: RequestId(1),
+        op: stop(false),
+        by: by.clone(),
+    });
+    let others = (1..4).map(name).collect();
+    assert_eq!(
+        world.replies[&RequestId(1)],
+        RequestAnswer::Refused(super::types::Refusal::WouldStop { units: others })
+    );
+    world.tell(Event::Request {
+        id: RequestId(2),
+        op: stop(true),
+        by,
+    });
+    assert!(
+        !world.replies.contains_key(&RequestId(2)),
+        "nothing has stopped yet"
+    );
+    world.run(120, 0);
+    let RequestAnswer::Done(answers) = &world.replies[&RequestId(2)] else {
+        panic!("refused")
+    };
+    let told: Vec<(String, Outcome)> = answers.iter().map(|a| (a.unit.to_string(), a.outcome)).collect();
+    let expected: Vec<(String, Outcome)> = (0..4).map(|i| (name(i).to_string(), Outcome::Done)).collect();
+    assert_eq!(told, expected);
+    assert!(world.live.is_empty());
+}

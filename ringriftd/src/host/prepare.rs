@@ -25,7 +25,7 @@ use crate::keeper::wire::{Identity, Launch, Output, Stage};
 use crate::limits::{
     ARGUMENT_MAX, LAUNCH_BYTES_MAX, PREPARE_AT_ONCE, PREPARE_TIMEOUT, SOCKET_PATH_MAX, TEXT_MAX,
 };
-use crate::spec::{Argv, Command, Kind, Runner, Template, UnitName, UnitSpec};
+use crate::spec::{Argv, Command, Kind, Piece, Runner, Template, UnitName, UnitSpec};
 
 /// Where programs without a slash are looked for, unless the unit says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -430,7 +430,7 @@ impl Environment {
                 }
             }
         }
-        for (key, template) in &spec.exec.env {
+        for (key, template) in in_order_of_use(&spec.exec.env) {
             let value = env.fill(template, &format!("env.{key}"))?;
             env.variables.insert(key.clone(), value);
         }
@@ -462,6 +462,41 @@ impl Environment {
     fn rendered(&self) -> Vec<Vec<u8>> {
         let join = |(key, value): (&String, &String)| format!("{key}={value}").into_bytes();
         self.variables.iter().map(join).collect()
+    }
+}
+
+/// The variables of `[exec] env` so that each comes after those that its value names. One that names itself means the
+/// value from below (`PATH = "${PATH}:/opt/bin"`). Rings are refused when the files are read; were there one, its
+/// variables come last, in the order of their names.
+fn in_order_of_use(env: &BTreeMap<String, Template>) -> Vec<(&String, &Template)> {
+    let uses = |key: &String, template: &Template| -> BTreeSet<String> {
+        let named = template.0.iter().filter_map(|piece| match piece {
+            Piece::Variable { name, .. } => Some(name),
+            Piece::Text(_) => None,
+        });
+        named
+            .filter(|name| *name != key && env.contains_key(*name))
+            .cloned()
+            .collect()
+    };
+    let mut waiting: Vec<(&String, &Template, BTreeSet<String>)> = env
+        .iter()
+        .map(|(key, template)| (key, template, uses(key, template)))
+        .collect();
+    let mut done: BTreeSet<&String> = BTreeSet::new();
+    let mut order = Vec::with_capacity(waiting.len());
+    loop {
+        let (free, held): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|(_, _, uses)| uses.iter().all(|name| done.contains(name)));
+        let is_stuck = free.is_empty();
+        order.extend(free.iter().map(|(key, template, _)| (*key, *template)));
+        done.extend(free.iter().map(|(key, _, _)| *key));
+        waiting = held;
+        if is_stuck {
+            order.extend(waiting.iter().map(|(key, template, _)| (*key, *template)));
+            return order;
+        }
     }
 }
 
@@ -699,6 +734,27 @@ mod tests {
 
     fn unit(name: &str) -> UnitName {
         UnitName::new(name).expect("a name")
+    }
+
+    #[test]
+    fn variables_come_after_those_that_they_name_and_one_may_name_its_own_past() {
+        let variable = |name: &str| Piece::Variable {
+            name: name.to_owned(),
+            default: None,
+        };
+        let env = BTreeMap::from([
+            ("A".to_owned(), Template(vec![variable("Z"), variable("PATH")])),
+            (
+                "PATH".to_owned(),
+                Template(vec![variable("PATH"), Piece::Text(":/x".to_owned())]),
+            ),
+            ("Z".to_owned(), Template(vec![variable("HOME")])),
+        ]);
+        let order: Vec<&str> = in_order_of_use(&env)
+            .into_iter()
+            .map(|(key, _)| key.as_str())
+            .collect();
+        assert_eq!(order, ["PATH", "Z", "A"]);
     }
 
     fn impatient() -> Preparer {

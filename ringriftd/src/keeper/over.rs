@@ -110,7 +110,8 @@ impl Keeper {
         self.launches.get(&id).is_some_and(|held| held.leaf.is_some())
     }
 
-    /// What is left of these. A launch is called empty only when the kernel says so, or two pictures in a row.
+    /// What is left of these. A launch is called empty only when the kernel says so, or a picture of /proc in
+    /// which nobody can be missing.
     fn remains(&self, ids: &[LaunchId]) -> BTreeMap<LaunchId, Vec<Proc>> {
         let mut found = BTreeMap::new();
         let mut is_sweep_needed = false;
@@ -120,27 +121,22 @@ impl Keeper {
             };
             match &held.leaf {
                 Some(leaf) => {
-                    found.insert(*id, in_leaf(leaf));
+                    found.insert(*id, in_leaf(leaf, held.main));
                 }
                 None => is_sweep_needed = true,
             }
         }
         if is_sweep_needed {
-            let mut swept = self.sweep();
-            if ids
-                .iter()
-                .any(|id| !found.contains_key(id) && !swept.contains_key(id))
-            {
-                // A child that was forked while /proc was read, with a number that had been passed, is in the
-                // second picture.
-                for (id, processes) in self.sweep() {
-                    swept.entry(id).or_insert(processes);
-                }
-            }
+            let (mut swept, is_sure) = self.sweep_once();
             for id in ids {
-                if !found.contains_key(id) {
-                    found.insert(*id, swept.remove(id).unwrap_or_default());
-                }
+                let Some(held) = self.launches.get(id) else {
+                    continue;
+                };
+                // An orphan waits to be reaped, which is the next occasion to look: until then its launch may not be
+                // empty, and the main process stands for what cannot be named.
+                let unknown = if is_sure { Vec::new() } else { vec![held.main] };
+                let processes = swept.remove(id).unwrap_or(unknown);
+                found.entry(*id).or_insert(processes);
             }
         }
         found
@@ -371,19 +367,20 @@ impl Keeper {
     }
 }
 
-/// Who is in a leaf. The list is empty only when the kernel counts nobody, or when it lists nobody three times (a
-/// process that has just been reaped is counted a moment longer on some kernels).
-fn in_leaf(leaf: &Leaf) -> Vec<Proc> {
+/// Who is in a leaf; empty only when the kernel counts nobody. Where it counts somebody who cannot be caught (lives too
+/// short to be looked up, or has just been reaped), the main process stands for that one: the kernel tells when the
+/// leaf is empty.
+fn in_leaf(leaf: &Leaf, main: Proc) -> Vec<Proc> {
     for _ in 0..3 {
         let found = leaf.processes();
         if !found.is_empty() {
             return found;
         }
         if !leaf.is_populated() {
-            break;
+            return Vec::new();
         }
     }
-    Vec::new()
+    vec![main]
 }
 
 fn is_there(process: &Proc) -> bool {

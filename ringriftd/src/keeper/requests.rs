@@ -1,5 +1,7 @@
 //! What the manager and the logger ask of the keeper.
 
+use std::collections::BTreeMap;
+
 use super::child::Failure;
 use super::sockets;
 use super::state::{Keeper, Phase, say};
@@ -198,13 +200,24 @@ impl Keeper {
     }
 
     /// The living processes of every launch, by the sweep.
-    pub fn sweep(&self) -> std::collections::BTreeMap<LaunchId, Vec<Proc>> {
+    pub fn sweep(&self) -> BTreeMap<LaunchId, Vec<Proc>> {
+        self.sweep_once().0
+    }
+
+    /// And whether nobody can be missing.
+    pub fn sweep_once(&self) -> (BTreeMap<LaunchId, Vec<Proc>>, bool) {
         let claims: Vec<_> = self.launches.iter().map(|(id, held)| held.claim(*id)).collect();
         match Picture::take() {
-            Ok(picture) => picture.owners(self.own_pid, &self.role_pids(), &claims),
+            Ok(picture) => {
+                let roles = self.role_pids();
+                // A dead main process is another launch's, and is told for itself.
+                let is_orphan = |pid: i32| !self.by_pid.contains_key(&pid) && !roles.contains(&pid);
+                let is_sure = !picture.dead_children(self.own_pid).any(is_orphan);
+                (picture.owners(self.own_pid, &roles, &claims), is_sure)
+            }
             Err(e) => {
                 say(&format!("cannot read /proc: {e}"));
-                std::collections::BTreeMap::new()
+                (BTreeMap::new(), false)
             }
         }
     }

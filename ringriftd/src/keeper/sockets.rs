@@ -65,9 +65,20 @@ impl Notify {
         let _ = sys::pass_pidfd(&made.socket);
         if let Some(identity) = identity {
             std::os::unix::fs::lchown(&made.path, Some(identity.uid), Some(identity.gid))?;
+            open_way(runtime_dir)?;
         }
         Ok(made)
     }
+}
+
+/// A unit of another user must be able to walk to its notify socket. From the first one on, the run-time folder, private
+/// until then, can be passed through; it still cannot be listed, and every other socket and file in it has mode 0600.
+fn open_way(runtime_dir: &Path) -> io::Result<()> {
+    let mode = std::fs::metadata(runtime_dir)?.permissions().mode() & 0o777;
+    if mode & 0o011 != 0o011 {
+        std::fs::set_permissions(runtime_dir, PermissionsExt::from_mode(mode | 0o011))?;
+    }
+    Ok(())
 }
 
 impl Drop for Notify {

@@ -57,7 +57,7 @@ pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
     let control_path = config.runtime_dir.join("control.sock");
     let control = sockets::control(&control_path)
         .map_err(|e| fail(format!("cannot listen on {}: {e}", control_path.display())))?;
-    open_way_to_notify_sockets(&config);
+    close_runtime_folder(&config);
     let machine = make_machine(&config, seed).map_err(fail)?;
     let keeper = Keeper {
         lock,
@@ -112,12 +112,11 @@ fn prepare_signals() -> io::Result<SignalFd> {
     )?)
 }
 
-/// A unit of another user must be able to walk to its notify socket: root's runtime folder can be passed through, not
-/// listed. Every socket in it has mode 0600.
-fn open_way_to_notify_sockets(config: &KeeperConfig) {
-    if nix::unistd::geteuid().is_root() {
-        let _ = std::fs::set_permissions(&config.runtime_dir, PermissionsExt::from_mode(0o711));
-    }
+/// The folder is for its owner alone until a unit of another user has a socket in it ([`sockets::Notify::make`]); only
+/// who holds the lock may close it again, since those units of an earlier keeper are gone by then.
+fn close_runtime_folder(config: &KeeperConfig) {
+    // Best effort: that nobody else may write to it was checked before, and every socket in it has mode 0600.
+    let _ = std::fs::set_permissions(&config.runtime_dir, PermissionsExt::from_mode(0o700));
 }
 
 fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {

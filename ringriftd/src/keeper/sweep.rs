@@ -45,6 +45,17 @@ impl Picture {
         Ok(Self { all })
     }
 
+    /// Children of `top` that are dead and not yet reaped. Without one, no descendant is missing: whoever was made
+    /// while /proc was read has an ancestor that was there before, and of those the one whose parent is `top` cannot
+    /// vanish, since only `top` reaps it and `top` is reading this.
+    pub fn dead_children(&self, top: i32) -> impl Iterator<Item = i32> {
+        let is_dead_child = move |stat: &&Stat| stat.ppid == top && stat.is_dead();
+        self.all
+            .values()
+            .filter(is_dead_child)
+            .map(|stat| stat.process.pid())
+    }
+
     /// The living descendants of `top`, without `except` and theirs.
     pub fn below(&self, top: i32, except: &[i32]) -> Vec<Proc> {
         self.below_stats(top, except)

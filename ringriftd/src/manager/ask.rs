@@ -184,7 +184,7 @@ impl Manager {
                     kind: proto::reply::CauseKind::Command,
                     seq: None,
                     unit: None,
-                    text: format!("shutdown by uid {} (pid {})", by.uid, by.pid),
+                    text: by.verb.clone(),
                     by: Some(by),
                 };
                 self.tell(Event::Shutdown { cause });
@@ -361,8 +361,10 @@ impl Manager {
             return;
         };
         let id = self.jobs.number();
-        self.watch_client(id, &answers);
+        let closed = answers.closed();
         self.jobs.wait(id, units, target, answers);
+        self.watch_client(id, closed);
+        self.jobs.look(&self.engine);
         if let Some(ms) = timeout_ms {
             self.set_timeout(id, ms);
         }
@@ -450,8 +452,9 @@ impl Manager {
         answers: Answers,
     ) -> crate::engine::types::RequestId {
         let id = self.jobs.number();
-        self.watch_client(id, &answers);
+        let closed = answers.closed();
         self.jobs.open(id, plan, waits, answers);
+        self.watch_client(id, closed);
         self.tell(Event::Request { id, op, by });
         if self.jobs.settle(id) {
             self.tell(Event::Forget { id });

@@ -71,6 +71,7 @@ struct Manager {
     places: Places,
     profiles: Vec<String>,
     hello: Hello,
+    logger_deaths: u32,
     keeper: Link,
     logger: Link,
     launches: Launches,
@@ -115,6 +116,7 @@ struct Channels {
     notices: mpsc::Receiver<(Invocation, Notice)>,
     term: Signal,
     int: Signal,
+    quit: Signal,
     hup: Signal,
 }
 
@@ -178,6 +180,11 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
     let (notice_tx, notices) = mpsc::channel(limits::ASKS_QUEUE);
     server::serve(listener, Options::default(), ask_tx).map_err(|e| bug("serve the control socket", &e))?;
     let on = |kind| signal(kind).map_err(|e| bug("listen to signals", &e));
+    // They mean nothing here, and by default they would end the manager, and the node with it. tokio never takes a
+    // handler away again.
+    for stray in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+        drop(on(stray)?);
+    }
     let channels = Channels {
         asks,
         inside,
@@ -185,6 +192,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         notices,
         term: on(SignalKind::terminate())?,
         int: on(SignalKind::interrupt())?,
+        quit: on(SignalKind::quit())?,
         hup: on(SignalKind::hangup())?,
     };
     let cgroup = hello.containment.strip_prefix("cgroup ").map(PathBuf::from);
@@ -208,6 +216,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         is_announced: false,
         end: None,
         next_nonce: 0,
+        logger_deaths: 0,
         hello,
     };
     Ok((manager, channels))
@@ -247,6 +256,7 @@ impl Manager {
                 Some(asked) = on.asks.recv() => self.on_asked(asked),
                 _ = on.term.recv() => self.on_signal(libc::SIGTERM),
                 _ = on.int.recv() => self.on_signal(libc::SIGINT),
+                _ = on.quit.recv() => self.on_signal(libc::SIGQUIT),
                 _ = on.hup.recv() => self.on_signal(libc::SIGHUP),
                 () = until(deadline) => self.tell(Event::Tick),
             }
@@ -339,6 +349,7 @@ impl Manager {
             FromKeeper::LoggerRestarted { pid, times } => {
                 tracing::warn!("the logger died and was started again (pid {pid}, {times} times so far)");
                 self.hello.logger_pid = pid;
+                self.logger_deaths = times;
                 if let Some(link) = fds.into_iter().next().map(Link::from_fd) {
                     match link {
                         Ok(link) => self.logger = link,
@@ -561,27 +572,32 @@ impl Manager {
         asked
     }
 
-    fn set_timeout(&self, id: RequestId, ms: u64) {
+    fn set_timeout(&mut self, id: RequestId, ms: u64) {
         let inside = self.inside.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(ms)).await;
             let _ = inside.send(Inside::TimedOut(id)).await;
         });
+        self.jobs.attach(id, task);
     }
 
     /// A client that goes away is forgotten; what it began goes on.
-    fn watch_client(&self, id: RequestId, answers: &Answers) {
-        let (closed, inside) = (answers.closed(), self.inside.clone());
-        tokio::spawn(async move {
+    fn watch_client(&mut self, id: RequestId, closed: impl Future<Output = ()> + Send + 'static) {
+        let inside = self.inside.clone();
+        let task = tokio::spawn(async move {
             closed.await;
             let _ = inside.send(Inside::Gone(id)).await;
         });
+        self.jobs.attach(id, task);
     }
 
     fn node_facts(&self, now: Now) -> NodeFacts {
         let mut notices = Vec::new();
-        if !self.hello.containment.starts_with("cgroup") {
-            notices.push(format!("no cgroups: {}", self.hello.containment));
+        if self.logger_deaths > 0 {
+            notices.push(format!(
+                "the logger died {} times and was started again",
+                self.logger_deaths
+            ));
         }
         let uptime = now.mono.since(self.started.mono).as_millis();
         NodeFacts {
