@@ -255,3 +255,30 @@ fn five_hundred_units_that_die_at_once_are_all_recorded() {
     node.wait_no_zombies();
     node.check();
 }
+
+/// A logger that is killed is replaced, and the manager hears of it: it neither spins on the old link nor falls silent.
+#[test]
+fn the_manager_goes_on_with_a_new_logger() {
+    let node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
+    let pid = node.pid("a");
+    for _ in 0..2 {
+        let old = node.logger();
+        let held = Held::open(old).expect("it runs");
+        assert!(held.signal(libc::SIGKILL));
+        assert!(held.wait(PATIENCE));
+        until("the node tells of it", || {
+            let output = node.ctl(&["status", "--json"]).ended(0);
+            output.stdout.contains("the logger died").then_some(())
+        });
+        until("there is a new logger", || {
+            let loggers = processes::children(node.keeper());
+            loggers
+                .iter()
+                .any(|p| p.is_alive() && p.pid != old && p.argv.get(1).is_some_and(|arg| arg == "logger"))
+                .then_some(())
+        });
+    }
+    assert_eq!(node.pid("a"), pid, "the unit noticed nothing");
+    node.ctl(&["restart", "a"]).ended(0);
+    node.check();
+}

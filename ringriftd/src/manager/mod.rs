@@ -74,6 +74,9 @@ struct Manager {
     logger_deaths: u32,
     keeper: Link,
     logger: Link,
+    /// The logger's end has not come. After it, this link would be readable for ever, and the loop, always busy with
+    /// it, would never learn that there is a new logger, or that the keeper has gone.
+    logger_is_there: bool,
     launches: Launches,
     events: Events,
     jobs: Jobs,
@@ -204,6 +207,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         profiles,
         keeper,
         logger,
+        logger_is_there: true,
         launches: Launches::new(Preparer::new(node), cgroup, news_tx, notice_tx),
         events: Events::default(),
         jobs: Jobs::default(),
@@ -252,7 +256,7 @@ impl Manager {
                 Some(news) = on.news.recv() => self.on_inside(Inside::News(news)),
                 Some((life, notice)) = on.notices.recv() => self.on_notice(life, notice),
                 Some(inside) = on.inside.recv() => self.on_inside(inside),
-                tail = self.logger.recv::<LogTail>() => self.on_tail(tail),
+                tail = self.logger.recv::<LogTail>(), if self.logger_is_there => self.on_tail(tail),
                 Some(asked) = on.asks.recv() => self.on_asked(asked),
                 _ = on.term.recv() => self.on_signal(libc::SIGTERM),
                 _ = on.int.recv() => self.on_signal(libc::SIGINT),
@@ -352,7 +356,10 @@ impl Manager {
                 self.logger_deaths = times;
                 if let Some(link) = fds.into_iter().next().map(Link::from_fd) {
                     match link {
-                        Ok(link) => self.logger = link,
+                        Ok(link) => {
+                            self.logger = link;
+                            self.logger_is_there = true;
+                        }
                         Err(e) => tracing::error!("cannot reach the new logger: {e}"),
                     }
                 }
@@ -543,7 +550,13 @@ impl Manager {
                     let _ = waiting.send(tail);
                 }
             }
-            Ok(None) | Err(_) => self.tails.clear(),
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                tracing::error!("the logger said what cannot be understood: {e}");
+            }
+            Ok(None) | Err(_) => {
+                self.logger_is_there = false;
+                self.tails.clear();
+            }
         }
     }
 
