@@ -74,6 +74,8 @@ struct Manager {
     logger_deaths: u32,
     keeper: Link,
     logger: Link,
+    /// Until the present logger's end was heard; then the keeper sends a link to the next one.
+    is_logger_there: bool,
     launches: Launches,
     events: Events,
     jobs: Jobs,
@@ -202,6 +204,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         profiles,
         keeper,
         logger,
+        is_logger_there: true,
         launches: Launches::new(Preparer::new(node), cgroup, news_tx, notice_tx),
         events: Events::default(),
         jobs: Jobs::default(),
@@ -249,7 +252,9 @@ impl Manager {
                 Some(news) = on.news.recv() => self.on_inside(Inside::News(news)),
                 Some((life, notice)) = on.notices.recv() => self.on_notice(life, notice),
                 Some(inside) = on.inside.recv() => self.on_inside(inside),
-                tail = self.logger.recv::<LogTail>() => self.on_tail(tail),
+                // The end of a link is heard again and again: without the condition the loop would turn on it for ever,
+                // and never sleep, which is when tokio looks at everybody else.
+                tail = self.logger.recv::<LogTail>(), if self.is_logger_there => self.on_tail(tail),
                 Some(asked) = on.asks.recv() => self.on_asked(asked),
                 _ = on.term.recv() => self.on_signal(libc::SIGTERM),
                 _ = on.int.recv() => self.on_signal(libc::SIGINT),
@@ -349,7 +354,10 @@ impl Manager {
                 self.logger_deaths = times;
                 if let Some(link) = fds.into_iter().next().map(Link::from_fd) {
                     match link {
-                        Ok(link) => self.logger = link,
+                        Ok(link) => {
+                            self.logger = link;
+                            self.is_logger_there = true;
+                        }
                         Err(e) => tracing::error!("cannot reach the new logger: {e}"),
                     }
                 }
@@ -540,7 +548,13 @@ impl Manager {
                     let _ = waiting.send(tail);
                 }
             }
-            Ok(None) | Err(_) => self.tails.clear(),
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                tracing::error!("the logger said what cannot be understood: {e}");
+            }
+            Ok(None) | Err(_) => {
+                self.is_logger_there = false;
+                self.tails.clear();
+            }
         }
     }
 
