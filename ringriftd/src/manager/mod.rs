@@ -159,7 +159,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         other => return Err(bug("begin", &format!("the keeper's first word was {other:?}"))),
     };
     let loaded = config::load(&places, &profiles).map_err(|report| {
-        eprintln!("{report}");
+        crate::say!("{report}");
         CONFIG
     })?;
     if !loaded.warnings.is_empty() {
