@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use proto::reply::{Cause, CauseKind, Outcome};
 
+use super::cause;
+use super::machine::{Engine, Trigger};
 use super::order::{Blocker, StopReason};
 use super::request::{Goal, verdict};
 use super::types::{Action, ChangeKind, RequestAnswer, UnitAnswer};
 use super::unit::{Desired, End, State};
-use super::{Engine, Trigger, cause};
 use crate::graph::Ix;
 
 impl Engine {

@@ -3,8 +3,8 @@
 
 use proto::reply::{Cause, State as Word};
 
-use super::Engine;
 use super::cause;
+use super::machine::Engine;
 use super::types::Mono;
 use super::unit::{Desired, State, Unit};
 use crate::graph::Ix;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proto::reply::{By, Exit, Outcome};
 
-use super::Engine;
+use super::machine::Engine;
 use super::restart::mix;
 use super::types::{Action, Event, LaunchFailure, Mono, Op, Plan, RequestAnswer, RequestId, Role};
 use super::unit::State;
@@ -640,7 +640,7 @@ fn in_a_hostile_world_the_invariants_hold_every_request_is_answered_and_all_ends
                 }
                 State::Waiting => {
                     let blockers = world.engine.blockers(ix);
-                    let blocked = blockers.iter().filter_map(super::Blocker::unit);
+                    let blocked = blockers.iter().filter_map(super::order::Blocker::unit);
                     let has_reason = blocked.into_iter().any(|d| {
                         !world.engine.unit(d).is_satisfied() || world.engine.unit(d).is_down_for_good()
                     });

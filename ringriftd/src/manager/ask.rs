@@ -4,7 +4,7 @@ use proto::reply::{By, Failure, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, Ver
 use proto::request::{Job, Request, WaitFor, Whom};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::Manager;
+use super::core::Manager;
 use super::launches::VIEW_TIMEOUT;
 use crate::clock::Now;
 use crate::config::Loaded;
