@@ -148,6 +148,33 @@ fn nothing_is_printed_by_what_panics_on_a_closed_pipe() {
     none(&faults);
 }
 
+/// S12: a pid is no proof of who has it now, so nothing is signalled by one.
+#[test]
+fn nothing_is_signalled_by_a_bare_pid() {
+    let words = [
+        "libc::kill",
+        "killpg",
+        "signal::kill",
+        "SYS_kill",
+        "SYS_tgkill",
+        "SYS_tkill",
+        "sigqueue",
+    ];
+    let mut faults = Vec::new();
+    for file in rust().iter().filter(|f| f.path.starts_with("ringriftd/src/")) {
+        for (n, line) in file.statements() {
+            if words.iter().any(|word| line.contains(word)) {
+                faults.push(format!(
+                    "{}:{n}: {}; keeper/signal.rs does it",
+                    file.path,
+                    line.trim()
+                ));
+            }
+        }
+    }
+    none(&faults);
+}
+
 #[test]
 fn what_must_be_pure_touches_no_world() {
     let words = [
