@@ -279,8 +279,8 @@ impl Places {
         }
     }
 
-    /// Makes the three folders where they are missing, and checks that nobody else can change what is in them. The
-    /// run-time folder ends up with mode 0700.
+    /// Makes the three folders where they are missing, and checks that nobody else can change what is in them, nor
+    /// list the run-time folder.
     pub fn make(&self) -> Result<MadeDirs, String> {
         Ok(MadeDirs {
             runtime: self.make_one(&self.runtime_dir, "--runtime-dir", true)?,
@@ -337,7 +337,10 @@ impl Places {
                 stat.st_mode & 0o7777
             )));
         }
-        if private && stat.st_mode & 0o077 != 0 {
+        // Whether others may pass through is the running keeper's to say: it lets them when a unit of another user has
+        // its notify socket there, and a second ringriftd, which comes here before it finds the lock taken, must not
+        // take that away.
+        if private && stat.st_mode & 0o066 != 0 {
             fchmod(&fd, Mode::S_IRWXU)
                 .map_err(|e| refuse(format!("its mode cannot be set to 0700: {}", e.desc())))?;
         }
@@ -514,6 +517,18 @@ mod tests {
             std::fs::set_permissions(&places.runtime_dir, PermissionsExt::from_mode(0o755)).unwrap();
             places.make().unwrap();
             assert_eq!(mode(&places.runtime_dir), 0o700);
+        });
+    }
+
+    #[test]
+    fn the_way_that_a_running_keeper_opened_is_not_closed_to_its_units() {
+        use std::os::unix::fs::PermissionsExt;
+        in_temp(|_, places| {
+            places.make().unwrap();
+            std::fs::set_permissions(&places.runtime_dir, PermissionsExt::from_mode(0o711)).unwrap();
+            places.make().unwrap();
+            let mode = places.runtime_dir.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o711);
         });
     }
 

@@ -261,6 +261,9 @@ fn a_units_user_can_reach_its_notify_socket() {
     }
     let mut node = Node::start(Mode::Group);
     std::fs::set_permissions(node.dir.path(), PermissionsExt::from_mode(0o711)).unwrap();
+    let run = node.dir.path().join("run");
+    let mode = || std::fs::metadata(&run).unwrap().mode() & 0o777;
+    assert_eq!(mode(), 0o700);
     let path = node
         .dir
         .path()

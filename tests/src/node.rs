@@ -340,6 +340,20 @@ impl Node {
         self.daemon = Some((child, held));
     }
 
+    /// Takes a daemon over that the test started on this node's places by [`Self::command`].
+    ///
+    /// # Panics
+    /// When there is one already, or this one does not listen.
+    #[track_caller]
+    pub fn adopt(&mut self, child: Child) {
+        assert!(self.daemon.is_none(), "this node's daemon runs already");
+        let held = Held::open(child.id() as i32).expect("a child that nobody waited for is there");
+        self.keeper = child.id() as i32;
+        self.daemon = Some((child, held));
+        self.wait_socket();
+        self.remember();
+    }
+
     /// What the daemon wrote to its standard streams so far.
     pub fn stderr(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.path("stderr")).unwrap_or_default()).into_owned()

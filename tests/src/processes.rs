@@ -223,3 +223,29 @@ pub fn signal(pid: i32, signal: i32) {
     let held = Held::open(pid).unwrap_or_else(|| panic!("process {pid} is gone"));
     assert!(held.signal(signal), "process {pid} ended before signal {signal}");
 }
+
+/// Does something as another user without rights, in a thread that ends with it.
+///
+/// # Panics
+/// When this process may not become that user.
+pub fn as_user<T: Send>(uid: u32, deed: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let none: *const libc::gid_t = std::ptr::null();
+            // SAFETY: calls with numbers and an empty list. Made raw, they change the identity of this thread alone (the C
+            // library would change all), and the thread ends below.
+            let became = unsafe {
+                libc::syscall(libc::SYS_setgroups, 0, none) == 0
+                    && libc::syscall(libc::SYS_setresgid, uid, uid, uid) == 0
+                    && libc::syscall(libc::SYS_setresuid, uid, uid, uid) == 0
+            };
+            assert!(
+                became,
+                "cannot become user {uid}: {}",
+                std::io::Error::last_os_error()
+            );
+            deed()
+        });
+        thread.join().expect("the deed does not panic")
+    })
+}

@@ -155,14 +155,15 @@ fn exit_codes_are_shown_and_starts_counted() {
     }
 }
 
-/// A4: the signal that ended a unit is named, real-time signals by their number; a dumped core is said.
+/// A4: the signal that ended a unit is named, real-time signals by their distance from the first one, as a unit file
+/// names them, too.
 #[test]
 fn signals_are_named() {
     for (signal, word) in [
         (libc::SIGSEGV, "SIGSEGV"),
         (libc::SIGKILL, "SIGKILL"),
-        (34, "34"),
-        (64, "64"),
+        (34, "SIGRTMIN,"),
+        (64, "SIGRTMIN+30"),
     ] {
         let unit = simple(&["sig", &signal.to_string()]).once();
         let node = Node::builder().unit("a", &unit).start();
@@ -208,15 +209,44 @@ fn a_dumped_core_is_shown() {
 }
 
 both_ways! {
-    /// A5: who ignores TERM is killed after the stop timeout, and the stop says so.
+    /// A5: who ignores TERM is killed after the stop timeout, all of the unit, and the stop says so.
     fn ignoring_term_ends_in_kill(mode) {
-        let unit = Unit::bad(&["ignore-term"]).text("stop.timeout", "1s");
-        let node = Node::builder().containment(mode).unit("a", &unit).start();
-        let begun = std::time::Instant::now();
-        let answer = node.ctl(&["stop", "a", "--json"]).ended(0);
-        let took = begun.elapsed();
-        assert!(answer.stdout.contains("\"killed\":true"), "{answer}");
-        assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(6), "it took {took:?}");
+        const TIMEOUT: i64 = 1_500_000_000;
+        const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+        let mut builder = Node::builder().containment(mode);
+        let file = builder.path("stamps");
+        let words = ["setsid-child", "--ignore-term", "--on-term-append", &file];
+        for name in NAMES {
+            builder = builder.unit(name, &Unit::bad(&words).text("stop.timeout", "1500ms"));
+        }
+        let node = builder.start();
+        let (pids, left) = (NAMES.map(|name| node.pid(name)), node.unit_processes());
+        assert_eq!(left.len(), 8, "four units of two processes: {left:#?}");
+        let held = pids.map(|pid| Held::open(pid).expect("it runs"));
+        let ends = std::thread::scope(|scope| {
+            let ends = held.map(|process| {
+                scope.spawn(move || {
+                    assert!(process.wait(harness::PATIENCE), "it was never killed");
+                    harness::monotonic_ns()
+                })
+            });
+            let answer = node.ctl(&["stop", "*", "--yes", "--json"]).ended(0);
+            assert_eq!(answer.stdout.matches("\"killed\":true").count(), 4, "{answer}");
+            ends.map(|end| end.join().expect("it was killed"))
+        });
+        assert!(node.unit_processes().is_empty(), "{:#?}", node.unit_processes());
+        let terms = stamps(file.as_ref());
+        let late: Vec<i64> = (pids.iter().zip(ends))
+            .map(|(pid, end)| {
+                let term = terms.iter().find(|stamp| stamp.pid == *pid).expect("it was told to end");
+                end - term.ns - TIMEOUT
+            })
+            .collect();
+        // What this machine's load adds differs from unit to unit, what the daemon adds does not: none is killed too
+        // early or very late, and the one that was measured best is within the bound.
+        let in_ms: Vec<i64> = late.iter().map(|ns| ns / 1_000_000).collect();
+        assert!(in_ms.iter().all(|late| (-200..2000).contains(late)), "{in_ms:?} ms late");
+        assert!(in_ms.iter().any(|late| (-200..200).contains(late)), "{in_ms:?} ms late");
         node.check();
     }
 
@@ -298,6 +328,49 @@ both_ways! {
         let mut lives: Vec<u64> = lines.iter().map(|line| line.invocation).collect();
         lives.dedup();
         assert_eq!(lives.len(), 3, "each line belongs to the life that wrote it: {lines:?}");
+        node.check();
+    }
+
+    /// A20: what comes late by a pipe that somebody else holds belongs to the life that it was made for, and is read
+    /// as long as the drain timeout says and no longer.
+    fn late_output_belongs_to_the_old_life(mode) {
+        use std::io::Write as _;
+        let unit = |drain| Unit::bad(&["print", "mine"]).text("stop.drain_timeout", drain);
+        let node = Node::builder()
+            .containment(mode)
+            .unit("long", &unit("40s"))
+            .unit("short", &unit("300ms"))
+            .start();
+        for name in ["long", "short"] {
+            let first = node.unit(name);
+            // This test holds the pipe: it is no process of the unit, and nobody kills it.
+            let mut pipe = std::fs::OpenOptions::new()
+                .write(true)
+                .open(format!("/proc/{}/fd/1", node.pid(name)))
+                .expect("an own process's pipe can be opened");
+            processes::signal(node.pid(name), libc::SIGKILL);
+            node.wait_unit(name, "running again", |unit| {
+                unit.state == State::Running && unit.invocation != first.invocation
+            });
+            let lines = until("the second life's line is stored", || {
+                Some(log(&node, name)).filter(|lines| lines.len() >= 2)
+            });
+            let lives: Vec<u64> = lines.iter().map(|line| line.invocation).collect();
+            assert_ne!(lives[0], lives[1], "{lines:?}");
+            if name == "long" {
+                pipe.write_all(b"late\n").expect("it is still read");
+                let lines = until("the late line is stored", || {
+                    Some(log(&node, name)).filter(|lines| lines.len() >= 3)
+                });
+                let late = lines.iter().find(|line| line.message == b"late").expect("it is there");
+                assert_eq!(late.invocation, lives[0], "{lines:?}");
+            } else {
+                until("the pipe is closed", || {
+                    let written = pipe.write_all(b"too late\n");
+                    written.is_err_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe).then_some(())
+                });
+            }
+        }
         node.check();
     }
 
@@ -470,7 +543,10 @@ fn what_is_no_program_is_refused() {
     foreign.truncate(4096);
     foreign[18] = 0xf3;
     let said = refused(&crafted(&folder, "foreign", &foreign, 0o755));
-    assert!(said.contains("format"), "{said}");
+    assert!(
+        said.contains("built for riscv") && said.contains("enoexec"),
+        "{said}"
+    );
     let said = refused(&crafted(&folder, "empty", b"", 0o755));
     assert!(said.contains("empty") || said.contains("format"), "{said}");
     let witness = folder.path().join("witness");
@@ -481,27 +557,31 @@ fn what_is_no_program_is_refused() {
     assert!(said.contains("/nope/interpreter"), "{said}");
 }
 
-/// A21: readiness that comes too late is a failure, and never counts for the next life.
+/// A21: readiness that comes too late is a failure; it is ignored, which an event says, and it never counts for the
+/// next life.
 #[test]
 fn late_readiness_is_not_applied_to_the_next_life() {
     let builder = Node::builder();
     let file = builder.path("stamps");
-    let unit = Unit::bad(&["ready-after", "2", "--ignore-term", "--on-start-append", &file])
-        .text("ready.timeout", "700ms")
-        .text("stop.timeout", "200ms")
-        .set("restart.max_restarts", "3")
+    let unit = Unit::bad(&["ready-after", "1", "--ignore-term", "--on-start-append", &file])
+        .text("ready.timeout", "500ms")
+        .text("stop.timeout", "1500ms")
+        .set("restart.max_restarts", "1")
         .text("restart.exhausted", "give_up");
     let node = builder.unit("a", &unit).start();
     let status = node.wait_state("a", State::Failed);
     let starts = stamps(file.as_ref());
-    assert_eq!((starts.len(), status.starts), (4, 4));
-    assert!(
-        starts
-            .windows(2)
-            .all(|pair| pair[1].ns - pair[0].ns >= 700_000_000),
-        "{starts:?}"
-    );
-    assert!(node.history().iter().all(|event| event.to != State::Running));
+    assert_eq!((starts.len(), status.starts), (2, 2));
+    assert!(starts[1].ns - starts[0].ns >= 2_000_000_000, "{starts:?}");
+    let history = node.history();
+    assert!(history.iter().all(|event| event.to != State::Running));
+    let ignored: Vec<&Option<String>> = history
+        .iter()
+        .filter(|event| event.cause.text.contains("too late"))
+        .map(|event| &event.invocation)
+        .collect();
+    assert_eq!(ignored.len(), 2, "{:#?}", harness::client::brief(&history));
+    assert_ne!(ignored[0], ignored[1], "each life's own word");
     node.check();
 }
 
@@ -581,6 +661,57 @@ fn a_stranger_cannot_notify() {
         .expect("the same user may send");
     wait_exactly(Duration::from_millis(300));
     assert_eq!(node.unit("a").state, State::Starting);
+    node.check();
+}
+
+/// A23, S8: another user cannot even connect to a unit's socket; a process of the unit's own user can, and is not
+/// believed.
+#[test]
+fn another_user_cannot_reach_a_notify_socket() {
+    const NOBODY: u32 = 65534;
+    need!(harness::is_root(), "needs root to become somebody else");
+    let unit = Unit::bad(&["ready-never"]).text("ready.timeout", "60s").once();
+    let theirs = unit
+        .clone()
+        .text("exec.user", "65534")
+        .text("exec.group", "65534");
+    let node = Node::builder()
+        .spare("ours", &unit)
+        .spare("theirs", &theirs)
+        .start();
+    node.ctl(&["start", "ours", "theirs", "--no-block"]).ended(0);
+    let path = |name: &str| {
+        node.wait_unit(name, "starting with a process", |unit| {
+            unit.state == State::Starting && unit.pid.is_some()
+        });
+        let process = until("its environment is there", || {
+            Process::read(node.pid(name)).filter(|p| p.env.contains_key("NOTIFY_SOCKET"))
+        });
+        process.env["NOTIFY_SOCKET"].clone()
+    };
+    // The other unit's socket makes the run-time folder one that can be passed through: that must not be enough.
+    let (ours, theirs) = (path("ours"), path("theirs"));
+    let send = |user: u32, path: &str| {
+        processes::as_user(user, || {
+            std::os::unix::net::UnixDatagram::unbound()?.send_to(b"READY=1", path)
+        })
+    };
+    for (user, path) in [(NOBODY, &ours), (NOBODY - 1, &ours), (NOBODY - 1, &theirs)] {
+        let refused = send(user, path).expect_err("it was let in");
+        assert_eq!(
+            refused.kind(),
+            std::io::ErrorKind::PermissionDenied,
+            "user {user}: {refused}"
+        );
+    }
+    send(NOBODY, &theirs).expect("the unit's own user may send");
+    let own = format!("a notification of pid {} was not believed", std::process::id());
+    until("it is not believed", || {
+        node.stderr().contains(&own).then_some(())
+    });
+    for name in ["ours", "theirs"] {
+        assert_eq!(node.unit(name).state, State::Starting);
+    }
     node.check();
 }
 

@@ -131,12 +131,13 @@ fn print(session: &mut Session, event: &Event) -> Result<(), Stop> {
         cause.push_str(&format!(" (after #{seq})"));
     }
     if let Some(by) = &event.cause.by {
-        cause.push_str(&format!(
-            " ({} by uid {} pid {})",
-            style.clean(&by.verb),
-            by.uid,
-            by.pid
-        ));
+        // A command's own words are its verb already.
+        let verb = if by.verb == event.cause.text {
+            String::new()
+        } else {
+            format!("{} ", style.clean(&by.verb))
+        };
+        cause.push_str(&format!(" ({verb}by uid {} pid {})", by.uid, by.pid));
     }
     let line = format!(
         "{} #{} {} {} {} {} {}  {cause}",

@@ -10,9 +10,9 @@ use proto::reply::{
 
 use crate::clock::Now;
 use crate::config::{Loaded, LoadedProfile};
-use crate::engine::Engine;
 use crate::engine::types::{Refusal, UnitAnswer};
 use crate::engine::unit::{Desired, Unit};
+use crate::engine::{Engine, told};
 use crate::graph::Ix;
 use crate::ids::invocation_text;
 use crate::spec::{Lifecycle, Membership, UnitName, UnitSpec};
@@ -60,7 +60,7 @@ pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
     let added_by = match &unit.member {
         Some(Membership::AddedBy { unit }) => Some(unit.to_string()),
         Some(Membership::Listed { .. }) => None,
-        None => (unit.desired == Desired::Up).then(|| unit.desired_cause.text.clone()),
+        None => (unit.desired == Desired::Up).then(|| told(&unit.desired_cause)),
     };
     UnitStatus {
         name: spec.name.to_string(),

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use proto::reply::{Cause, CauseKind, Outcome};
 
+use super::cause;
+use super::machine::{Engine, Trigger};
 use super::order::{Blocker, StopReason};
 use super::request::{Goal, verdict};
 use super::types::{Action, ChangeKind, RequestAnswer, UnitAnswer};
 use super::unit::{Desired, End, State};
-use super::{Engine, Trigger, cause};
 use crate::graph::Ix;
 
 impl Engine {
@@ -134,7 +135,10 @@ impl Engine {
         let unit = self.unit(ix);
         let name = &unit.spec.name;
         if unit.desired == Desired::Down {
-            let text = format!("a later request wants it down: {}", unit.desired_cause.text);
+            let text = format!(
+                "a later request wants it down: {}",
+                cause::told(&unit.desired_cause)
+            );
             let outcome = match unit.desired_cause.kind {
                 CauseKind::Dependency => Outcome::Failed,
                 CauseKind::Command
@@ -199,7 +203,10 @@ impl Engine {
             }
             State::Starting { .. } | State::Running { .. } | State::Reloading { .. } => {
                 self.stop_reason(ix).is_none().then(|| {
-                    let text = format!("a later request wants it up: {}", unit.desired_cause.text);
+                    let text = format!(
+                        "a later request wants it up: {}",
+                        cause::told(&unit.desired_cause)
+                    );
                     verdict(name, Outcome::Superseded, text)
                 })
             }

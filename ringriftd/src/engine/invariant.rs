@@ -1,7 +1,7 @@
 //! What must hold after every step, told as sentences when it does not. Checked in tests and simulations after each
 //! event; in a live daemon the checks can be run and counted, never fatal.
 
-use super::Engine;
+use super::machine::Engine;
 use super::unit::{Desired, ProcessPhase, State};
 
 impl Engine {

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::reply::{By, CauseKind, Outcome};
 
+use super::cause;
+use super::machine::Engine;
 use super::request::{Goal, verdict};
 use super::types::{Action, ChangeKind, Op, Refusal, RequestAnswer, RequestId, UnitAnswer};
 use super::unit::{Desired, ProcessPhase, State};
-use super::{Engine, cause};
 use crate::graph::Ix;
 use crate::ids::Scope;
 use crate::spec::{OnFailed, UnitName};

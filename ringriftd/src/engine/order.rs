@@ -3,8 +3,8 @@
 
 use proto::reply::{Cause, State as Word};
 
-use super::Engine;
 use super::cause;
+use super::machine::Engine;
 use super::types::Mono;
 use super::unit::{Desired, State, Unit};
 use crate::graph::Ix;
@@ -215,13 +215,13 @@ fn why_down(unit: &Unit) -> String {
     let error = unit.last_error.as_deref().unwrap_or("no reason is known");
     match &unit.state {
         State::Stopped if unit.desired == Desired::Down => {
-            format!("is stopped ({})", unit.desired_cause.text)
+            format!("is stopped ({})", cause::told(&unit.desired_cause))
         }
         State::Stopped => "is about to start".to_owned(),
         State::Waiting => "waits itself".to_owned(),
         State::Starting { .. } => "is starting".to_owned(),
         State::Running { .. } if unit.desired == Desired::Down => {
-            format!("is to stop ({})", unit.desired_cause.text)
+            format!("is to stop ({})", cause::told(&unit.desired_cause))
         }
         State::Running { .. } if unit.is_held_down => "is about to stop for one that it requires".to_owned(),
         State::Running { .. } => "is running".to_owned(),

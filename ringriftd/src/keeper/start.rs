@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use nix::sys::inotify::{InitFlags, Inotify};
@@ -56,6 +57,7 @@ pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
     let control_path = config.runtime_dir.join("control.sock");
     let control = sockets::control(&control_path)
         .map_err(|e| fail(format!("cannot listen on {}: {e}", control_path.display())))?;
+    close_runtime_folder(&config);
     let machine = make_machine(&config, seed).map_err(fail)?;
     let keeper = Keeper {
         lock,
@@ -108,6 +110,13 @@ fn prepare_signals() -> io::Result<SignalFd> {
         &mask,
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
     )?)
+}
+
+/// The folder is for its owner alone until a unit of another user has a socket in it ([`sockets::Notify::make`]); only
+/// who holds the lock may close it again, since those units of an earlier keeper are gone by then.
+fn close_runtime_folder(config: &KeeperConfig) {
+    // Best effort: that nobody else may write to it was checked before, and every socket in it has mode 0600.
+    let _ = std::fs::set_permissions(&config.runtime_dir, PermissionsExt::from_mode(0o700));
 }
 
 fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {

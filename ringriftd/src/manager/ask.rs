@@ -4,7 +4,7 @@ use proto::reply::{By, Failure, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, Ver
 use proto::request::{Job, Request, WaitFor, Whom};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::Manager;
+use super::core::Manager;
 use super::launches::VIEW_TIMEOUT;
 use crate::clock::Now;
 use crate::config::Loaded;
@@ -185,7 +185,7 @@ impl Manager {
                     kind: proto::reply::CauseKind::Command,
                     seq: None,
                     unit: None,
-                    text: format!("shutdown by uid {} (pid {})", by.uid, by.pid),
+                    text: by.verb.clone(),
                     by: Some(by),
                 };
                 self.tell(Event::Shutdown { cause });
@@ -338,6 +338,10 @@ impl Manager {
             self.selected(selectors, answers)
         };
         let Some((units, answers)) = found else { return };
+        if self.is_logger_gone {
+            let why = "the logger has died and is being started again: try again in a moment";
+            return answers.fail(refused(1, why.to_owned()));
+        }
         let units = units.iter().map(UnitName::to_string).collect();
         match answers.into_connection() {
             Ok((connection, ask)) => {
@@ -362,8 +366,9 @@ impl Manager {
             return;
         };
         let id = self.jobs.number();
-        self.watch_client(id, &answers);
+        let closed = answers.closed();
         self.jobs.wait(id, units, target, answers);
+        self.watch_client(id, closed);
         // What is so already is true now: no news need come.
         self.jobs.look(&self.engine);
         if let Some(ms) = timeout_ms {
@@ -453,8 +458,9 @@ impl Manager {
         answers: Answers,
     ) -> crate::engine::types::RequestId {
         let id = self.jobs.number();
-        self.watch_client(id, &answers);
+        let closed = answers.closed();
         self.jobs.open(id, plan, waits, answers);
+        self.watch_client(id, closed);
         self.tell(Event::Request { id, op, by });
         if self.jobs.settle(id) {
             self.tell(Event::Forget { id });

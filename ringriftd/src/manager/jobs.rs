@@ -24,6 +24,17 @@ struct Job {
     is_told: bool,
     /// The client waits for the verdicts.
     waits: bool,
+    helpers: Vec<Helper>,
+}
+
+/// A task that only lives for a job: its timeout, or the watch over its client.
+#[derive(Debug)]
+struct Helper(tokio::task::JoinHandle<()>);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A `wait` under way.
@@ -32,6 +43,7 @@ struct Wait {
     answers: Option<Answers>,
     units: Vec<UnitName>,
     target: WaitFor,
+    helpers: Vec<Helper>,
 }
 
 /// All of them.
@@ -62,8 +74,19 @@ impl Jobs {
                 touched,
                 is_told: false,
                 waits,
+                helpers: Vec::new(),
             },
         );
+    }
+
+    /// Ends `task` when the job or wait ends; at once when it has ended already.
+    pub fn attach(&mut self, id: RequestId, task: tokio::task::JoinHandle<()>) {
+        let helper = Helper(task);
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.helpers.push(helper);
+        } else if let Some(wait) = self.waits.get_mut(&id) {
+            wait.helpers.push(helper);
+        }
     }
 
     /// The engine has taken the job without refusing it: a client that does not wait has its answer. True when the
@@ -150,6 +173,7 @@ impl Jobs {
                 answers: Some(answers),
                 units,
                 target,
+                helpers: Vec::new(),
             },
         );
     }

@@ -6,7 +6,7 @@
 //! a test which looks for leftovers can say which one it found.
 //!
 //! Options of every mode: `--on-start-append FILE` and `--on-stop-append FILE` add a line `UNIT PID NS WORD` (NS is
-//! CLOCK_MONOTONIC); `--fail-if FILE` ends with 1 at once while FILE exists; `--ignore-term`; `--ready-when FILE`
+//! CLOCK_MONOTONIC); `--on-term-append FILE` adds one at each TERM, heeded or not; `--fail-if FILE` ends with 1 at once while FILE exists; `--ignore-term`; `--ready-when FILE`
 //! delays readiness until FILE exists; `--ready-file FILE` is made after readiness was told; `--code N` is the exit
 //! code on an orderly end; `--stop-delay S` waits between TERM and the end.
 
@@ -308,7 +308,13 @@ impl<'a> Life<'a> {
             }
             Ok(())
         };
-        match i32::try_from(info.ssi_signo)? {
+        let number = i32::try_from(info.ssi_signo)?;
+        if number == libc::SIGTERM
+            && let Some(file) = self.args.option("on-term-append")
+        {
+            stamp(Path::new(file), "term")?;
+        }
+        match number {
             libc::SIGHUP if self.reloads => {
                 notify(format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_ns() / 1000).as_bytes())?;
                 unit("reload")?;
