@@ -338,6 +338,10 @@ impl Manager {
             self.selected(selectors, answers)
         };
         let Some((units, answers)) = found else { return };
+        if self.is_logger_gone {
+            let why = "the logger has died and is being started again: try again in a moment";
+            return answers.fail(refused(1, why.to_owned()));
+        }
         let units = units.iter().map(UnitName::to_string).collect();
         match answers.into_connection() {
             Ok((connection, ask)) => {

@@ -29,6 +29,9 @@ use crate::limits;
 use crate::places::Places;
 use crate::spec::UnitName;
 
+/// Units that are named to somebody who signals a second time.
+const LEFT_NAMED: usize = 8;
+
 /// The exit code for a bug of ours.
 pub(super) const BUG: u8 = 70;
 /// The exit code for files that are wrong.
@@ -67,6 +70,9 @@ pub(super) struct Manager {
     pub(super) logger_deaths: u32,
     pub(super) keeper: Link,
     pub(super) logger: Link,
+    /// The logger's end was seen and its successor has not come yet. A link that has ended is always readable: the
+    /// loop would do nothing but read it.
+    pub(super) is_logger_gone: bool,
     pub(super) launches: Launches,
     pub(super) events: Events,
     pub(super) jobs: Jobs,
@@ -122,7 +128,7 @@ impl Manager {
                 Some(news) = on.news.recv() => self.on_inside(Inside::News(news)),
                 Some((life, notice)) = on.notices.recv() => self.on_notice(life, notice),
                 Some(inside) = on.inside.recv() => self.on_inside(inside),
-                tail = self.logger.recv::<LogTail>() => self.on_tail(tail),
+                tail = self.logger.recv::<LogTail>(), if !self.is_logger_gone => self.on_tail(tail),
                 Some(asked) = on.asks.recv() => self.on_asked(asked),
                 _ = on.term.recv() => self.on_signal(libc::SIGTERM),
                 _ = on.int.recv() => self.on_signal(libc::SIGINT),
@@ -222,7 +228,12 @@ impl Manager {
                 self.logger_deaths = times;
                 if let Some(link) = fds.into_iter().next().map(Link::from_fd) {
                     match link {
-                        Ok(link) => self.logger = link,
+                        Ok(link) => {
+                            self.logger = link;
+                            self.is_logger_gone = false;
+                            // What the old one was asked it will not answer.
+                            self.tails.clear();
+                        }
                         Err(e) => tracing::error!("cannot reach the new logger: {e}"),
                     }
                 }
@@ -239,7 +250,17 @@ impl Manager {
         }
         let name = crate::engine::signal_name(number);
         if self.engine.is_shutting_down() {
-            tracing::warn!("{name}: already stopping");
+            let left: Vec<&str> = self
+                .engine
+                .units()
+                .filter(|(_, unit)| unit.state.life().is_some())
+                .map(|(_, unit)| unit.spec.name.as_str())
+                .take(LEFT_NAMED)
+                .collect();
+            tracing::warn!(
+                "{name}: already stopping, and what is left at the end of shutdown_timeout is killed; waits for {}",
+                left.join(", ")
+            );
             return;
         }
         tracing::info!("{name}: stopping all units");
@@ -395,7 +416,10 @@ impl Manager {
                 if let Some(answers) = answers {
                     answers.fail(Failure {
                         code: CONFIG,
-                        message: format!("{} faults; nothing has changed", report.faults.len()),
+                        message: match report.faults.len() {
+                            1 => "1 fault; nothing has changed".to_owned(),
+                            n => format!("{n} faults; nothing has changed"),
+                        },
                         unit: None,
                         hint: Some("ringriftd check shows them too".to_owned()),
                         details: report.faults.iter().map(ToString::to_string).collect(),
@@ -413,7 +437,13 @@ impl Manager {
                     let _ = waiting.send(tail);
                 }
             }
-            Ok(None) | Err(_) => self.tails.clear(),
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                tracing::error!("the logger said what cannot be understood: {e}");
+            }
+            Ok(None) | Err(_) => {
+                self.is_logger_gone = true;
+                self.tails.clear();
+            }
         }
     }
 
