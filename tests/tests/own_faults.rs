@@ -216,6 +216,25 @@ both_ways! {
     }
 }
 
+/// A dead logger costs nobody an answer: the manager serves on, and the next logger takes over.
+#[test]
+fn the_node_serves_on_while_its_logger_dies_again_and_again() {
+    let mut node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
+    for _ in 0..3 {
+        let logger = node.logger();
+        processes::signal(logger, libc::SIGKILL);
+        node.ctl(&["status"]).ended(0);
+        until("another logger", || {
+            (node.version().logger_pid != logger as u32).then_some(())
+        });
+        node.note_roles();
+        until("the new logger answers", || {
+            (node.ctl(&["logs", "a"]).code == Some(0)).then_some(())
+        });
+    }
+    node.check();
+}
+
 /// B19: five hundred units that die while the keeper sees nothing, so that their SIGCHLD are one, are all recorded.
 #[test]
 fn five_hundred_units_that_die_at_once_are_all_recorded() {
@@ -302,5 +321,32 @@ fn a_stderr_that_nobody_reads_ends_nobody() {
         children.into_iter().find(is_logger)
     });
     node.note_roles();
+    node.check();
+}
+
+/// A logger that is killed is replaced, and the manager hears of it: it neither spins on the old link nor falls silent.
+#[test]
+fn the_manager_goes_on_with_a_new_logger() {
+    let node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
+    let pid = node.pid("a");
+    for _ in 0..2 {
+        let old = node.logger();
+        let held = Held::open(old).expect("it runs");
+        assert!(held.signal(libc::SIGKILL));
+        assert!(held.wait(PATIENCE));
+        until("the node tells of it", || {
+            let output = node.ctl(&["status", "--json"]).ended(0);
+            output.stdout.contains("the logger died").then_some(())
+        });
+        until("there is a new logger", || {
+            let loggers = processes::children(node.keeper());
+            loggers
+                .iter()
+                .any(|p| p.is_alive() && p.pid != old && p.argv.get(1).is_some_and(|arg| arg == "logger"))
+                .then_some(())
+        });
+    }
+    assert_eq!(node.pid("a"), pid, "the unit noticed nothing");
+    node.ctl(&["restart", "a"]).ended(0);
     node.check();
 }

@@ -525,6 +525,14 @@ impl World {
         }
     }
 
+    /// The states of the first units, in the words of the tables.
+    fn words(&self, count: usize) -> Vec<String> {
+        let word = |i| self.engine.find(&name(i)).expect("known").1.state.word();
+        (0..count)
+            .map(|i| format!("{:?}", word(i)).to_lowercase())
+            .collect()
+    }
+
     fn shut_down(&mut self) {
         let cause = super::cause::own(proto::reply::CauseKind::Signal, 0, "SIGTERM");
         self.tell(Event::Shutdown { cause });
@@ -744,6 +752,133 @@ fn a_stop_wins_over_a_start_under_way_and_the_starter_is_told() {
     assert_eq!(
         world.engine.find(&name(0)).expect("known").1.state,
         State::Stopped
+    );
+}
+
+/// Three units in a chain, all running.
+fn chain_of_three(last: UnitSpec) -> World {
+    let mut middle = unit(1);
+    middle.requires = vec![name(0)];
+    let mut last = last;
+    last.requires = vec![name(1)];
+    let mut base = unit(0);
+    base.restart.max_restarts = Some(0);
+    let plan = plan(vec![base, middle, last], None);
+    let mut world = World::new(1, Arc::clone(&plan), CALM);
+    world.tell(Event::Loaded(plan));
+    world.run(60, 0);
+    assert_eq!(world.words(3), ["running"; 3]);
+    world
+}
+
+#[test]
+fn a_stop_goes_up_the_whole_chain_of_requirements_the_last_first_and_so_does_the_return() {
+    let mut world = chain_of_three(unit(2));
+    let by = By {
+        uid: 0,
+        pid: 1,
+        verb: "test".to_owned(),
+    };
+    world.tell(Event::Request {
+        id: RequestId(1),
+        op: Op::Stop {
+            units: vec![name(0)],
+            cascade: true,
+        },
+        by: by.clone(),
+    });
+    assert_eq!(world.words(3), ["running", "running", "stopping"]);
+    world.run(120, 0);
+    assert_eq!(world.words(3), ["stopped", "waiting", "waiting"]);
+    world.tell(Event::Request {
+        id: RequestId(2),
+        op: Op::Start { units: vec![name(0)] },
+        by,
+    });
+    world.run(180, 0);
+    assert_eq!(world.words(3), ["running"; 3]);
+}
+
+#[test]
+fn a_failure_goes_up_the_whole_chain_of_requirements_but_not_to_one_that_keeps_on() {
+    let mut keeper = unit(2);
+    keeper.on_dependency.failed = crate::spec::OnFailed::Keep;
+    for (last, expected) in [(unit(2), "waiting"), (keeper, "running")] {
+        let mut world = chain_of_three(last);
+        let launch = *world
+            .live
+            .iter()
+            .find(|(_, p)| p.unit == name(0))
+            .expect("it lives")
+            .0;
+        world.exit_later(1, launch, Exit::Code(1));
+        world.run(120, 0);
+        assert_eq!(world.words(3), ["failed", "waiting", expected]);
+    }
+}
+
+#[test]
+fn a_retry_takes_its_turn_behind_units_that_were_never_tried_and_says_why_it_starts() {
+    let plan = plan(vec![unit(0), unit(1), unit(2)], Some(1));
+    let mut engine = Engine::new(1);
+    let mut changes = Vec::new();
+    let mut tell = |engine: &mut Engine, ms: u64, event: Event| -> Option<(String, LaunchId)> {
+        engine.handle(Mono(ms * 1_000_000), event);
+        let mut launched = None;
+        while let Some(action) = engine.poll_action() {
+            match action {
+                Action::Launch { launch, spec, .. } => {
+                    assert_eq!(launched, None, "one slot, one start");
+                    launched = Some((spec.name.to_string(), launch));
+                }
+                Action::Emit(change) => changes.push(change),
+                _ => {}
+            }
+        }
+        launched
+    };
+    let launched = |launch: LaunchId| Event::Launched {
+        launch,
+        pid: 9,
+        note: None,
+    };
+    let up = |launch: LaunchId| Event::Ready {
+        invocation: launch.invocation,
+    };
+    let (first, launch) = tell(&mut engine, 0, Event::Loaded(plan)).expect("a slot is free");
+    assert_eq!(first, name(0).as_str());
+    assert_eq!(tell(&mut engine, 1, launched(launch)), None);
+    let exited = Event::Exited {
+        launch,
+        exit: Exit::Code(1),
+        remains: Vec::new(),
+    };
+    let (second, launch) = tell(&mut engine, 2, exited).expect("its slot is free");
+    assert_eq!(second, name(1).as_str());
+    assert_eq!(tell(&mut engine, 3, launched(launch)), None);
+    assert_eq!(
+        tell(&mut engine, 3000, Event::Tick),
+        None,
+        "the back-off is over, the slot is not free"
+    );
+    let (third, launch) = tell(&mut engine, 3001, up(launch)).expect("the slot is free");
+    assert_eq!(third, name(2).as_str(), "the one that was never tried goes first");
+    assert_eq!(tell(&mut engine, 3002, launched(launch)), None);
+    let (last, launch) = tell(&mut engine, 3003, up(launch)).expect("the slot is free");
+    assert_eq!(last, name(0).as_str());
+    assert_eq!(tell(&mut engine, 3004, launched(launch)), None);
+
+    use proto::reply::{CauseKind, State as Word};
+    let began: Vec<_> = changes
+        .iter()
+        .filter(|c| c.unit == name(0) && c.to == Word::Starting)
+        .map(|c| c.cause.kind)
+        .collect();
+    let (boot, timer) = (CauseKind::Boot, CauseKind::Timer);
+    assert_eq!(
+        began,
+        [boot, boot, timer, timer],
+        "start and launch, first and again"
     );
 }
 
