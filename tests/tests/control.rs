@@ -477,3 +477,16 @@ fn a_client_without_an_audience_ends_quietly() {
     assert!(answer.clone().ended(0).stdout.is_ascii(), "{answer}");
     node.check();
 }
+
+/// What is waited for may be so already, on a node where nothing happens any more.
+#[test]
+fn a_wait_for_what_is_so_already_ends_at_once() {
+    let node = Node::builder()
+        .unit("a", &Unit::bad(&["run"]))
+        .spare("b", &Unit::bad(&["run"]))
+        .start();
+    node.ctl(&["wait", "a", "--for", "running"]).ended(0);
+    node.ctl(&["wait", "b", "--for", "stopped"]).ended(0);
+    node.ctl(&["wait", "b", "--for", "running"]).ended(1);
+    node.check();
+}

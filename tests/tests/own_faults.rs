@@ -274,6 +274,25 @@ fn a_dead_logger_holds_nobody_up() {
     node.check();
 }
 
+/// A dead logger costs nobody an answer: the manager serves on, and the next logger takes over.
+#[test]
+fn the_node_serves_on_while_its_logger_dies_again_and_again() {
+    let mut node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
+    for _ in 0..3 {
+        let logger = node.logger();
+        processes::signal(logger, libc::SIGKILL);
+        node.ctl(&["status"]).ended(0);
+        until("another logger", || {
+            (node.version().logger_pid != logger as u32).then_some(())
+        });
+        node.note_roles();
+        until("the new logger answers", || {
+            (node.ctl(&["logs", "a"]).code == Some(0)).then_some(())
+        });
+    }
+    node.check();
+}
+
 /// D25: words for people that nobody reads (the reader of stderr has gone) end nobody.
 #[test]
 fn a_stderr_that_nobody_reads_ends_nobody() {

@@ -24,6 +24,14 @@ impl Engine {
     }
 
     fn look_at(&mut self, ix: Ix, trigger: Option<Trigger>) {
+        // What it requires was looked at before it, in start order, so that this holds for chains.
+        let is_held_down = self.must_be_held_down(ix);
+        if is_held_down != self.unit(ix).is_held_down {
+            self.unit_mut(ix).is_held_down = is_held_down;
+            self.mark_around(ix);
+            // It is in the queue again for its neighbours' sake; once is enough.
+            self.dirty.remove(&(self.graph.rank(ix), ix));
+        }
         let unit = self.unit(ix);
         let desired = unit.desired;
         match &unit.state {

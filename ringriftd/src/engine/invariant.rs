@@ -40,6 +40,9 @@ impl Engine {
                     }
                 }
             }
+            if unit.is_held_down != self.must_be_held_down(ix) {
+                say("what it thinks of those that it requires is out of date".to_owned());
+            }
             match &unit.state {
                 State::Starting { .. } => starting += 1,
                 State::Stopped if unit.desired == Desired::Up && !self.is_shutting_down() => {

@@ -67,8 +67,9 @@ pub(super) struct Manager {
     pub(super) logger_deaths: u32,
     pub(super) keeper: Link,
     pub(super) logger: Link,
-    /// Until the present logger's end was heard; then the keeper sends a link to the next one.
-    pub(super) is_logger_there: bool,
+    /// The logger's end was seen and its successor has not come yet. A link that has ended is always readable: the
+    /// loop would do nothing but read it.
+    pub(super) is_logger_gone: bool,
     pub(super) launches: Launches,
     pub(super) events: Events,
     pub(super) jobs: Jobs,
@@ -124,9 +125,7 @@ impl Manager {
                 Some(news) = on.news.recv() => self.on_inside(Inside::News(news)),
                 Some((life, notice)) = on.notices.recv() => self.on_notice(life, notice),
                 Some(inside) = on.inside.recv() => self.on_inside(inside),
-                // The end of a link is heard again and again: without the condition the loop would turn on it for ever,
-                // and never sleep, which is when tokio looks at everybody else.
-                tail = self.logger.recv::<LogTail>(), if self.is_logger_there => self.on_tail(tail),
+                tail = self.logger.recv::<LogTail>(), if !self.is_logger_gone => self.on_tail(tail),
                 Some(asked) = on.asks.recv() => self.on_asked(asked),
                 _ = on.term.recv() => self.on_signal(libc::SIGTERM),
                 _ = on.int.recv() => self.on_signal(libc::SIGINT),
@@ -228,7 +227,9 @@ impl Manager {
                     match link {
                         Ok(link) => {
                             self.logger = link;
-                            self.is_logger_there = true;
+                            self.is_logger_gone = false;
+                            // What the old one was asked it will not answer.
+                            self.tails.clear();
                         }
                         Err(e) => tracing::error!("cannot reach the new logger: {e}"),
                     }
@@ -402,7 +403,10 @@ impl Manager {
                 if let Some(answers) = answers {
                     answers.fail(Failure {
                         code: CONFIG,
-                        message: format!("{} faults; nothing has changed", report.faults.len()),
+                        message: match report.faults.len() {
+                            1 => "1 fault; nothing has changed".to_owned(),
+                            n => format!("{n} faults; nothing has changed"),
+                        },
                         unit: None,
                         hint: Some("ringriftd check shows them too".to_owned()),
                         details: report.faults.iter().map(ToString::to_string).collect(),
@@ -424,7 +428,7 @@ impl Manager {
                 tracing::error!("the logger said what cannot be understood: {e}");
             }
             Ok(None) | Err(_) => {
-                self.is_logger_there = false;
+                self.is_logger_gone = true;
                 self.tails.clear();
             }
         }

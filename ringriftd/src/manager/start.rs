@@ -83,11 +83,10 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         crate::say!("{report}");
         CONFIG
     })?;
-    if !loaded.warnings.is_empty() {
-        tracing::warn!(
-            "{} warnings about the files: ringriftd check tells them",
-            loaded.warnings.len()
-        );
+    match loaded.warnings.len() {
+        0 => {}
+        1 => tracing::warn!("1 warning about the files: ringriftd check tells it"),
+        n => tracing::warn!("{n} warnings about the files: ringriftd check tells them"),
     }
     let node = NodeContext {
         seed: hello.seed,
@@ -125,7 +124,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         profiles,
         keeper,
         logger,
-        is_logger_there: true,
+        is_logger_gone: false,
         launches: Launches::new(Preparer::new(node), cgroup, news_tx, notice_tx),
         events: Events::default(),
         jobs: Jobs::default(),
