@@ -40,7 +40,15 @@ pub fn run(
     all: bool,
 ) -> Result<u8, Stop> {
     let mut client = session.connect()?;
-    let (_, found) = units::ask(&mut client, &args.units, false, false)?;
+    let (_, mut found) = units::ask(&mut client, &args.units, false, false)?;
+    // A script reads the words by their place: as asked for, and what patterns brought behind, in the order of names.
+    found.sort_by_key(|u| {
+        let place = args
+            .units
+            .iter()
+            .position(|asked| asked.eq_ignore_ascii_case(&u.name));
+        place.unwrap_or(usize::MAX)
+    });
     // No unit at all is never a yes.
     let result = !found.is_empty()
         && if all {

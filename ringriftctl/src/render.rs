@@ -299,6 +299,10 @@ pub struct Table {
 
 /// The narrowest last column: below it, cutting would leave nothing to read.
 const LAST_MIN: usize = 8;
+/// What the last column, often the one with the reason, gets as long as a wide one before it can give way.
+const LAST_GOOD: usize = 40;
+/// A column that gives way keeps this much.
+const INNER_MIN: usize = 20;
 
 impl Table {
     /// A table with these columns.
@@ -315,7 +319,8 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// Writes it. On a terminal the last column is cut to the width, unless `whole`.
+    /// Writes it. On a terminal the last column is cut to the width, unless `whole`, and where that leaves too little of
+    /// it, the widest column between the first and the last gives way.
     pub fn print(&self, out: &mut Out, style: &Style, legend: bool, whole: bool) -> Result<(), Stop> {
         let columns = self.heads.len();
         let mut widths: Vec<usize> = self
@@ -328,11 +333,8 @@ impl Table {
                 *width = (*width).max(cell.text.chars().count());
             }
         }
-        let before_last: usize = widths[..columns - 1].iter().map(|w| w + 2).sum();
-        let room = style
-            .width
-            .filter(|_| !whole)
-            .map(|w| w.saturating_sub(before_last).max(LAST_MIN));
+        let screen = style.width.filter(|_| !whole);
+        let room = screen.map(|w| fit(&mut widths, w));
         let heads: Vec<Cell> = self
             .heads
             .iter()
@@ -349,8 +351,9 @@ impl Table {
                     let text = room.map_or_else(|| cell.text.clone(), |r| style.cut(&cell.text, r));
                     line.push_str(&style.paint(cell.ink, &text));
                 } else {
-                    line.push_str(&style.paint(cell.ink, &cell.text));
-                    let pad = widths[i] + 2 - cell.text.chars().count();
+                    let text = style.cut(&cell.text, widths[i]);
+                    line.push_str(&style.paint(cell.ink, &text));
+                    let pad = (widths[i] + 2).saturating_sub(text.chars().count());
                     line.extend(std::iter::repeat_n(' ', pad));
                 }
             }
@@ -358,6 +361,21 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// Makes columns of these widths fit a screen as well as can be: the width that is left for the last one.
+fn fit(widths: &mut [usize], screen: usize) -> usize {
+    let Some((last, others)) = widths.split_last_mut() else {
+        return screen;
+    };
+    let gaps = 2 * others.len();
+    let before: usize = others.iter().sum();
+    let missing = (before + gaps + (*last).min(LAST_GOOD)).saturating_sub(screen);
+    if let Some(widest) = others.iter_mut().skip(1).max() {
+        *widest = widest.saturating_sub(missing).max(INNER_MIN.min(*widest));
+    }
+    let before: usize = others.iter().sum();
+    screen.saturating_sub(before + gaps).max(LAST_MIN)
 }
 
 #[cfg(test)]
@@ -378,6 +396,27 @@ mod tests {
         check("\u{202e}txt\u{2066}".as_bytes(), "\\u{202e}txt\\u{2066}");
         check(b"\xff\xc3(", "\\xff\\xc3(");
         check("gr\u{fc}n \u{1f300}".as_bytes(), "gr\u{fc}n \u{1f300}");
+    }
+
+    #[test]
+    fn a_wide_column_gives_way_to_the_last_one() {
+        let of = |mut widths: Vec<usize>, screen| {
+            let room = fit(&mut widths, screen);
+            (widths, room)
+        };
+        assert_eq!(of(vec![10, 60, 8, 30], 80), (vec![10, 26, 8, 30], 30));
+        assert_eq!(of(vec![10, 60, 8, 90], 100), (vec![10, 36, 8, 90], 40));
+        assert_eq!(of(vec![24, 60, 8, 90], 80), (vec![24, 20, 8, 90], 22));
+        assert_eq!(
+            of(vec![24, 9, 8, 90], 60),
+            (vec![24, 9, 8, 90], 13),
+            "narrow ones stay"
+        );
+        assert_eq!(
+            of(vec![90, 20], 80),
+            (vec![90, 20], LAST_MIN),
+            "the first is never cut"
+        );
     }
 
     #[test]

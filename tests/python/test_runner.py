@@ -430,7 +430,7 @@ class Ends(Checkout):
 
     def test_an_exception_is_not_and_takes_one_line(self) -> None:
         self.start("--linger", "create_raises")
-        self.assert_ends(1, "create_raises failed: TypeError: GossipSync needs 'node_id'")
+        self.assert_ends(1, "TypeError: GossipSync needs 'node_id' (in create_raises)")
         self.assertIn("Traceback", self.errors())
 
     def test_sys_exit_is_a_failure(self) -> None:

@@ -538,7 +538,7 @@ def complain(name: str, error: BaseException) -> int:
         say(f"{name} called sys.exit({error.code!r})")
         return EXIT_FAILED
     traceback.print_exception(type(error), error, error.__traceback__)
-    say(f"{name} failed: {reason(error)}")
+    say(f"{reason(error)} (in {name})")
     return EXIT_IMPORT if isinstance(error, ImportError) else EXIT_FAILED
 
 

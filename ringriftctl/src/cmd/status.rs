@@ -4,12 +4,13 @@
 use clap::Args as ClapArgs;
 use proto::reply::{NodeStatus, State, UnitStatus};
 
+use crate::client::Client;
 use crate::json;
 use crate::measure;
-use crate::render::Ink;
+use crate::render::{Ink, Style};
 use crate::session::{Rows, Session, state_ink, state_mark, state_word};
 use crate::stop::{self, Stop};
-use crate::units::{self, blockers, health_ink, health_word, pids, remarks};
+use crate::units::{self, blockers, health_ink, health_word, pids};
 
 /// Broken units that the header names; the table has them all.
 const WRONG_MAX: usize = 8;
@@ -45,7 +46,8 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
         }
     } else {
         if !matches!(rows, Some(Rows::Name | Rows::Jsonl)) && !session.global.quiet && !named {
-            header(session, &node, &found)?;
+            let wrong = wrong(&mut client, &found)?;
+            header(session, &node, &found, &wrong)?;
         }
         if !found.is_empty() {
             units::print(session, "status", &found, rows)?;
@@ -116,7 +118,47 @@ fn verdict(node: &NodeStatus) -> (State, String) {
     }
 }
 
-fn header(session: &mut Session, node: &NodeStatus, found: &[UnitStatus]) -> Result<(), Stop> {
+/// The broken units, worst first; those that the header names come with their last lines, which the daemon reads from
+/// disk. One that was mended meanwhile drops out.
+fn wrong(client: &mut Client, found: &[UnitStatus]) -> Result<Vec<UnitStatus>, Stop> {
+    let is_wrong = |u: &UnitStatus| matches!(u.state, State::Failed | State::Backoff);
+    let mut wrong: Vec<_> = found.iter().filter(|u| is_wrong(u)).cloned().collect();
+    wrong.sort_by_key(|u| u.state != State::Failed);
+    let names: Vec<_> = wrong.iter().take(WRONG_MAX).map(|u| u.name.clone()).collect();
+    if names.is_empty() {
+        return Ok(wrong);
+    }
+    let (_, mut named) = units::ask(client, &names, true, false)?;
+    named.retain(is_wrong);
+    named.sort_by_key(|u| u.state != State::Failed);
+    named.extend(wrong.into_iter().skip(WRONG_MAX));
+    Ok(named)
+}
+
+/// Why a unit is broken, as short as can be, so that its last words fit beside it.
+fn in_short(style: &Style, unit: &UnitStatus) -> String {
+    let mut said = match (&unit.last_exit, &unit.last_error) {
+        // A plain exit code says it all; any other error is told.
+        (Some(last), Some(error)) if error.contains("exited with code") => measure::exit(last.exit),
+        (_, Some(error)) => style.clean(error),
+        (Some(last), None) => measure::exit(last.exit),
+        (None, None) => state_word(unit.state).to_owned(),
+    };
+    if let Some(at) = unit.next_try_us {
+        said.push_str(&format!(", next try {}", style.ahead(at)));
+    }
+    if let Some(last) = unit.last_lines.last() {
+        said.push_str(&format!(": {}", style.clean_bytes(&last.message)));
+    }
+    said
+}
+
+fn header(
+    session: &mut Session,
+    node: &NodeStatus,
+    found: &[UnitStatus],
+    wrong: &[UnitStatus],
+) -> Result<(), Stop> {
     let style = session.style.clone();
     let (state, sentence) = verdict(node);
     let ink = state_ink(state);
@@ -183,11 +225,6 @@ fn header(session: &mut Session, node: &NodeStatus, found: &[UnitStatus]) -> Res
         ))?;
     }
 
-    let mut wrong: Vec<_> = found
-        .iter()
-        .filter(|u| matches!(u.state, State::Failed | State::Backoff))
-        .collect();
-    wrong.sort_by_key(|u| u.state != State::Failed);
     if !wrong.is_empty() {
         session.out.line("")?;
     }
@@ -202,7 +239,7 @@ fn header(session: &mut Session, node: &NodeStatus, found: &[UnitStatus]) -> Res
             "{} {:width$}  {}",
             state_mark(&style, unit.state),
             style.clean(&unit.name),
-            remarks(&style, unit)
+            in_short(&style, unit)
         );
         let text = style
             .width
@@ -248,20 +285,17 @@ fn detail(session: &mut Session, unit: &UnitStatus) -> Result<(), Stop> {
     let mut lines: Vec<(&str, String)> = Vec::new();
     let wanted = if unit.desired_up { "" } else { ", not wanted" };
     let since = if style.iso {
-        style.since(unit.since_us)
+        format!("since {}", style.since(unit.since_us))
     } else {
         format!(
-            "{} ({})",
+            "for {} ({})",
             style.since(unit.since_us),
             measure::iso(unit.since_us, &style.zone)
         )
     };
     lines.push((
         "state",
-        format!(
-            "{} since {since}{wanted}",
-            style.paint(ink, state_word(unit.state))
-        ),
+        format!("{} {since}{wanted}", style.paint(ink, state_word(unit.state))),
     ));
     if !unit.blocked_by.is_empty() {
         lines.push(("waits for", blockers(&style, unit, true)));
@@ -315,7 +349,8 @@ fn detail(session: &mut Session, unit: &UnitStatus) -> Result<(), Stop> {
     }
     lines.push((
         "starts",
-        format!("{}, {} of them automatic restarts", unit.starts, unit.restarts),
+        // The restart that a back-off waits for is counted already.
+        format!("{}, automatic restarts {}", unit.starts, unit.restarts),
     ));
     let mut kind = vec![style.clean(&unit.category), style.clean(&unit.lifecycle)];
     if unit.critical {

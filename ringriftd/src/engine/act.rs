@@ -1,5 +1,5 @@
-//! The second phase: dirty units are looked at in start order, desired is compared with actual, and what may start or
-//! stop now does. And the verdicts for those who wait.
+//! The second phase: dirty units are looked at in start order (those that failed an attempt last), desired is compared
+//! with actual, and what may start or stop now does. And the verdicts for those who wait.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl Engine {
             self.unit_mut(ix).is_held_down = is_held_down;
             self.mark_around(ix);
             // It is in the queue again for its neighbours' sake; once is enough.
-            self.dirty.remove(&(self.graph.rank(ix), ix));
+            self.dirty.remove(&(self.turn(ix), ix));
         }
         let unit = self.unit(ix);
         let desired = unit.desired;
@@ -75,7 +75,7 @@ impl Engine {
             return;
         }
         if matches!(blockers.as_slice(), [Blocker::Limit(_)]) {
-            self.held_back.insert((self.graph.rank(ix), ix));
+            self.held_back.insert(ix);
         }
         // It cannot come up for now: those that merely come after it go ahead, and whoever waits for it is told.
         let is_dead = self.dead_requirement(ix).is_some();
@@ -91,6 +91,10 @@ impl Engine {
             Some(Trigger { seq, unit }) if unit != ix && self.unit(unit).is_satisfied() => {
                 let name = &self.unit(unit).spec.name;
                 cause::dependency(name, seq, format!("{name} is ready"))
+            }
+            // Nobody asked for it again: it was its own failure, and the time since then.
+            Some(_) | None if self.unit(ix).attempt_failed => {
+                self.own_cause(ix, CauseKind::Timer, "is tried again")
             }
             Some(_) | None => self.unit(ix).desired_cause.clone(),
         }

@@ -20,6 +20,7 @@ impl Engine {
     pub(super) fn open_life(&mut self, ix: Ix, invocation: Invocation, spec: Arc<UnitSpec>, cause: Cause) {
         let life = Life {
             invocation,
+            began_by: cause.kind,
             spec,
             main: None,
             exit: None,

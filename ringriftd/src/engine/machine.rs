@@ -51,7 +51,7 @@ pub struct Engine {
     pub(super) timers: BTreeSet<(Mono, Ix)>,
     pub(super) dirty: BTreeMap<(u32, Ix), Option<Trigger>>,
     /// Free to start but for the node's limit.
-    pub(super) held_back: BTreeSet<(u32, Ix)>,
+    pub(super) held_back: BTreeSet<Ix>,
     /// Units in `Starting`.
     pub(super) starting: u32,
     pub(super) requests: Requests,
@@ -283,20 +283,31 @@ impl Engine {
             &edges.conflicts,
         ];
         for &other in neighbours.into_iter().flatten() {
-            self.dirty.insert((graph.rank(other), other), Some(trigger));
+            self.dirty.insert((self.turn(other), other), Some(trigger));
         }
-        self.dirty.entry((graph.rank(ix), ix)).or_insert(None);
+        self.mark(ix);
     }
 
     /// Marks one unit dirty.
     pub(super) fn mark(&mut self, ix: Ix) {
-        self.dirty.entry((self.graph.rank(ix), ix)).or_insert(None);
+        self.dirty.entry((self.turn(ix), ix)).or_insert(None);
+    }
+
+    /// Whose turn is first where not all may start at once: start order, and behind all others those that have failed
+    /// an attempt. Else a few units that can never work would take the slots from units that were not tried yet.
+    pub(super) fn turn(&self, ix: Ix) -> u32 {
+        let rank = self.graph.rank(ix);
+        if self.unit(ix).attempt_failed {
+            rank.saturating_add(u32::try_from(self.units.len()).unwrap_or(u32::MAX))
+        } else {
+            rank
+        }
     }
 
     /// A slot among the starting units is free: whoever waited only for that is looked at again.
     pub(super) fn release_held_back(&mut self) {
-        for (rank, ix) in std::mem::take(&mut self.held_back) {
-            self.dirty.entry((rank, ix)).or_insert(None);
+        for ix in std::mem::take(&mut self.held_back) {
+            self.mark(ix);
         }
     }
 

@@ -39,7 +39,8 @@ impl Engine {
         let unit = self.unit_mut(ix);
         unit.starts += 1;
         unit.note = note;
-        let cause = self.own_cause(ix, CauseKind::Command, format!("launched as pid {pid}"));
+        let began_by = unit.state.life().map_or(CauseKind::Command, |life| life.began_by);
+        let cause = self.own_cause(ix, began_by, format!("launched as pid {pid}"));
         self.emit(ix, ChangeKind::Started, word, word, cause);
         match &self.unit(ix).state {
             State::Starting {
@@ -48,7 +49,7 @@ impl Engine {
                 ..
             } => {
                 if life.spec.exec.kind == Kind::Simple {
-                    let cause = self.own_cause(ix, CauseKind::Command, "its program runs");
+                    let cause = self.own_cause(ix, began_by, "its program runs");
                     self.become_ready(ix, cause);
                 }
             }

@@ -818,6 +818,71 @@ fn a_failure_goes_up_the_whole_chain_of_requirements_but_not_to_one_that_keeps_o
 }
 
 #[test]
+fn a_retry_takes_its_turn_behind_units_that_were_never_tried_and_says_why_it_starts() {
+    let plan = plan(vec![unit(0), unit(1), unit(2)], Some(1));
+    let mut engine = Engine::new(1);
+    let mut changes = Vec::new();
+    let mut tell = |engine: &mut Engine, ms: u64, event: Event| -> Option<(String, LaunchId)> {
+        engine.handle(Mono(ms * 1_000_000), event);
+        let mut launched = None;
+        while let Some(action) = engine.poll_action() {
+            match action {
+                Action::Launch { launch, spec, .. } => {
+                    assert_eq!(launched, None, "one slot, one start");
+                    launched = Some((spec.name.to_string(), launch));
+                }
+                Action::Emit(change) => changes.push(change),
+                _ => {}
+            }
+        }
+        launched
+    };
+    let launched = |launch: LaunchId| Event::Launched {
+        launch,
+        pid: 9,
+        note: None,
+    };
+    let up = |launch: LaunchId| Event::Ready {
+        invocation: launch.invocation,
+    };
+    let (first, launch) = tell(&mut engine, 0, Event::Loaded(plan)).expect("a slot is free");
+    assert_eq!(first, name(0).as_str());
+    assert_eq!(tell(&mut engine, 1, launched(launch)), None);
+    let exited = Event::Exited {
+        launch,
+        exit: Exit::Code(1),
+        remains: Vec::new(),
+    };
+    let (second, launch) = tell(&mut engine, 2, exited).expect("its slot is free");
+    assert_eq!(second, name(1).as_str());
+    assert_eq!(tell(&mut engine, 3, launched(launch)), None);
+    assert_eq!(
+        tell(&mut engine, 3000, Event::Tick),
+        None,
+        "the back-off is over, the slot is not free"
+    );
+    let (third, launch) = tell(&mut engine, 3001, up(launch)).expect("the slot is free");
+    assert_eq!(third, name(2).as_str(), "the one that was never tried goes first");
+    assert_eq!(tell(&mut engine, 3002, launched(launch)), None);
+    let (last, launch) = tell(&mut engine, 3003, up(launch)).expect("the slot is free");
+    assert_eq!(last, name(0).as_str());
+    assert_eq!(tell(&mut engine, 3004, launched(launch)), None);
+
+    use proto::reply::{CauseKind, State as Word};
+    let began: Vec<_> = changes
+        .iter()
+        .filter(|c| c.unit == name(0) && c.to == Word::Starting)
+        .map(|c| c.cause.kind)
+        .collect();
+    let (boot, timer) = (CauseKind::Boot, CauseKind::Timer);
+    assert_eq!(
+        began,
+        [boot, boot, timer, timer],
+        "start and launch, first and again"
+    );
+}
+
+#[test]
 fn a_stop_that_takes_others_along_waits_for_them_and_tells_of_each() {
     let chain = |i: usize| {
         let mut unit = unit(i);

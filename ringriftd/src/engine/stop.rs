@@ -375,18 +375,18 @@ impl Engine {
                     GaveUp::Limit => (
                         ChangeKind::CrashLoop,
                         format!(
-                            "restart limit: {} restarts within {}",
+                            "restart limit ({} within {})",
                             spec.restart.max_restarts.unwrap_or(0),
                             duration_text(spec.restart.window)
                         ),
                     ),
                     GaveUp::Policy => (
                         ChangeKind::PermanentlyFailed,
-                        "[restart] policy is \"never\"".to_owned(),
+                        "never restarted (policy = \"never\")".to_owned(),
                     ),
                     GaveUp::PermanentCode(code) => (
                         ChangeKind::PermanentlyFailed,
-                        format!("code {code} is among its permanent_exit_codes"),
+                        format!("permanent exit code {code}"),
                     ),
                 };
                 let kind = if next_try.is_none() {
@@ -394,7 +394,8 @@ impl Engine {
                 } else {
                     kind
                 };
-                let error = format!("{}; {why}", self.unit(ix).last_error.clone().unwrap_or(error));
+                // The verdict first: a narrow terminal cuts the end.
+                let error = format!("{why}: {}", self.unit(ix).last_error.clone().unwrap_or(error));
                 let unit = self.unit_mut(ix);
                 unit.attempt_failed = true;
                 unit.last_error = Some(error.clone());

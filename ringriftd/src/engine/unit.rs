@@ -48,7 +48,7 @@
 
 use std::sync::Arc;
 
-use proto::reply::{Cause, Exit, State as Word};
+use proto::reply::{Cause, CauseKind, Exit, State as Word};
 
 use super::restart::Restarts;
 use super::types::{Mono, Role};
@@ -101,6 +101,8 @@ impl Process {
 pub struct Life {
     /// Its serial.
     pub invocation: Invocation,
+    /// What kind of cause began it, for the events of its way up.
+    pub began_by: CauseKind,
     /// The unit as it was defined when this life began; how it is stopped does not change under it.
     pub spec: Arc<UnitSpec>,
     /// The main process; absent before its launch.

@@ -12,9 +12,11 @@ pub(super) fn within(timeout: Duration) -> String {
 pub(super) fn duration_text(duration: Duration) -> String {
     let ms = duration.as_millis();
     match ms {
+        _ if ms.is_multiple_of(3_600_000) && ms > 0 => format!("{}h", ms / 3_600_000),
         _ if ms.is_multiple_of(60_000) && ms > 0 => format!("{}m", ms / 60_000),
         _ if ms.is_multiple_of(1000) => format!("{}s", ms / 1000),
-        _ => format!("{ms}ms"),
+        0..1000 => format!("{ms}ms"),
+        _ => format!("{}.{}s", ms / 1000, ms % 1000 / 100),
     }
 }
 

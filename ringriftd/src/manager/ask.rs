@@ -6,7 +6,6 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::core::Manager;
 use super::launches::VIEW_TIMEOUT;
-use crate::clock::Now;
 use crate::config::Loaded;
 use crate::control::access::verb;
 use crate::control::outbox::{Answers, Refused};
@@ -386,7 +385,7 @@ impl Manager {
             Some((self.wanted_names(), answers))
         };
         let Some((names, answers)) = found else { return };
-        let now = Now::read();
+        let now = self.clock.now();
         let facts = view::Facts {
             now,
             seed: self.hello.seed,

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::events::Events;
 use super::jobs::Jobs;
 use super::launches::{Launches, News};
-use crate::clock::Now;
+use crate::clock::{Clock, Now};
 use crate::config::{self, Loaded, Report};
 use crate::control::outbox::Answers;
 use crate::control::server::Asked;
@@ -76,6 +76,7 @@ pub(super) struct Manager {
     pub(super) said: BTreeMap<UnitName, Said>,
     pub(super) tails: BTreeMap<u64, oneshot::Sender<LogTail>>,
     pub(super) inside: mpsc::Sender<Inside>,
+    pub(super) clock: Clock,
     pub(super) started: Now,
     pub(super) is_reloading: bool,
     pub(super) is_announced: bool,
@@ -138,7 +139,7 @@ impl Manager {
 
     /// Tells the engine what happened, now, and does all that it asks for.
     pub(super) fn tell(&mut self, event: Event) {
-        let now = Now::read();
+        let now = self.clock.now();
         self.engine.handle(now.mono, event);
         while let Some(action) = self.engine.poll_action() {
             self.obey(action, now);

@@ -12,7 +12,7 @@ use super::core::{BUG, CONFIG, Channels, Hello, Manager};
 use super::events::Events;
 use super::jobs::Jobs;
 use super::launches::Launches;
-use crate::clock::Now;
+use crate::clock::Clock;
 use crate::config;
 use crate::control::server::{self, Options};
 use crate::engine::Engine;
@@ -117,6 +117,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         hup: on(SignalKind::hangup())?,
     };
     let cgroup = hello.containment.strip_prefix("cgroup ").map(PathBuf::from);
+    let mut clock = Clock::default();
     let manager = Manager {
         engine: Engine::new(hello.seed),
         loaded,
@@ -131,7 +132,8 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         said: BTreeMap::new(),
         tails: BTreeMap::new(),
         inside: inside_tx,
-        started: Now::read(),
+        started: clock.now(),
+        clock,
         is_reloading: false,
         is_announced: false,
         end: None,
