@@ -163,7 +163,7 @@ impl Client {
             stop::UNAVAILABLE,
             format!("no ringriftd is running here ({causes})"),
         )
-        .hint("start one with: ringriftd --profile NAME; or name its socket with --socket"))
+        .hint("start one with ringriftd --profile NAME, or name its socket with --socket"))
     }
 
     fn over(stream: UnixStream, socket: PathBuf) -> Self {

@@ -143,7 +143,12 @@ impl Session {
                 .map(|l| style.clean(l))
                 .collect::<Vec<_>>()
                 .join("\n        ");
-            text.push_str(&format!("\n  {} {hint}", style.paint(Ink::Bold, "help:")));
+            if failure.code == stop::UNAVAILABLE {
+                // No daemon: one line, as docs/cli.md promises to scripts and logs.
+                text.push_str(&format!("; {hint}"));
+            } else {
+                text.push_str(&format!("\n  {} {hint}", style.paint(Ink::Bold, "help:")));
+            }
         }
         talk(&text);
     }

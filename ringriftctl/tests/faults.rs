@@ -38,7 +38,7 @@ fn no_daemon_is_one_clear_line() {
             "{text}"
         );
         assert!(
-            text.contains("control.sock: ") && text.lines().count() == 2,
+            text.contains("control.sock: ") && text.contains("--profile") && text.lines().count() == 1,
             "{text}"
         );
     }

@@ -16,5 +16,6 @@ pub mod limits;
 pub mod logger;
 pub mod manager;
 pub mod places;
+pub mod say;
 pub mod spec;
 pub mod standin;

@@ -98,7 +98,7 @@ fn main() -> ExitCode {
 
 /// Says why nothing was begun; exit code 2, as for any wrong use.
 fn refuse(why: &str) -> u8 {
-    eprintln!("ringriftd: {why}");
+    ringriftd::say!("ringriftd: {why}");
     2
 }
 
@@ -155,5 +155,7 @@ fn log_to_stderr() {
         .with_target(false)
         .with_ansi(is_terminal)
         .with_writer(std::io::stderr)
+        // It would tell them by `eprintln!`, which panics, and the node with it, once nobody reads stderr.
+        .log_internal_errors(false)
         .init();
 }

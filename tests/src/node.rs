@@ -199,6 +199,7 @@ impl NodeBuilder {
             daemon: None,
             notify,
             keeper: 0,
+            cgroup: None,
             faults: Mutex::new(Vec::new()),
             roles: Vec::new(),
         }
@@ -221,6 +222,8 @@ pub struct Node {
     daemon: Option<(Child, Held)>,
     notify: UnixDatagram,
     keeper: i32,
+    /// The folder of the leaves of this daemon's launches, where it has one.
+    cgroup: Option<PathBuf>,
     /// What `ringriftctl` did that it may not do (G9).
     pub(crate) faults: Mutex<Vec<String>>,
     /// Every keeper, manager and logger that this node had, as they were first seen.
@@ -426,6 +429,7 @@ impl Node {
             Containment::Cgroup => assert!(is.starts_with("cgroup"), "containment is {is}"),
             Containment::ProcessGroup => assert!(!is.starts_with("cgroup"), "containment is {is}"),
         }
+        self.cgroup = node.containment.strip_prefix("cgroup ").map(PathBuf::from);
         self.note_roles();
     }
 
@@ -672,13 +676,36 @@ impl Node {
                 self.stderr()
             );
         }
-        assert!(!self.socket().exists(), "the socket is left\n{}", self.stderr());
+        let sockets = self.sockets();
+        assert!(
+            sockets.is_empty(),
+            "sockets are left: {sockets:?}\n{}",
+            self.stderr()
+        );
+        if let Some(folder) = &self.cgroup {
+            assert!(!folder.exists(), "the cgroup is left: {}", folder.display());
+        }
         let groups = self.leftover_groups();
         assert!(
             groups.is_empty(),
             "cgroups are left: {groups:?}\n{}",
             self.stderr()
         );
+    }
+
+    /// Every socket below the run-time folder.
+    pub fn sockets(&self) -> Vec<PathBuf> {
+        use std::os::unix::fs::FileTypeExt;
+        let is_socket =
+            |path: &PathBuf| std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+        let mut all = walk_all(&self.path("run"));
+        all.retain(is_socket);
+        all
+    }
+
+    /// The cgroups of this daemon's launches that are there now; none without cgroups.
+    pub fn leaves(&self) -> Vec<PathBuf> {
+        self.cgroup.as_deref().map(processes::folders).unwrap_or_default()
     }
 
     /// Folders of cgroups that belong to no daemon any more: a leaf's name carries a serial, and the folder above
@@ -737,18 +764,25 @@ impl Node {
 
 /// Every file below a folder.
 pub fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut files = walk_all(folder);
+    files.retain(|path| std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file()));
+    files
+}
+
+/// Everything below a folder but folders.
+fn walk_all(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return Vec::new();
     };
-    let mut files = Vec::new();
+    let mut found = Vec::new();
     for entry in entries.filter_map(Result::ok) {
         match entry.file_type() {
-            Ok(kind) if kind.is_dir() => files.extend(walk(&entry.path())),
-            Ok(kind) if kind.is_file() => files.push(entry.path()),
-            _ => {}
+            Ok(kind) if kind.is_dir() => found.extend(walk_all(&entry.path())),
+            Ok(_) => found.push(entry.path()),
+            Err(_) => {}
         }
     }
-    files
+    found
 }
 
 impl Drop for Node {

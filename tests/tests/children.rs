@@ -390,16 +390,19 @@ both_ways! {
         node.check();
     }
 
-    /// A29: a child that is killed before its program runs was never running.
+    /// A29: a child that is killed before its program runs was never running, and the restart policy applies.
     fn death_before_exec_is_told(mode) {
         need!(harness::is_root() && harness::has_program("strace"), "needs root and strace");
-        let node = Node::builder().containment(mode).spare("a", &simple(&["run"]).once()).start();
+        let node = Node::builder().containment(mode).spare("a", &simple(&["run"])).start();
         let strace = Strace::attach(node.keeper(), "execve:signal=SIGKILL:when=1");
         let answer = node.ctl(&["start", "a"]).ended(1);
         drop(strace);
         assert!(answer.text().contains("before"), "{answer}");
-        assert!(node.history().iter().all(|event| event.to != State::Running), "it never ran");
-        node.ctl(&["start", "a"]).ended(0);
+        let status = node.wait_state("a", State::Running);
+        assert_eq!((status.starts, status.restarts), (1, 1), "the first one never ran");
+        let history = node.history();
+        let failed = history.iter().position(|event| event.event == "DAEMON_FAILED").expect("it is told");
+        assert!(history[..failed].iter().all(|event| event.to != State::Running), "it never ran");
         node.check();
     }
 }
@@ -444,6 +447,24 @@ fn a_partial_last_line_is_kept() {
     }
 }
 
+/// RFC 4648, section 4.
+fn from_base64(text: &str) -> Vec<u8> {
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let (mut out, mut bits, mut count) = (Vec::new(), 0_u32, 0);
+    for byte in text.bytes().filter(|b| *b != b'=') {
+        let value = ALPHABET
+            .iter()
+            .position(|b| *b == byte)
+            .expect("a letter of base64");
+        (bits, count) = (bits << 6 | value as u32, count + 6);
+        if count >= 8 {
+            count -= 8;
+            out.push((bits >> count) as u8);
+        }
+    }
+    out
+}
+
 /// A12: every byte is kept; nothing but text reaches a terminal; JSON stays JSON.
 #[test]
 fn any_byte_is_kept_and_none_reaches_a_terminal_raw() {
@@ -453,12 +474,20 @@ fn any_byte_is_kept_and_none_reaches_a_terminal_raw() {
     });
     assert_eq!(lines[0].message, (0..10).collect::<Vec<u8>>());
     assert_eq!(lines[1].message, (11..=255).collect::<Vec<u8>>());
-    for line in node.ctl(&["logs", "a", "-o", "json"]).ended(0).json_lines() {
-        assert!(
-            line["message"].is_string() || line["message_base64"].is_string(),
-            "{line}"
-        );
-    }
+    let said = node.ctl(&["logs", "a", "-o", "json"]).ended(0).json_lines();
+    let bytes: Vec<Vec<u8>> = said
+        .iter()
+        .map(|line| match (&line["message"], &line["message_base64"]) {
+            (serde_json::Value::String(text), serde_json::Value::Null) => text.clone().into_bytes(),
+            (serde_json::Value::Null, serde_json::Value::String(text)) => from_base64(text),
+            _ => panic!("neither text nor base64: {line}"),
+        })
+        .collect();
+    assert_eq!(
+        bytes,
+        [lines[0].message.clone(), lines[1].message.clone()],
+        "no byte is lost"
+    );
     need!(harness::has_program("script"), "needs script(1) for a terminal");
     let command = format!("{} logs a", harness::programs::ringriftctl().display());
     let shown = Command::new("script")
@@ -615,7 +644,13 @@ fn an_exit_before_the_manager_looked_is_recorded() {
         .spare("a", &unit)
         .start();
     let strace = Strace::attach(node.manager(), "recvmsg:delay_enter=200000");
+    let begun = std::time::Instant::now();
     node.ctl(&["start", "a"]);
+    let delayed = begun.elapsed();
+    assert!(
+        delayed >= Duration::from_millis(200),
+        "the manager was not delayed: {delayed:?}"
+    );
     let status = node.wait_state("a", State::Failed);
     drop(strace);
     assert_eq!(

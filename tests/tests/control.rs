@@ -51,13 +51,14 @@ fn a_silent_client_is_let_go() {
     node.check();
 }
 
-/// D3: too many clients are told so, and their descriptors come back.
+/// D3: of a thousand clients at once those that are too many are told so, and ten thousand one after another leave no
+/// descriptor behind.
 #[test]
 fn too_many_clients_are_told_so() {
     let node = Node::builder().start();
     let mut clients = Vec::new();
     let mut busy = 0;
-    for _ in 0..300 {
+    for _ in 0..1000 {
         let mut client = silent(&node);
         match client.greet(VERSION) {
             Ok(Welcome::Accepted { .. }) => clients.push(client),
@@ -73,11 +74,13 @@ fn too_many_clients_are_told_so() {
         "{busy} were busy, {} were taken",
         clients.len()
     );
+    let busy = node.ctl(&["status"]).ended(69);
+    assert!(busy.stderr.contains("busy"), "{busy}");
     drop(clients);
     until("clients are taken again", || {
         matches!(silent(&node).greet(VERSION), Ok(Welcome::Accepted { .. })).then_some(())
     });
-    for _ in 0..2000 {
+    for _ in 0..10_000 {
         drop(silent(&node));
     }
     still_serves(&node);
@@ -304,14 +307,30 @@ fn senseless_names_are_refused() {
             Err(_) => {}
         }
     }
-    assert_eq!(node.unit("a").starts, 1);
+    // No text at all: the name "a" in an otherwise valid request becomes a byte that is no UTF-8.
+    let mut client = node.client();
+    let mut body = encode(&Ask {
+        id: 1,
+        request: Request::Stop(job("a")),
+    })
+    .expect("it is small");
+    let at = body
+        .iter()
+        .position(|byte| *byte == b'a')
+        .expect("the name is in it");
+    body[at] = 0xff;
+    client.send(&body).expect("a frame fits");
+    if let Ok(answer) = client.answer() {
+        assert!(matches!(answer.reply, Reply::Failed(_)), "{answer:?}");
+    }
+    assert_eq!((node.unit("a").starts, node.unit("a").state), (1, State::Running));
     node.check();
 }
 
-/// D14: a socket path that the kernel would cut is refused, with the limit.
+/// D14: a socket path that the kernel would cut is refused, with the limit; the longest that fits works.
 #[test]
 fn a_too_long_socket_path_is_refused() {
-    for length in [108, 200] {
+    for length in [107, 108, 200] {
         let builder = Node::builder();
         let base = builder.path("run/");
         let filler = length - base.len() - "/control.sock".len();
@@ -322,8 +341,28 @@ fn a_too_long_socket_path_is_refused() {
             .iter()
             .position(|arg| arg == "--runtime-dir")
             .expect("it is among them");
-        places[at + 1] = folder;
+        places[at + 1] = folder.clone();
         let places: Vec<&str> = places.iter().map(String::as_str).collect();
+        if length == 107 {
+            let socket = format!("{folder}/control.sock");
+            let mut daemon = std::process::Command::new(harness::programs::ringriftd())
+                .args(&places)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("ringriftd was built");
+            let held = harness::processes::Held::open(daemon.id() as i32).expect("it was just started");
+            let answered = harness::until_within(PATIENCE, || {
+                let answer = node.ctl(&["--socket", &socket, "version"]);
+                (answer.code == Some(0)).then_some(())
+            });
+            held.signal(libc::SIGTERM);
+            let ended = harness::ctl::wait(&mut daemon, PATIENCE);
+            assert!(answered.is_some(), "nobody listens at {socket}");
+            assert_eq!(ended.and_then(|status| status.code()), Some(0));
+            continue;
+        }
         let answer = harness::ctl::run(harness::programs::ringriftd(), &places, PATIENCE, |_| {});
         assert!(answer.code.is_some_and(|code| code != 0), "{answer}");
         assert!(answer.stderr.contains("107"), "{answer}");
@@ -475,5 +514,18 @@ fn a_client_without_an_audience_ends_quietly() {
             .env("LC_ALL", "C");
     });
     assert!(answer.clone().ended(0).stdout.is_ascii(), "{answer}");
+    node.check();
+}
+
+/// What is waited for may be so already, on a node where nothing happens any more.
+#[test]
+fn a_wait_for_what_is_so_already_ends_at_once() {
+    let node = Node::builder()
+        .unit("a", &Unit::bad(&["run"]))
+        .spare("b", &Unit::bad(&["run"]))
+        .start();
+    node.ctl(&["wait", "a", "--for", "running"]).ended(0);
+    node.ctl(&["wait", "b", "--for", "stopped"]).ended(0);
+    node.ctl(&["wait", "b", "--for", "running"]).ended(1);
     node.check();
 }

@@ -117,12 +117,11 @@ fn of_fifty_daemons_one_wins() {
         "{codes:?}\n{}",
         node.read("said")
     );
-    let winner = all.0.pop().expect("one is left");
-    let name = format!("pid {}", winner.id());
+    node.adopt(all.0.pop().expect("one is left"));
+    let name = format!("pid {}", node.keeper());
     let said = node.read("said");
     let named = said.lines().filter(|line| line.contains(&name)).count();
     assert_eq!(named, 49, "each of the others names {name}:\n{said}");
-    node.adopt(winner);
     node.wait_state("a", State::Running);
     assert_eq!(node.unit("a").starts, 1);
     node.check();
@@ -216,6 +215,25 @@ both_ways! {
     }
 }
 
+/// A dead logger costs nobody an answer: the manager serves on, and the next logger takes over.
+#[test]
+fn the_node_serves_on_while_its_logger_dies_again_and_again() {
+    let mut node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
+    for _ in 0..3 {
+        let logger = node.logger();
+        processes::signal(logger, libc::SIGKILL);
+        node.ctl(&["status"]).ended(0);
+        until("another logger", || {
+            (node.version().logger_pid != logger as u32).then_some(())
+        });
+        node.note_roles();
+        until("the new logger answers", || {
+            (node.ctl(&["logs", "a"]).code == Some(0)).then_some(())
+        });
+    }
+    node.check();
+}
+
 /// B19: five hundred units that die while the keeper sees nothing, so that their SIGCHLD are one, are all recorded.
 #[test]
 fn five_hundred_units_that_die_at_once_are_all_recorded() {
@@ -256,29 +274,51 @@ fn five_hundred_units_that_die_at_once_are_all_recorded() {
     node.check();
 }
 
-/// A logger that is killed is replaced, and the manager hears of it: it neither spins on the old link nor falls silent.
+/// A logger that dies holds up nobody: its end is heard, clients are served meanwhile, and the next one goes on where it
+/// stopped.
 #[test]
-fn the_manager_goes_on_with_a_new_logger() {
-    let node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
-    let pid = node.pid("a");
-    for _ in 0..2 {
-        let old = node.logger();
-        let held = Held::open(old).expect("it runs");
-        assert!(held.signal(libc::SIGKILL));
-        assert!(held.wait(PATIENCE));
-        until("the node tells of it", || {
-            let output = node.ctl(&["status", "--json"]).ended(0);
-            output.stdout.contains("the logger died").then_some(())
+fn a_dead_logger_holds_nobody_up() {
+    let mut node = Node::builder()
+        .unit("a", &Unit::bad(&["print", "a word"]))
+        .start();
+    for lives in 1..=2 {
+        processes::signal(node.logger(), libc::SIGKILL);
+        node.ctl(&["restart", "a"]).ended(0);
+        until("the new life's line is stored", || {
+            let answer = node.ctl(&["logs", "a", "-n", "all"]);
+            (answer.stdout.matches("a word").count() == lives + 1).then_some(())
         });
-        until("there is a new logger", || {
-            let loggers = processes::children(node.keeper());
-            loggers
-                .iter()
-                .any(|p| p.is_alive() && p.pid != old && p.argv.get(1).is_some_and(|arg| arg == "logger"))
-                .then_some(())
-        });
+        node.note_roles();
     }
-    assert_eq!(node.pid("a"), pid, "the unit noticed nothing");
-    node.ctl(&["restart", "a"]).ended(0);
+    node.check();
+}
+
+/// D25: words for people that nobody reads (the reader of stderr has gone) end nobody.
+#[test]
+fn a_stderr_that_nobody_reads_ends_nobody() {
+    let unit = Unit::bad(&["print", "a word"]);
+    let mut node = Node::builder().unit("a", &unit).prepare();
+    // In the place of its log: the logger has something to say.
+    std::fs::create_dir(node.path("log/a.log")).expect("it is ours");
+    let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+    drop(reader);
+    let child = node.command().stdout(Stdio::null()).stderr(writer).spawn();
+    node.adopt(child.expect("ringriftd was built"));
+    let logger = node.logger();
+    node.wait_state("a", State::Running);
+    std::fs::remove_dir(node.path("log/a.log")).expect("it is ours");
+    until("the line is stored after all", || {
+        let answer = node.ctl(&["logs", "a", "-n", "all"]);
+        answer.stdout.contains("a word").then_some(())
+    });
+    assert_eq!(node.logger(), logger, "the logger lives on");
+    // Now the keeper has something to say, and then the manager.
+    processes::signal(logger, libc::SIGKILL);
+    until("there is a new logger", || {
+        let children = processes::children(node.keeper());
+        let is_logger = |p: &Process| p.is_alive() && p.argv.get(1).is_some_and(|arg| arg == "logger");
+        children.into_iter().find(is_logger)
+    });
+    node.note_roles();
     node.check();
 }

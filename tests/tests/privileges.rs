@@ -87,7 +87,7 @@ fn a_unit_runs_as_its_file_says() {
     assert_eq!(field(&dump, "Groups"), "12345 12346");
     assert_eq!(field(&dump, "NoNewPrivs"), "1");
     assert_eq!(field(&dump, "Umask"), "0027");
-    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(field(&dump, set), "0000000000000000", "{set}");
     }
     assert_eq!(

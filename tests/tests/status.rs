@@ -6,7 +6,8 @@ use harness::{Node, Unit, both_ways, processes};
 use proto::reply::State;
 
 both_ways! {
-    /// While units die, restart and are stopped and started, the status agrees with /proc whenever it stands still.
+    /// While units die, restart and are stopped and started, both the answer on the socket and `status --json` agree
+    /// with /proc on every unit that stands still while it is looked at.
     fn the_status_agrees_with_proc_in_a_storm(mode) {
         let mut builder = Node::builder().containment(mode);
         for n in 0..8 {
@@ -15,31 +16,65 @@ both_ways! {
         }
         let node = builder.start();
         let end = Instant::now() + Duration::from_secs(6);
+        let (mut compared, mut kills) = (0, 0);
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut turn = 7_usize;
+            let storm = scope.spawn(|| {
+                let (mut turn, mut kills) = (7_usize, 0);
                 while Instant::now() < end {
                     turn = turn.wrapping_mul(31).wrapping_add(17);
                     let unit = format!("u{}", turn % 8);
-                    match turn % 5 {
+                    match (turn >> 3) % 5 {
                         0 => drop(node.ctl(&["stop", &unit])),
                         1 => drop(node.ctl(&["start", &unit])),
                         _ => {
                             let victim = node.unit(&unit).pid.and_then(|pid| processes::Held::open(pid as i32));
-                            if let Some(victim) = victim {
-                                victim.signal(libc::SIGKILL);
-                            }
+                            kills += usize::from(victim.is_some_and(|victim| victim.signal(libc::SIGKILL)));
                         }
                     }
                 }
+                kills
             });
             while Instant::now() < end {
-                node.check_status();
+                compared += node.check_status();
+                compared += node.check_status_json();
                 node.check_one_life();
             }
+            kills = storm.join().expect("the storm does not panic");
         });
+        assert!(
+            compared >= 40 && kills >= 10,
+            "{compared} comparisons, {kills} kills: that was no storm"
+        );
         node.check();
     }
+}
+
+/// A kill is seen at once, and not by polling: who looked so seldom that it passes for idle (the oracle's G8 allows
+/// one look in 150 ms) would see half of all kills only after 75 ms.
+#[test]
+fn kills_are_seen_without_polling() {
+    let unit = Unit::bad(&["run"])
+        .text("restart.delay", "1ms")
+        .set("restart.max_restarts", "1000");
+    let node = Node::builder().unit("a", &unit).start();
+    let mut events = node.events();
+    let mut delays = Vec::new();
+    for _ in 0..21 {
+        let victim = processes::Held::open(node.pid("a")).expect("it runs");
+        let begun = Instant::now();
+        assert!(victim.signal(libc::SIGKILL), "it runs");
+        events.wait("the end of a", |event| {
+            event.from == State::Running && event.to == State::Stopping
+        });
+        delays.push(begun.elapsed());
+        events.wait("the next life of a", |event| event.to == State::Running);
+    }
+    delays.sort();
+    assert!(
+        delays[10] < Duration::from_millis(75),
+        "kills are seen late: {delays:?}"
+    );
+    node.check();
 }
 
 #[test]
@@ -129,7 +164,8 @@ fn predicates_answer_by_their_codes() {
         (&["failed"], 1),
         (&["no-such-verb"], 2),
         (&["wait", "up", "--for", "running", "--timeout", "10s"], 0),
-        (&["wait", "down", "--for", "running", "--timeout", "200ms"], 124),
+        (&["wait", "up", "--for", "stopped", "--timeout", "200ms"], 124),
+        (&["wait", "down", "--for", "running"], 1),
     ] {
         node.ctl(args).ended(code);
     }

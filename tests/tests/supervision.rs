@@ -126,30 +126,41 @@ fn a_kill_is_seen_and_restarted_with_the_delay_of_the_file() {
     node.check();
 }
 
+/// The back-off is that of the file: it grows by its factor up to its cap, then the limit ends it.
 #[test]
-fn the_back_off_is_capped() {
+fn the_back_off_grows_up_to_its_cap() {
     let builder = Node::builder();
     let file = builder.path("stamps");
     let unit = Unit::bad(&["exit", "1", "--on-start-append", &file])
-        .text("restart.delay", "50ms")
-        .set("restart.factor", "10.0")
-        .text("restart.max_delay", "200ms")
+        .text("restart.delay", "200ms")
+        .set("restart.factor", "2.0")
+        .text("restart.max_delay", "500ms")
         .set("restart.max_restarts", "5")
         .text("restart.exhausted", "give_up");
     let node = builder.unit("a", &unit).start();
-    node.wait_state("a", State::Failed);
+    let failed = node.wait_state("a", State::Failed);
+    assert_eq!((failed.starts, failed.restarts, failed.next_try_us), (6, 5, None));
     let starts = stamps(file.as_ref());
     assert_eq!(starts.len(), 6);
-    for (n, pair) in starts.windows(2).enumerate() {
-        let (gap, least) = (
-            pair[1].ns - pair[0].ns,
-            if n == 0 { 50_000_000 } else { 200_000_000 },
-        );
+    for (pair, least) in starts.windows(2).zip([200, 400, 500, 500, 500]) {
+        let gap = Duration::from_nanos(u64::try_from(pair[1].ns - pair[0].ns).expect("time goes on"));
         assert!(
-            gap >= least && gap < 15_000_000_000,
-            "restart {n} came after {gap} ns"
+            gap >= Duration::from_millis(least) && gap < Duration::from_secs(15),
+            "a restart came {gap:?} after the start before, not {least} ms"
         );
     }
+    // What was announced is exact, whatever the machine does besides.
+    let announced: Vec<String> = node
+        .history()
+        .into_iter()
+        .filter(|event| event.to == State::Backoff)
+        .map(|event| event.cause.text)
+        .collect();
+    let waits: Vec<&str> = announced
+        .iter()
+        .filter_map(|text| text.rsplit(' ').next())
+        .collect();
+    assert_eq!(waits, ["200ms", "400ms", "500ms", "500ms", "500ms"]);
     node.check();
 }
 
@@ -216,6 +227,81 @@ fn dependents_stop_when_a_dependency_fails_for_good_and_come_back_with_it() {
     node.check();
 }
 
+/// A dependent comes back by itself when its dependency does: nobody says a word after the cause is gone. It goes for
+/// a whole chain, in the order of the chain.
+#[test]
+fn a_dependent_comes_back_by_itself() {
+    let builder = Node::builder();
+    let (broken, file) = (builder.path("broken"), builder.path("stamps"));
+    let base = Unit::bad(&["run", "--fail-if", &broken])
+        .set("restart.max_restarts", "1")
+        .text("restart.exhausted", "retry")
+        .text("restart.retry_every", "500ms");
+    let node = builder
+        .unit("base", &base)
+        .unit("middle", &stamped(&file).requires(&["base"]))
+        .unit("top", &stamped(&file).requires(&["middle"]))
+        .start();
+    std::fs::write(&broken, "").expect("it is ours");
+    processes::signal(node.pid("base"), libc::SIGKILL);
+    let base = node.wait_unit("base", "failed with a next try", |unit| {
+        unit.state == State::Failed && unit.next_try_us.is_some()
+    });
+    assert!(base.desired_up, "{base:#?}");
+    let middle = node.wait_state("middle", State::Waiting);
+    assert!(middle.blocked_by.iter().any(|b| b.unit == "base"), "{middle:#?}");
+    node.wait_unit("top", "down and still wanted", |unit| {
+        unit.pid.is_none() && unit.desired_up
+    });
+    assert_eq!(node.ctl(&["is-active", "top"]).code, Some(3));
+    std::fs::remove_file(&broken).expect("it is there");
+    node.wait_state("top", State::Running);
+    let all = stamps(file.as_ref());
+    assert_eq!(units_with(&all, "start"), ["middle", "top", "middle", "top"]);
+    assert_eq!(units_with(&all, "stop"), ["top", "middle"]);
+    let events = node.history();
+    let again = events
+        .iter()
+        .rfind(|event| event.unit == "middle" && event.from == State::Waiting && event.to == State::Starting)
+        .expect("it started");
+    assert_eq!(
+        (again.cause.kind, again.cause.unit.as_deref()),
+        (proto::reply::CauseKind::Dependency, Some("base")),
+        "{again:#?}"
+    );
+    node.check();
+}
+
+/// While a dependency only restarts, those that need it and do not say otherwise go on as they are.
+#[test]
+fn an_operators_restart_takes_along_only_who_says_so() {
+    let follows = Unit::bad(&["run"])
+        .requires(&["base"])
+        .text("on_dependency.restarted", "restart");
+    let node = Node::builder()
+        .unit("base", &Unit::bad(&["run"]))
+        .unit("follows", &follows)
+        .unit("keeps", &Unit::bad(&["run"]).requires(&["base"]))
+        .start();
+    let (base, kept, follower) = (node.pid("base"), node.pid("keeps"), node.pid("follows"));
+    let refused = node.ctl(&["restart", "base"]).ended(7);
+    assert!(
+        refused.text().contains("follows") && !refused.text().contains("keeps"),
+        "{refused}"
+    );
+    assert_eq!((node.pid("base"), node.pid("follows")), (base, follower));
+    node.ctl(&["restart", "base", "--yes"]).ended(0);
+    assert_ne!(node.pid("base"), base);
+    assert_ne!(node.pid("follows"), follower);
+    assert_eq!(node.pid("keeps"), kept);
+    assert_eq!(
+        node.unit("base").restarts,
+        0,
+        "an operator's restart is no failure"
+    );
+    node.check();
+}
+
 #[test]
 fn dependents_follow_a_restart_only_if_they_say_so() {
     let follows = Unit::bad(&["run"])
@@ -232,6 +318,225 @@ fn dependents_follow_a_restart_only_if_they_say_so() {
     });
     assert_eq!(node.wait_state("base", State::Running).restarts, 1);
     assert_eq!(node.pid("keeps"), kept);
+    node.check();
+}
+
+/// `restart` gives a stopped unit its first life; `try-restart` leaves it alone, and that is no failure.
+#[test]
+fn try_restart_leaves_alone_what_does_not_run() {
+    let node = Node::builder()
+        .unit("up", &Unit::bad(&["run"]))
+        .spare("down", &Unit::bad(&["run"]))
+        .start();
+    let before = node.pid("up");
+    node.ctl(&["try-restart", "down"]).ended(0);
+    let answer = node.ctl(&["try-restart", "up", "down", "--json"]).ended(0).json();
+    assert_eq!(answer["units"].as_array().map(Vec::len), Some(2), "{answer:#}");
+    assert_ne!(node.pid("up"), before);
+    assert_eq!(
+        (node.unit("down").state, node.unit("down").starts),
+        (State::Stopped, 0)
+    );
+    node.ctl(&["restart", "down"]).ended(0);
+    assert_eq!(node.unit("down").state, State::Running);
+    node.ctl(&["try-restart", "nobody"]).ended(4);
+    node.check();
+}
+
+/// `--no-block` does not wait; `--timeout` waits so long and ends with 124; in both cases the job goes on.
+#[test]
+fn who_does_not_wait_does_not_end_the_job() {
+    let builder = Node::builder();
+    let go = builder.path("go");
+    let slow = || Unit::bad(&["run", "--ready-when", &go]);
+    let node = builder.spare("a", &slow()).spare("b", &slow()).start();
+    let taken = node.ctl(&["start", "a", "--no-block", "--json"]).ended(0).json();
+    assert_eq!(taken["result"], "taken", "{taken:#}");
+    let late = node.ctl(&["start", "b", "--timeout", "300ms"]).ended(124);
+    assert!(late.stderr.contains("goes on"), "{late}");
+    for unit in ["a", "b"] {
+        assert_eq!(node.unit(unit).state, State::Starting, "{unit}");
+    }
+    let late = node
+        .ctl(&["restart", "b", "--timeout", "300ms", "--json"])
+        .ended(124);
+    assert_eq!(late.json()["code"], 124, "{late}");
+    std::fs::write(&go, "").expect("it is ours");
+    for unit in ["a", "b"] {
+        node.wait_state(unit, State::Running);
+    }
+    node.check();
+}
+
+/// `wait` ends when what is waited for is so, also when it was so before; it says when it never will be.
+#[test]
+fn wait_ends_when_it_is_so() {
+    let builder = Node::builder();
+    let (go, broken) = (builder.path("go"), builder.path("broken"));
+    let node = builder
+        .file("broken", "")
+        .unit("up", &Unit::bad(&["run"]))
+        .unit("gone", &Unit::bad(&["run", "--fail-if", &broken]).once())
+        .spare("late", &Unit::bad(&["run", "--ready-when", &go]))
+        .start();
+    node.wait_state("gone", State::Failed);
+    node.ctl(&["wait", "up"]).ended(0);
+    node.ctl(&["wait", "late", "--for", "stopped"]).ended(0);
+    node.ctl(&["wait", "gone", "--for", "failed"]).ended(0);
+    let hopeless = node.ctl(&["wait", "up", "gone"]).ended(1);
+    assert!(hopeless.stderr.contains("gone"), "{hopeless}");
+    node.ctl(&["wait", "late"]).ended(1);
+    node.ctl(&["wait", "up", "--for", "stopped", "--timeout", "200ms"])
+        .ended(124);
+    node.ctl(&["start", "late", "--no-block"]).ended(0);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| node.ctl(&["wait", "up", "late"]));
+        node.wait_unit("late", "launched", |unit| unit.pid.is_some());
+        assert!(!waiter.is_finished(), "late is not ready yet");
+        std::fs::write(&go, "").expect("it is ours");
+        waiter.join().expect("it does not panic").ended(0);
+    });
+    node.check();
+}
+
+/// `kill` sends any signal to the main process or to all, and has nothing to do with what is wanted.
+#[test]
+fn kill_sends_signals() {
+    let node = Node::builder()
+        .unit("a", &Unit::bad(&["run"]).text("restart.delay", "1ms"))
+        .unit("many", &Unit::bad(&["setsid-child"]).text("restart.delay", "20s"))
+        .spare("down", &Unit::bad(&["run"]))
+        .start();
+    let again = next_life(&node, "a", || {
+        node.ctl(&["kill", "a", "-s", "USR1", "--whom", "main"]).ended(0);
+    });
+    assert_eq!(again.last_exit.map(|last| last.exit), Some(Exit::Code(3)));
+    node.ctl(&["kill", "a", "-s", "SIGUSR9"]).ended(2);
+    node.ctl(&["kill", "down"]).ended(1);
+    node.ctl(&["kill", "nobody"]).ended(4);
+    let of_many = |node: &Node| {
+        node.unit_processes()
+            .into_iter()
+            .filter(|p| p.unit() == Some("many"))
+            .count()
+    };
+    until("its child is there", || (of_many(&node) == 2).then_some(()));
+    node.ctl(&["kill", "many", "-s", "KILL"]).ended(0);
+    node.wait_state("many", State::Backoff);
+    assert_eq!(of_many(&node), 0);
+    node.check();
+}
+
+/// A reload that fails or hangs leaves the unit as it was, and is told.
+#[test]
+fn a_failing_reload_harms_nobody() {
+    let bad = harness::programs::rr_bad();
+    let node = Node::builder()
+        .unit("none", &Unit::bad(&["run"]))
+        .unit(
+            "fails",
+            &Unit::bad(&["run"]).hooks("exec.reload", &[&[bad, "exit", "5"]]),
+        )
+        .unit(
+            "hangs",
+            &Unit::bad(&["run"])
+                .hooks("exec.reload", &[&[bad, "setsid-child", "--ignore-term"]])
+                .text("exec.hook_timeout", "500ms"),
+        )
+        .spare(
+            "down",
+            &Unit::bad(&["run"]).hooks("exec.reload", &[&[bad, "exit", "0"]]),
+        )
+        .start();
+    for (unit, why) in [("none", "reload"), ("fails", "code 5"), ("hangs", "500ms")] {
+        let pid = node.pid(unit);
+        let answer = node.ctl(&["reload", unit]).ended(1);
+        assert!(answer.text().contains(why), "{answer}");
+        assert_eq!((node.pid(unit), node.unit(unit).state), (pid, State::Running));
+    }
+    node.ctl(&["reload", "down"]).ended(1);
+    assert_eq!(node.unit_processes().len(), 3, "a hook left something");
+    node.check();
+}
+
+/// `after` and `before` order those that start together, and neither pull in nor need success.
+#[test]
+fn order_alone_pulls_nothing_in() {
+    let builder = Node::builder();
+    let (file, go) = (builder.path("stamps"), builder.path("go"));
+    let first = Unit::bad(&["run", "--ready-when", &go, "--on-start-append", &file])
+        .list("before", &["second"])
+        .text("stop.timeout", "2s");
+    let mut node = builder
+        .unit("first", &first)
+        .unit("second", &stamped(&file))
+        .unit("third", &stamped(&file).list("after", &["second", "absent"]))
+        .unit("fourth", &stamped(&file).list("after", &["breaks"]))
+        .unit("breaks", &Unit::bad(&["exit", "1"]).once())
+        .spare("absent", &Unit::bad(&["run"]))
+        .start_without_waiting();
+    node.wait_state("fourth", State::Running);
+    let second = node.wait_state("second", State::Waiting);
+    assert!(second.blocked_by.iter().any(|b| b.unit == "first"), "{second:#?}");
+    std::fs::write(&go, "").expect("it is ours");
+    node.wait_ready();
+    node.wait_state("third", State::Running);
+    assert_eq!(node.unit("absent").starts, 0);
+    let starts = units_with(&stamps(file.as_ref()), "start");
+    let place = |unit: &str| starts.iter().position(|it| it == unit).expect("it started");
+    assert!(
+        place("first") < place("second") && place("second") < place("third"),
+        "{starts:?}"
+    );
+    node.ctl(&["stop", "*"]).ended(0);
+    let stops = units_with(&stamps(file.as_ref()), "stop");
+    let place = |unit: &str| stops.iter().position(|it| it == unit).expect("it stopped");
+    assert!(place("third") < place("second"), "{stops:?}");
+    node.check();
+}
+
+/// A full stop goes in the reverse of the start, and in parallel where the graph allows: in a diamond, the two sides
+/// stop together, after the top and before the bottom.
+#[test]
+fn a_full_stop_is_parallel_where_the_graph_allows() {
+    let builder = Node::builder();
+    let file = builder.path("stamps");
+    let slow = || {
+        Unit::bad(&[
+            "run",
+            "--stop-delay",
+            "1",
+            "--on-start-append",
+            &file,
+            "--on-stop-append",
+            &file,
+        ])
+    };
+    let node = builder
+        .unit("bottom", &slow())
+        .unit("left", &slow().requires(&["bottom"]))
+        .unit("right", &slow().requires(&["bottom"]))
+        .unit("top", &slow().requires(&["left", "right"]))
+        .start();
+    // Everything is named by the star: nothing beyond it would stop, so nothing is asked.
+    node.ctl(&["stop", "*"]).ended(0);
+    let stops = units_with(&stamps(file.as_ref()), "stop");
+    assert_eq!(
+        (stops[0].as_str(), stops[3].as_str()),
+        ("top", "bottom"),
+        "{stops:?}"
+    );
+    let events = node.history();
+    let seq = |unit: &str, to: State| {
+        let found = events.iter().rfind(|event| event.unit == unit && event.to == to);
+        found.unwrap_or_else(|| panic!("{unit} was never {to:?}")).seq
+    };
+    for (one, other) in [("left", "right"), ("right", "left")] {
+        assert!(
+            seq(one, State::Stopping) < seq(other, State::Stopped),
+            "{one} waited for {other}"
+        );
+    }
     node.check();
 }
 
@@ -428,10 +733,52 @@ fn daemon_reload_takes_all_or_nothing() {
     assert!(node.unit("changes").needs_restart && !node.unit("stays").needs_restart);
     node.ctl(&["restart", "changes"]).ended(0);
     assert!(!node.unit("changes").needs_restart);
-    let again = node.ctl(&["daemon-reload", "--json"]).ended(0);
+    let again = node.ctl(&["daemon-reload", "--json"]).ended(0).json();
+    for key in ["added", "removed", "needs_restart"] {
+        assert_eq!(
+            again[key].as_array().map(Vec::len),
+            Some(0),
+            "the same files change nothing: {again:#}"
+        );
+    }
+    node.check();
+}
+
+/// `daemon-reload` says in its JSON exactly what was added, removed and changed; it undoes no operator's stop, and a
+/// unit that is removed while others of the profile still run stops alone.
+#[test]
+fn daemon_reload_says_what_changed_and_undoes_no_stop() {
+    let node = Node::builder()
+        .unit("stopped", &Unit::bad(&["run"]))
+        .unit("changes", &Unit::bad(&["run"]))
+        .unit("goes", &Unit::bad(&["run"]))
+        .start();
+    node.ctl(&["stop", "stopped"]).ended(0);
+    let write = |name: &str, text: &str| std::fs::write(node.path(name), text).expect("it is ours");
+    let changed = Unit::bad(&["run", "--code", "0"]).to_toml();
+    write("units/changes.toml", &changed);
+    write("units/stopped.toml", &changed);
+    write("units/comes.toml", &Unit::bad(&["run"]).to_toml());
+    write(
+        "profiles/test.toml",
+        "description = \"x\"\nunits = [\"stopped\", \"changes\", \"comes\"]\n",
+    );
+    let did = node.ctl(&["daemon-reload", "--json"]).ended(0).json();
+    assert_eq!(did["schema"], "ringrift.v1.daemon-reload");
+    for (key, units) in [
+        ("added", ["comes"]),
+        ("removed", ["goes"]),
+        ("needs_restart", ["changes"]),
+    ] {
+        assert_eq!(did[key], serde_json::json!(units), "{did:#}");
+    }
+    node.wait_state("comes", State::Running);
+    node.wait_state("goes", State::Stopped);
+    assert_eq!(node.unit("stopped").state, State::Stopped);
+    node.ctl(&["start", "stopped"]).ended(0);
     assert!(
-        !again.stdout.contains("extra"),
-        "the same files change nothing: {again}"
+        !node.unit("stopped").needs_restart,
+        "its life began with the new file"
     );
     node.check();
 }
@@ -453,20 +800,48 @@ fn shutdown_ends_in_reverse_order_and_leaves_nothing() {
     node.ctl(&["status"]).ended(69);
 }
 
-#[test]
-fn the_whole_shutdown_has_a_bound() {
-    let unit = Unit::bad(&["ignore-term"]).text("stop.timeout", "60s");
-    let mut node = Node::builder()
-        .config("shutdown_timeout = \"1s\"")
-        .unit("a", &unit)
-        .start();
-    let begun = std::time::Instant::now();
-    processes::signal(node.keeper(), libc::SIGTERM);
-    node.wait_end();
-    assert!(
-        begun.elapsed() < Duration::from_secs(20),
-        "it took {:?}",
-        begun.elapsed()
-    );
-    node.assert_gone();
+both_ways! {
+    /// The whole shutdown has a bound, whatever the units do: one ignores every signal of its ladder, one hangs in its
+    /// stop hook, one in its start hook, one has an escaped child, and one waits for all of them.
+    fn the_whole_shutdown_has_a_bound(mode) {
+        let bad = harness::programs::rr_bad();
+        let hang: &[&str] = &[bad, "setsid-child", "--ignore-term"];
+        let deaf = Unit::bad(&["ignore-term"])
+            .list("stop.signals", &["TERM", "INT", "HUP"])
+            .text("stop.timeout", "60s");
+        let in_stop_hook = Unit::bad(&["run"])
+            .hooks("exec.stop_pre", &[hang])
+            .hooks("exec.stop_post", &[hang])
+            .text("exec.hook_timeout", "60s");
+        let in_start_hook = Unit::bad(&["run"])
+            .hooks("exec.start_pre", &[hang])
+            .text("exec.hook_timeout", "60s");
+        let mut node = Node::builder()
+            .containment(mode)
+            .config("shutdown_timeout = \"1s\"")
+            .unit("base", &Unit::bad(&["run"]))
+            .unit("deaf", &deaf.requires(&["base"]))
+            .unit("stop_hook", &in_stop_hook.requires(&["base"]))
+            .unit("start_hook", &in_start_hook.requires(&["base"]))
+            .unit("escaped", &Unit::bad(&["setsid-child"]).text("stop.timeout", "60s"))
+            .start_without_waiting();
+        for unit in ["deaf", "stop_hook", "escaped"] {
+            node.wait_state(unit, State::Running);
+        }
+        until("the start hook hangs", || {
+            let of_hook = |p: &&processes::Process| p.unit() == Some("start_hook");
+            (node.unit_processes().iter().filter(of_hook).count() == 2).then_some(())
+        });
+        node.note_groups();
+        let begun = std::time::Instant::now();
+        processes::signal(node.keeper(), libc::SIGTERM);
+        node.wait_end();
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "it took {:?}\n{}",
+            begun.elapsed(),
+            node.stderr()
+        );
+        node.assert_gone();
+    }
 }

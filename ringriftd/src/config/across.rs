@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::civil::Date;
 
-use super::check::{Defined, Names};
 use super::diagnostic::{Diagnostic, Severity};
+use super::merged::{Defined, Names};
 use super::profile::LoadedProfile;
 use super::source::{Sources, Span};
 use super::tree::Typed;

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::check::Names;
 use super::diagnostic::{Diagnostic, nearest_names};
+use super::merged::Names;
 use super::source::{FileId, Sources, Span};
 use super::tree::{Layer, Leaf, Typed};
 use super::values::{fold, glob_matches};

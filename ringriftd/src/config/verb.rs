@@ -5,6 +5,7 @@ use std::io::Write;
 use serde_json::json;
 
 use super::diagnostic::Diagnostic;
+use super::load::load;
 use crate::places::Places;
 
 /// What `check` was asked.
@@ -29,7 +30,7 @@ pub fn check_verb(
     data: &mut dyn Write,
     talk: &mut dyn Write,
 ) -> u8 {
-    let (faults, warnings, counts) = match super::load(places, profiles) {
+    let (faults, warnings, counts) = match load(places, profiles) {
         Ok(loaded) => {
             let counts = Some((
                 loaded.plan.units.len(),

@@ -1,15 +1,16 @@
-//! The second phase: dirty units are looked at in start order (those that failed an attempt last), desired is compared with actual, and what may start or
-//! stop now does. And the verdicts for those who wait.
+//! The second phase: dirty units are looked at in start order (those that failed an attempt last), desired is compared
+//! with actual, and what may start or stop now does. And the verdicts for those who wait.
 
 use std::sync::Arc;
 
 use proto::reply::{Cause, CauseKind, Outcome};
 
+use super::cause;
+use super::machine::{Engine, Trigger};
 use super::order::{Blocker, StopReason};
 use super::request::{Goal, verdict};
 use super::types::{Action, ChangeKind, RequestAnswer, UnitAnswer};
 use super::unit::{Desired, End, State};
-use super::{Engine, Trigger, cause};
 use crate::graph::Ix;
 
 impl Engine {
@@ -23,6 +24,14 @@ impl Engine {
     }
 
     fn look_at(&mut self, ix: Ix, trigger: Option<Trigger>) {
+        // What it requires was looked at before it, in start order, so that this holds for chains.
+        let is_held_down = self.must_be_held_down(ix);
+        if is_held_down != self.unit(ix).is_held_down {
+            self.unit_mut(ix).is_held_down = is_held_down;
+            self.mark_around(ix);
+            // It is in the queue again for its neighbours' sake; once is enough.
+            self.dirty.remove(&(self.turn(ix), ix));
+        }
         let unit = self.unit(ix);
         let desired = unit.desired;
         match &unit.state {

@@ -1,7 +1,7 @@
 //! What must hold after every step, told as sentences when it does not. Checked in tests and simulations after each
 //! event; in a live daemon the checks can be run and counted, never fatal.
 
-use super::Engine;
+use super::machine::Engine;
 use super::unit::{Desired, ProcessPhase, State};
 
 impl Engine {
@@ -39,6 +39,9 @@ impl Engine {
                         say("it has no life, but the table of lives has one of it".to_owned());
                     }
                 }
+            }
+            if unit.is_held_down != self.must_be_held_down(ix) {
+                say("what it thinks of those that it requires is out of date".to_owned());
             }
             match &unit.state {
                 State::Starting { .. } => starting += 1,

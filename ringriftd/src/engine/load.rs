@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use proto::reply::{Cause, CauseKind, Outcome};
 
-use super::Engine;
 use super::cause;
+use super::machine::Engine;
 use super::request::verdict;
 use super::types::{Mono, Plan};
 use super::unit::{Desired, Unit};

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::reply::{By, CauseKind, Outcome};
 
+use super::cause;
+use super::machine::Engine;
 use super::request::{Goal, verdict};
 use super::types::{Action, ChangeKind, Op, Refusal, RequestAnswer, RequestId, UnitAnswer};
 use super::unit::{Desired, ProcessPhase, State};
-use super::{Engine, cause};
 use crate::graph::Ix;
 use crate::ids::Scope;
 use crate::spec::{OnFailed, UnitName};
@@ -39,11 +40,13 @@ impl Engine {
                 cascade,
             } => {
                 self.refuse_in_shutdown()?;
-                let mut roots = self.resolve(&units)?;
-                if only_running {
-                    roots.retain(|ix| self.unit(*ix).state.is_active());
-                }
-                self.restart(id, &roots, cascade, by)
+                let roots = self.resolve(&units)?;
+                let (roots, left_alone) = if only_running {
+                    roots.into_iter().partition(|ix| self.unit(*ix).state.is_active())
+                } else {
+                    (roots, BTreeSet::new())
+                };
+                self.restart(id, &roots, &left_alone, cascade, by)
             }
             Op::Reload { units } => {
                 self.refuse_in_shutdown()?;
@@ -198,16 +201,18 @@ impl Engine {
             for &v in &self.graph.edges(ix).required_by {
                 let other = self.unit(v);
                 let policy = other.spec.on_dependency(name);
-                let goes = if restart {
-                    policy.restarted == crate::spec::OnRestarted::Restart
-                } else {
-                    policy.failed == OnFailed::Stop
+                let goes = match (restart, other.state.life().is_some()) {
+                    (true, lives) => lives && policy.restarted == crate::spec::OnRestarted::Restart,
+                    (false, true) => policy.failed == OnFailed::Stop,
+                    // Nothing of it stops, but those that require it are to lose it.
+                    (false, false) => !other.is_satisfied(),
                 };
-                if goes && other.state.life().is_some() && going.insert(v) {
+                if goes && going.insert(v) {
                     queue.push(v);
                 }
             }
         }
+        going.retain(|ix| self.unit(*ix).state.life().is_some());
         &going - roots
     }
 
@@ -215,10 +220,12 @@ impl Engine {
         units.iter().map(|ix| self.graph.name(*ix).clone()).collect()
     }
 
+    /// `left_alone` were named and do not run: nothing is done to them, and their verdict says so.
     fn restart(
         &mut self,
         id: RequestId,
         roots: &BTreeSet<Ix>,
+        left_alone: &BTreeSet<Ix>,
         cascade: bool,
         by: &By,
     ) -> Result<(), Refusal> {
@@ -236,6 +243,9 @@ impl Engine {
             let life = self.unit(ix).state.life().map(|life| life.invocation);
             goals.push((self.graph.name(ix).clone(), Goal::Up { other_than: life }));
         }
+        for &ix in left_alone {
+            goals.push((self.graph.name(ix).clone(), Goal::Up { other_than: None }));
+        }
         for (&ix, &pulled_in_by) in &all {
             let is_root = roots.contains(&ix);
             let unit = self.unit_mut(ix);
@@ -251,6 +261,11 @@ impl Engine {
             }
         }
         self.requests.open(id, self.now, goals);
+        for &ix in left_alone {
+            let text = "does not run: left alone";
+            let answer = verdict(self.graph.name(ix), Outcome::Already, text);
+            self.requests.decide(id, self.now, answer);
+        }
         Ok(())
     }
 

@@ -3,8 +3,8 @@
 
 use proto::reply::{Cause, State as Word};
 
-use super::Engine;
 use super::cause;
+use super::machine::Engine;
 use super::types::Mono;
 use super::unit::{Desired, State, Unit};
 use crate::graph::Ix;
@@ -53,7 +53,7 @@ impl Engine {
         for &d in &edges.requires {
             // One that is ready but about to stop is none to start on.
             let unit = self.unit(d);
-            if !unit.is_satisfied() || unit.desired == Desired::Down || unit.restart_pending {
+            if !unit.is_satisfied() || unit.is_lost() || unit.restart_pending {
                 found.push(Blocker::Requirement(d));
             }
         }
@@ -103,7 +103,22 @@ impl Engine {
     pub(super) fn dead_requirement(&self, ix: Ix) -> Option<Ix> {
         self.graph.edges(ix).requires.iter().copied().find(|&d| {
             let unit = self.unit(d);
-            unit.is_down_for_good() || (!unit.is_satisfied() && unit.attempt_failed)
+            unit.is_lost() || (!unit.is_satisfied() && unit.attempt_failed)
+        })
+    }
+
+    /// A lost requirement takes or keeps the unit down (see [`Unit::is_held_down`]): one that lives goes only if its
+    /// policy says so; one without a life cannot come up, unless it has done its work and is relied on as it is.
+    pub(super) fn must_be_held_down(&self, ix: Ix) -> bool {
+        let unit = self.unit(ix);
+        let is_active = unit.state.is_active();
+        if !is_active && unit.is_satisfied() {
+            return false;
+        }
+        self.graph.edges(ix).requires.iter().any(|&d| {
+            let dependency = self.unit(d);
+            let policy = unit.spec.on_dependency(&dependency.spec.name);
+            dependency.is_lost() && (!is_active || policy.failed == OnFailed::Stop)
         })
     }
 
@@ -120,14 +135,14 @@ impl Engine {
             let dependency = self.unit(d);
             let policy = unit.spec.on_dependency(&dependency.spec.name);
             let name = &dependency.spec.name;
-            if policy.failed == OnFailed::Stop && dependency.is_down_for_good() {
+            if policy.failed == OnFailed::Stop && dependency.is_lost() {
                 let text = format!("{name}, which it requires, {}", why_down(dependency));
                 let cause = cause::dependency(name, dependency.last_seq, text);
                 let stay = policy.recovered == crate::spec::OnRecovered::Stay;
                 return Some(StopReason { cause, stay });
             }
             let restarts = dependency.restart_pending || !dependency.is_satisfied();
-            if policy.restarted == OnRestarted::Restart && restarts && !dependency.is_down_for_good() {
+            if policy.restarted == OnRestarted::Restart && restarts && !dependency.is_lost() {
                 let text = format!("{name}, which it requires, is being restarted");
                 return Some(StopReason {
                     cause: cause::dependency(name, dependency.last_seq, text),
@@ -208,6 +223,7 @@ fn why_down(unit: &Unit) -> String {
         State::Running { .. } if unit.desired == Desired::Down => {
             format!("is to stop ({})", cause::told(&unit.desired_cause))
         }
+        State::Running { .. } if unit.is_held_down => "is about to stop for one that it requires".to_owned(),
         State::Running { .. } => "is running".to_owned(),
         State::Reloading { .. } => "is reloading".to_owned(),
         State::Stopping { .. } => "is stopping".to_owned(),

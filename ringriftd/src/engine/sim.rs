@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proto::reply::{By, Exit, Outcome};
 
-use super::Engine;
+use super::machine::Engine;
 use super::restart::mix;
 use super::types::{Action, Event, LaunchFailure, Mono, Op, Plan, RequestAnswer, RequestId, Role};
 use super::unit::State;
@@ -525,6 +525,14 @@ impl World {
         }
     }
 
+    /// The states of the first units, in the words of the tables.
+    fn words(&self, count: usize) -> Vec<String> {
+        let word = |i| self.engine.find(&name(i)).expect("known").1.state.word();
+        (0..count)
+            .map(|i| format!("{:?}", word(i)).to_lowercase())
+            .collect()
+    }
+
     fn shut_down(&mut self) {
         let cause = super::cause::own(proto::reply::CauseKind::Signal, 0, "SIGTERM");
         self.tell(Event::Shutdown { cause });
@@ -640,7 +648,7 @@ fn in_a_hostile_world_the_invariants_hold_every_request_is_answered_and_all_ends
                 }
                 State::Waiting => {
                     let blockers = world.engine.blockers(ix);
-                    let blocked = blockers.iter().filter_map(super::Blocker::unit);
+                    let blocked = blockers.iter().filter_map(super::order::Blocker::unit);
                     let has_reason = blocked.into_iter().any(|d| {
                         !world.engine.unit(d).is_satisfied() || world.engine.unit(d).is_down_for_good()
                     });
@@ -745,6 +753,68 @@ fn a_stop_wins_over_a_start_under_way_and_the_starter_is_told() {
         world.engine.find(&name(0)).expect("known").1.state,
         State::Stopped
     );
+}
+
+/// Three units in a chain, all running.
+fn chain_of_three(last: UnitSpec) -> World {
+    let mut middle = unit(1);
+    middle.requires = vec![name(0)];
+    let mut last = last;
+    last.requires = vec![name(1)];
+    let mut base = unit(0);
+    base.restart.max_restarts = Some(0);
+    let plan = plan(vec![base, middle, last], None);
+    let mut world = World::new(1, Arc::clone(&plan), CALM);
+    world.tell(Event::Loaded(plan));
+    world.run(60, 0);
+    assert_eq!(world.words(3), ["running"; 3]);
+    world
+}
+
+#[test]
+fn a_stop_goes_up_the_whole_chain_of_requirements_the_last_first_and_so_does_the_return() {
+    let mut world = chain_of_three(unit(2));
+    let by = By {
+        uid: 0,
+        pid: 1,
+        verb: "test".to_owned(),
+    };
+    world.tell(Event::Request {
+        id: RequestId(1),
+        op: Op::Stop {
+            units: vec![name(0)],
+            cascade: true,
+        },
+        by: by.clone(),
+    });
+    assert_eq!(world.words(3), ["running", "running", "stopping"]);
+    world.run(120, 0);
+    assert_eq!(world.words(3), ["stopped", "waiting", "waiting"]);
+    world.tell(Event::Request {
+        id: RequestId(2),
+        op: Op::Start { units: vec![name(0)] },
+        by,
+    });
+    world.run(180, 0);
+    assert_eq!(world.words(3), ["running"; 3]);
+}
+
+#[test]
+fn a_failure_goes_up_the_whole_chain_of_requirements_but_not_to_one_that_keeps_on() {
+    let mut keeper = unit(2);
+    keeper.on_dependency.failed = crate::spec::OnFailed::Keep;
+    for (last, expected) in [(unit(2), "waiting"), (keeper, "running")] {
+        let mut world = chain_of_three(last);
+        let launch = *world
+            .live
+            .iter()
+            .find(|(_, p)| p.unit == name(0))
+            .expect("it lives")
+            .0;
+        world.exit_later(1, launch, Exit::Code(1));
+        world.run(120, 0);
+        assert_eq!(world.words(3), ["failed", "waiting", expected]);
+    }
 }
 
 #[test]
@@ -859,4 +929,66 @@ fn a_stop_that_takes_others_along_waits_for_them_and_tells_of_each() {
     let expected: Vec<(String, Outcome)> = (0..4).map(|i| (name(i).to_string(), Outcome::Done)).collect();
     assert_eq!(told, expected);
     assert!(world.live.is_empty());
+}
+
+/// A chain of units, each requiring only the one before it.
+fn chain(length: usize) -> Vec<UnitSpec> {
+    let link = |i: usize| {
+        let mut unit = unit(i);
+        unit.requires = i.checked_sub(1).map(name).into_iter().collect();
+        unit
+    };
+    (0..length).map(link).collect()
+}
+
+#[test]
+fn a_chain_goes_down_in_reverse_with_its_root_and_comes_back_by_itself() {
+    let mut units = chain(4);
+    units[0].restart.max_restarts = Some(0);
+    let plan = plan(units, None);
+    let mut world = World::new(1, Arc::clone(&plan), CALM);
+    world.tell(Event::Loaded(plan));
+    world.run(60, 0);
+    world.ends.clear();
+    let root = *world
+        .live
+        .iter()
+        .find(|(_, p)| p.unit == name(0))
+        .expect("it lives")
+        .0;
+    world.exit_later(1, root, Exit::Code(1));
+    world.run(120, 0);
+    assert_eq!(world.ends, [0, 3, 2, 1].map(name));
+    assert!(world.live.is_empty());
+    world.run(120 + 1000, 0);
+    let all_run = world.engine.units().all(|(_, unit)| unit.is_satisfied());
+    assert!(all_run, "{:?}", world.engine);
+}
+
+#[test]
+fn a_stop_takes_a_whole_chain_along_in_reverse() {
+    let plan = plan(chain(4), None);
+    let mut world = World::new(1, Arc::clone(&plan), CALM);
+    world.tell(Event::Loaded(plan));
+    world.run(60, 0);
+    world.ends.clear();
+    world.tell(Event::Request {
+        id: RequestId(1),
+        op: Op::Stop {
+            units: vec![name(0)],
+            cascade: true,
+        },
+        by: By {
+            uid: 0,
+            pid: 1,
+            verb: "stop".to_owned(),
+        },
+    });
+    world.run(120, 0);
+    let RequestAnswer::Done(answers) = &world.replies[&RequestId(1)] else {
+        panic!("refused")
+    };
+    assert_eq!(answers.len(), 4);
+    assert!(answers.iter().all(|a| a.outcome == Outcome::Done), "{answers:?}");
+    assert_eq!(world.ends, [3, 2, 1, 0].map(name));
 }

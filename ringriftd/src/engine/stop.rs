@@ -5,11 +5,11 @@
 
 use proto::reply::{Cause, CauseKind, Exit};
 
-use super::Engine;
-use super::life::{describe, duration_text};
+use super::machine::Engine;
 use super::restart::{Ending, GaveUp, Next, mix};
 use super::types::{Action, ChangeKind, Role};
 use super::unit::{Desired, End, Life, ProcessPhase, State, StopPhase};
+use super::words::{describe, duration_text};
 use crate::graph::Ix;
 use crate::ids::Scope;
 

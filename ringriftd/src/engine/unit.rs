@@ -38,7 +38,8 @@
 //!
 //! The last operator's word wins over an earlier one and over the profile. Shutdown wins over everything. A
 //! dependency that went down for good holds a unit down (`Waiting`) without changing what is wanted, so that the unit
-//! comes back by itself; only `recovered = "stay"` turns it to wanted down.
+//! comes back by itself; only `recovered = "stay"` turns it to wanted down. A unit that is held down so is lost to
+//! those that require it in turn (`Unit::is_lost`): a chain goes down in reverse as a whole, and comes back as one.
 //!
 //! # News of the past
 //!
@@ -350,6 +351,10 @@ pub struct Unit {
     /// Its first attempt since it was wanted up has failed, or cannot be made because one that it requires has
     /// failed: units that only want it, or are only ordered after it, go ahead.
     pub attempt_failed: bool,
+    /// One that it requires is lost (down for good, or lost itself), and that takes it down or keeps it down: those
+    /// that require it are without it as if it had failed itself. Kept by `Engine::look_at`, so that it spreads along
+    /// chains of any length without recursion.
+    pub is_held_down: bool,
     /// What its ends have cost it.
     pub restarts: Restarts,
     /// Main processes launched in all.
@@ -386,6 +391,7 @@ impl Unit {
             since: now,
             last_seq: 0,
             attempt_failed: false,
+            is_held_down: false,
             restarts: Restarts::default(),
             starts: 0,
             last_invocation: None,
@@ -410,6 +416,11 @@ impl Unit {
             | State::Backoff { .. }
             | State::Failed { .. } => false,
         }
+    }
+
+    /// Those that require it must not count on it for now: it is down for good, or held down by one that is.
+    pub fn is_lost(&self) -> bool {
+        self.is_held_down || self.is_down_for_good()
     }
 
     /// It is down, or about to be, and will not come back by itself soon.

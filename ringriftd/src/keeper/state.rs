@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -190,5 +189,5 @@ impl Keeper {
 
 /// One line for people, on stderr. Nobody may be there to read it.
 pub fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "ringriftd: {text}");
+    crate::say!("ringriftd: {text}");
 }

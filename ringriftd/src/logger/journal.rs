@@ -201,7 +201,7 @@ impl Journal {
             Ok(()) => {
                 self.waiting = Vec::new();
                 let lost = std::mem::take(&mut self.lost);
-                eprintln!(
+                crate::say!(
                     "ringriftd logger: the log of {} is written again after {} s{}",
                     self.unit.name,
                     now.saturating_duration_since(trouble.since).as_secs(),
@@ -237,7 +237,7 @@ impl Journal {
 
     /// Tells of trouble once; from then on [`Journal::retry`] is to be called.
     fn fail(&mut self, error: &io::Error) -> Blocked {
-        eprintln!(
+        crate::say!(
             "ringriftd logger: cannot write the log of {}: {error}; its output waits in its pipe until that is mended",
             self.unit.name
         );

@@ -34,7 +34,7 @@ pub fn run(log_dir: &Path) -> u8 {
         // Before it becomes ours: a daemon started by hand has nothing there.
         let is_open = std::fs::metadata(format!("/proc/self/fd/{number}")).is_ok();
         if !is_open {
-            eprintln!(
+            crate::say!(
                 "ringriftd logger: cannot start: descriptor {number} is missing; only the keeper starts a logger"
             );
             return 1;
@@ -51,7 +51,7 @@ pub fn run(log_dir: &Path) -> u8 {
     match serve(log_dir, keeper, peer) {
         Ok(()) => 0,
         Err(e) => {
-            eprintln!(
+            crate::say!(
                 "ringriftd logger: cannot write logs to {}: {e}",
                 log_dir.display()
             );

@@ -73,7 +73,9 @@ impl Queries {
                 follow,
             } => {
                 let Some(fd) = client else {
-                    eprintln!("ringriftd logger: cannot answer a query for logs: no connection came with it");
+                    crate::say!(
+                        "ringriftd logger: cannot answer a query for logs: no connection came with it"
+                    );
                     return;
                 };
                 let mut client = Client {
@@ -135,7 +137,7 @@ fn spawn(name: &str, job: impl FnOnce() + Send + 'static) {
         .stack_size(STACK)
         .spawn(job)
     {
-        eprintln!("ringriftd logger: cannot start a thread for a query: {e}");
+        crate::say!("ringriftd logger: cannot start a thread for a query: {e}");
     }
 }
 
@@ -152,7 +154,7 @@ fn last_lines(shared: &Arc<Shared>, unit: &str, invocation: Option<u64>, lines: 
     ) {
         Ok(found) => found,
         Err(e) => {
-            eprintln!("ringriftd logger: cannot read the log of {}: {e}", unit.name);
+            crate::say!("ringriftd logger: cannot read the log of {}: {e}", unit.name);
             return Vec::new();
         }
     };

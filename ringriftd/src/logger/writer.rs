@@ -153,7 +153,7 @@ impl Writer {
                 Ok(Received::Message(message, fds)) => self.on_keeper(message, fds)?,
                 Ok(Received::Nothing) => break,
                 Ok(Received::Garbage(why)) => {
-                    eprintln!("ringriftd logger: cannot read the keeper's message: {why}")
+                    crate::say!("ringriftd logger: cannot read the keeper's message: {why}")
                 }
                 Ok(Received::End) => {
                     // The keeper is dead. What is there is written; the units' pipes die with us or are handed on by
@@ -173,7 +173,7 @@ impl Writer {
             ToLogger::Open { id, output } => match fds.next() {
                 Some(fd) => self.open_pipe(id, fd, &output)?,
                 None => {
-                    eprintln!(
+                    crate::say!(
                         "ringriftd logger: cannot read launch {id} of {}: no pipe came with it",
                         output.unit
                     );
@@ -239,7 +239,7 @@ impl Writer {
                 Ok(Received::Message(query, fds)) => self.queries.start(query, fds.into_iter().next(), &peer),
                 Ok(Received::Nothing) => break,
                 Ok(Received::Garbage(why)) => {
-                    eprintln!("ringriftd logger: cannot read the manager's message: {why}")
+                    crate::say!("ringriftd logger: cannot read the manager's message: {why}")
                 }
                 Ok(Received::End) | Err(_) => {
                     // The manager died. The keeper sends a link to the next one.
@@ -262,7 +262,7 @@ impl Writer {
             Some(index) => *index,
             None => {
                 let Some(unit) = self.shared.unit(&output.unit) else {
-                    eprintln!(
+                    crate::say!(
                         "ringriftd logger: cannot log {:?}: that is no unit's name",
                         output.unit
                     );
@@ -489,7 +489,7 @@ impl Writer {
         }
         for index in std::mem::take(&mut self.blocked) {
             if !self.journals[index].retry(Instant::now()) {
-                eprintln!(
+                crate::say!(
                     "ringriftd logger: the last lines of {} are lost",
                     self.journals[index].name()
                 );
@@ -524,7 +524,7 @@ fn read_pipe(pipe: &mut Pipe, journal: &mut Journal, clock: &mut Clock, buffer: 
         }
         Err(Errno::EAGAIN | Errno::EINTR) => Turn::Empty,
         Err(e) => {
-            eprintln!(
+            crate::say!(
                 "ringriftd logger: cannot read launch {} of {}: {}",
                 pipe.id,
                 journal.name(),

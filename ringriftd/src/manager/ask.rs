@@ -4,7 +4,7 @@ use proto::reply::{By, Failure, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, Ver
 use proto::request::{Job, Request, WaitFor, Whom};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::Manager;
+use super::core::Manager;
 use super::launches::VIEW_TIMEOUT;
 use crate::config::Loaded;
 use crate::control::access::verb;
@@ -337,6 +337,10 @@ impl Manager {
             self.selected(selectors, answers)
         };
         let Some((units, answers)) = found else { return };
+        if self.is_logger_gone {
+            let why = "the logger has died and is being started again: try again in a moment";
+            return answers.fail(refused(1, why.to_owned()));
+        }
         let units = units.iter().map(UnitName::to_string).collect();
         match answers.into_connection() {
             Ok((connection, ask)) => {
@@ -364,6 +368,7 @@ impl Manager {
         let closed = answers.closed();
         self.jobs.wait(id, units, target, answers);
         self.watch_client(id, closed);
+        // What is so already is true now: no news need come.
         self.jobs.look(&self.engine);
         if let Some(ms) = timeout_ms {
             self.set_timeout(id, ms);
