@@ -83,16 +83,21 @@ impl Progress {
 
     /// Something happened.
     pub fn event(&mut self, event: &Event) {
+        let is_there = self.is_there(event.to);
         if let Some(row) = self.rows.get_mut(&event.unit) {
             row.state = Some(event.to);
+            row.done |= is_there && event.from != event.to;
             row.why = self.style.clean(&event.cause.text);
         }
     }
 
     /// What a unit says and waits for, fresher than the events.
     pub fn status(&mut self, unit: &UnitStatus) {
+        // A unit that runs may still be about to stop for its restart: only events tell which life it is.
+        let is_there = self.is_there(unit.state) && self.verb != "restart" && self.verb != "try-restart";
         if let Some(row) = self.rows.get_mut(&unit.name) {
             row.state = Some(unit.state);
+            row.done |= is_there;
             if !unit.blocked_by.is_empty() {
                 row.why = format!("waits for {}", blockers(&self.style, unit, true));
             } else if let Some(text) = &unit.status_text {
@@ -103,6 +108,16 @@ impl Progress {
                     measure::span(measure::now_us().saturating_sub(unit.since_us))
                 );
             }
+        }
+    }
+
+    /// The state that the job wants a unit in. The verdicts come together at the end; a unit that got there before is
+    /// nothing that is still waited for.
+    fn is_there(&self, state: State) -> bool {
+        match self.verb {
+            "start" | "restart" | "try-restart" => matches!(state, State::Running | State::Completed),
+            "stop" => state == State::Stopped,
+            _ => false,
         }
     }
 

@@ -239,6 +239,30 @@ fn progress_shows_what_is_waited_for_and_goes_away() {
 }
 
 #[test]
+fn a_unit_that_got_there_counts_before_the_verdicts_come() {
+    let (go, told) = channel::<()>();
+    let told = std::sync::Mutex::new(told);
+    let daemon = Daemon::raw(move |mut line| {
+        line.welcome();
+        let job: Ask = line.receive().expect("a job");
+        line.reply(job.id, plan(&["a", "b"], &[]));
+        let news: Ask = line.receive().expect("a question for news");
+        let units = vec![unit("a", State::Running, 1), unit("b", State::Starting, 0)];
+        line.reply(news.id, Reply::Units(units));
+        if told.lock().expect("unpoisoned").recv_timeout(PATIENCE).is_ok() {
+            line.reply(job.id, verdict("a", Outcome::Done, "running"));
+            line.reply(job.id, verdict("b", Outcome::Done, "running"));
+            line.reply(job.id, Reply::End);
+        }
+        let _: Option<Ask> = line.receive();
+    });
+    let mut terminal = Terminal::run(daemon.command(&["start", "a", "b"]));
+    terminal.expect("start: 1 of 2 done");
+    go.send(()).expect("told");
+    assert_eq!(terminal.end().0, 0);
+}
+
+#[test]
 fn progress_goes_away_on_ctrl_c_too() {
     let (daemon, _go) = patient();
     let mut terminal = Terminal::run(daemon.command(&["start", "a", "b"]));

@@ -945,6 +945,14 @@ fn profiles_extend_exclude_and_pull_in() {
         &node.fault(&["emty"]),
         &["unknown profile \"emty\"", "command line", "\"empty\""],
     );
+    says(
+        &Node::new().fault(&["minimal"]),
+        &[
+            "unknown profile \"minimal\"",
+            "no profile was found at all",
+            "--profiles",
+        ],
+    );
 }
 
 #[test]

@@ -348,7 +348,12 @@ fn active(
                 Some(span) => Diagnostic::fault(sources.place(span), what),
                 None => Diagnostic::homeless(format!("{what}, named on the command line")),
             };
-            fault.help = nearest_names(text, known.keys().map(String::as_str));
+            fault.help = nearest_names(text, known.keys().map(String::as_str)).or_else(|| {
+                // Mostly it was started in the wrong folder: what was never found can be missed nowhere else.
+                known.is_empty().then(|| {
+                    "no profile was found at all: --profiles names their folder, --units that of the units".to_owned()
+                })
+            });
             faults.push(fault);
         }
     };

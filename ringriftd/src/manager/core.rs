@@ -29,6 +29,9 @@ use crate::limits;
 use crate::places::Places;
 use crate::spec::UnitName;
 
+/// Units that are named to somebody who signals a second time.
+const LEFT_NAMED: usize = 8;
+
 /// The exit code for a bug of ours.
 pub(super) const BUG: u8 = 70;
 /// The exit code for files that are wrong.
@@ -248,7 +251,17 @@ impl Manager {
         }
         let name = crate::engine::signal_name(number);
         if self.engine.is_shutting_down() {
-            tracing::warn!("{name}: already stopping");
+            let left: Vec<&str> = self
+                .engine
+                .units()
+                .filter(|(_, unit)| unit.state.life().is_some())
+                .map(|(_, unit)| unit.spec.name.as_str())
+                .take(LEFT_NAMED)
+                .collect();
+            tracing::warn!(
+                "{name}: already stopping, and what is left at the end of shutdown_timeout is killed; waits for {}",
+                left.join(", ")
+            );
             return;
         }
         tracing::info!("{name}: stopping all units");
