@@ -608,10 +608,11 @@ impl Node {
             .filter_map(|p| Held::open(p.pid))
             .collect();
         let (mut child, held) = self.daemon.take().expect("the daemon was started");
+        // The keeper first: it would clean up after a manager that it saw die.
+        held.signal(libc::SIGKILL);
         for process in &others {
             process.signal(libc::SIGKILL);
         }
-        held.signal(libc::SIGKILL);
         child.wait().expect("an own child can be waited for");
         for process in &others {
             assert!(process.wait(PATIENCE), "a process survived SIGKILL");

@@ -22,9 +22,13 @@ const LONG: Duration = Duration::from_secs(15 * 60);
 
 /// The profile `full` with the checkout's units, as the runner of `ringriftd.toml` starts them; `None` without RingRift.
 fn node() -> Option<Node> {
-    let pass = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let Some(home) = pass("RINGRIFT_HOME") else {
-        eprintln!("SKIPPED: RINGRIFT_HOME names no checkout of RingRift");
+    let Some(home) = std::env::var("RINGRIFT_HOME")
+        .ok()
+        .filter(|home| !home.is_empty())
+    else {
+        // Straight to the descriptor: the test runner swallows what goes through the macros.
+        let text = "SKIPPED: real_ringrift: RINGRIFT_HOME names no checkout of RingRift\n";
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
         return None;
     };
     let read =

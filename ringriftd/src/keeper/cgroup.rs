@@ -135,6 +135,14 @@ impl Leaf {
     }
 }
 
+/// Takes away the folder of a keeper that is dead, unless somebody lives in it. True when it is gone, or was no such folder.
+pub fn remove_left(path: &Path) -> bool {
+    let is_ours = path
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with("ringriftd-"));
+    !is_ours || !path.join("cgroup.events").exists() || remove_tree(path, 0)
+}
+
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::options().write(true).open(path)?.write_all(bytes)
 }

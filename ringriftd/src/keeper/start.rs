@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Instant;
 
 use nix::sys::inotify::{InitFlags, Inotify};
@@ -12,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::cgroup::Root;
+use super::cgroup::{self, Root};
 use super::child::Stack;
 use super::config::{Contain, KeeperConfig};
 use super::launch::{Containment, Machine};
@@ -155,6 +156,8 @@ fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {
             Ok(root.map_err(|why| format!("cannot use the cgroup {}: {why}", path.display()))?)
         }
     };
+    let made = tried.as_ref().ok().map(Root::path);
+    replace_left_cgroups(&config.state_dir.join("cgroups"), made);
     machine.containment = match tried {
         Ok(root) => Containment::Cgroup(root),
         Err(why) => Containment::Group { why },
@@ -162,7 +165,19 @@ fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {
     Ok(machine)
 }
 
-fn try_cgroup(machine: &mut Machine, parent: Option<&std::path::Path>, seed: u64) -> Result<Root, String> {
+/// Takes away what keepers before this one, killed, left of their cgroups, and notes this one's for the next. A folder in
+/// which somebody lives stays, and stays noted. All of it is best effort: it is about empty folders only.
+fn replace_left_cgroups(note: &Path, made: Option<&Path>) {
+    let noted = std::fs::read_to_string(note).unwrap_or_default();
+    let mut lines: Vec<&str> = noted
+        .lines()
+        .filter(|line| !cgroup::remove_left(Path::new(line)))
+        .collect();
+    lines.extend(made.and_then(Path::to_str));
+    let _ = std::fs::write(note, lines.join("\n"));
+}
+
+fn try_cgroup(machine: &mut Machine, parent: Option<&Path>, seed: u64) -> Result<Root, String> {
     let root = Root::make(parent, seed)?;
     match machine.test_cgroup(&root) {
         Ok(()) => Ok(root),
