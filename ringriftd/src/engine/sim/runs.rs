@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use proto::reply::{By, Exit, Outcome};
 
-use super::super::machine::Engine;
-use super::super::restart::mix;
-use super::super::types::{Action, Event, Mono, Op, RequestAnswer, RequestId};
-use super::super::unit::State;
+use crate::engine::machine::Engine;
+use crate::engine::restart::mix;
+use crate::engine::types::{Action, Event, Mono, Op, RequestAnswer, RequestId};
+use crate::engine::unit::State;
 use crate::ids::LaunchId;
 use crate::spec::{OnRestarted, UnitName, UnitSpec};
 
@@ -79,7 +79,7 @@ fn in_a_hostile_world_the_invariants_hold_every_request_is_answered_and_all_ends
                 }
                 State::Waiting => {
                     let blockers = world.engine.blockers(ix);
-                    let blocked = blockers.iter().filter_map(super::super::order::Blocker::unit);
+                    let blocked = blockers.iter().filter_map(crate::engine::order::Blocker::unit);
                     let has_reason = blocked.into_iter().any(|d| {
                         !world.engine.unit(d).is_satisfied() || world.engine.unit(d).is_down_for_good()
                     });
@@ -341,7 +341,7 @@ fn a_stop_that_takes_others_along_waits_for_them_and_tells_of_each() {
     let others = (1..4).map(name).collect();
     assert_eq!(
         world.replies[&RequestId(1)],
-        RequestAnswer::Refused(super::super::types::Refusal::WouldStop { units: others })
+        RequestAnswer::Refused(crate::engine::types::Refusal::WouldStop { units: others })
     );
     world.tell(Event::Request {
         id: RequestId(2),
