@@ -1,7 +1,5 @@
 //! The one place where the manager reads clocks: once a step, monotonic for deciding and wall for showing.
 
-use std::time::Duration;
-
 use crate::engine::types::Mono;
 use nix::time::{ClockId, clock_gettime};
 
@@ -66,11 +64,12 @@ impl Now {
 
     /// When a monotonic point was, or will be, on the wall clock.
     pub fn wall_of(self, at: Mono) -> u64 {
-        let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
-        if at <= self.mono {
-            self.wall_us.saturating_sub(us(self.mono.since(at)))
+        // Whole µs before the subtraction: else the answer hangs on the nanoseconds of the moment it was asked in.
+        let (now_us, at_us) = (self.mono.0 / 1000, at.0 / 1000);
+        if at_us <= now_us {
+            self.wall_us.saturating_sub(now_us - at_us)
         } else {
-            self.wall_us.saturating_add(us(at.since(self.mono)))
+            self.wall_us.saturating_add(at_us - now_us)
         }
     }
 }
@@ -92,6 +91,14 @@ mod tests {
         for late in [3, 40, 900] {
             let again = clock.steady(read(9_000_000, 109_000_000 + late)).wall_of(at);
             assert_eq!(again, first, "{late} us late");
+        }
+        for ns in [1, 499, 999] {
+            let at = Mono(at.0 + 500);
+            let between = Now {
+                mono: Mono(9_000_000_000 + ns),
+                wall_us: 109_000_000,
+            };
+            assert_eq!(clock.steady(between).wall_of(at), first, "{ns} ns between");
         }
         let moved = clock.steady(read(10_000_000, 170_000_000)).wall_of(at);
         assert_eq!(moved, 165_000_000);
