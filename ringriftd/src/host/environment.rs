@@ -13,8 +13,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::engine::types::Role;
+use crate::host::account::Account;
 use crate::host::env_file::{self, EnvFileError};
-use crate::host::prepare::{Account, Fault, NodeContext, role_word};
+use crate::host::types::{Fault, NodeContext, role_word};
 use crate::spec::{Command, Piece, Runner, Template, UnitSpec};
 
 /// Where programs without a slash are looked for, unless the unit says otherwise.

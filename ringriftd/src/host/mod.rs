@@ -2,10 +2,11 @@
 //! loop and within a bound.
 //!
 //! * [`link`]: messages to and from keeper and logger.
-//! * [`prepare`]: a unit becomes a launch ([`environment`] and [`env_file`], and [`explain`] when it cannot).
+//! * [`prepare`]: a unit becomes a launch (`account`, [`environment`] and [`env_file`], and [`explain`] when it cannot).
 //! * [`notify`] and [`ready`]: what units say of themselves.
 //! * [`usage`]: what units use.
 
+mod account;
 pub mod env_file;
 pub mod environment;
 pub mod explain;
@@ -14,4 +15,5 @@ pub mod notify;
 pub mod prepare;
 pub mod ready;
 mod receive;
+mod types;
 pub mod usage;

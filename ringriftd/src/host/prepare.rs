@@ -6,40 +6,27 @@
 //!
 //! Read first: [`prepare`] and [`Preparer`].
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{CString, OsStr};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::unistd::{Gid, Group, Uid, User};
 use tokio::sync::Semaphore;
 
 use crate::engine::types::{LaunchFailure, Role};
+use crate::host::account::Account;
 use crate::host::environment::{Environment, own_variables};
 use crate::host::explain;
+use crate::host::types::Fault;
+pub use crate::host::types::{NodeContext, role_word};
 use crate::ids::{LaunchId, invocation_text};
 use crate::keeper::wire::{Identity, Launch, Output, Stage};
 use crate::limits::{
     ARGUMENT_MAX, LAUNCH_BYTES_MAX, PREPARE_AT_ONCE, PREPARE_TIMEOUT, SOCKET_PATH_MAX, TEXT_MAX,
 };
 use crate::spec::{Argv, Command, Kind, Template, UnitName, UnitSpec};
-
-/// What launches need to know of the node.
-#[derive(Debug, Clone, Default)]
-pub struct NodeContext {
-    /// The node's random number, as the keeper's hello says it.
-    pub seed: u64,
-    /// Absolute; notify sockets live in `notify/` below it.
-    pub runtime_dir: PathBuf,
-    /// `${RINGRIFTD}`: this program.
-    pub program: PathBuf,
-    /// `${RINGRIFT_CONFIG_DIR}`: the folder of `ringriftd.toml`, if there is one.
-    pub config_dir: Option<PathBuf>,
-    /// ringriftd's own environment, for `pass_env`. Take it with [`crate::host::environment::own_environment`].
-    pub env: BTreeMap<String, String>,
-}
 
 /// A launch that can be handed to the keeper.
 #[derive(Clone, PartialEq)]
@@ -217,37 +204,9 @@ pub fn prepare(
     })
 }
 
-/// `RINGRIFT_ROLE`: `main`, `start_pre.0` …
-pub fn role_word(role: Role) -> String {
-    match role {
-        Role::Main => "main".to_owned(),
-        Role::StartPre(n) => format!("start_pre.{n}"),
-        Role::StartPost(n) => format!("start_post.{n}"),
-        Role::StopPre(n) => format!("stop_pre.{n}"),
-        Role::StopPost(n) => format!("stop_post.{n}"),
-        Role::Reload(n) => format!("reload.{n}"),
-    }
-}
-
 /// Where the notify socket of a life is.
 pub fn notify_path(runtime_dir: &Path, invocation: &str) -> PathBuf {
     runtime_dir.join("notify").join(format!("{invocation}.sock"))
-}
-
-/// Why there is no launch; [`prepare`] adds whose hook it was.
-pub(super) struct Fault {
-    pub(super) text: String,
-    pub(super) host: bool,
-}
-
-impl Fault {
-    /// One of the unit's own, not of the host.
-    pub(super) fn unit(text: impl Into<String>) -> Self {
-        Self {
-            text: text.into(),
-            host: false,
-        }
-    }
 }
 
 fn make(spec: &UnitSpec, role: Role, id: LaunchId, node: &NodeContext) -> Result<Prepared, Fault> {
@@ -410,137 +369,6 @@ fn find(
     }))
 }
 
-/// Whose process it will be.
-pub(super) struct Account {
-    identity: Option<Identity>,
-    pub(super) name: Option<String>,
-    pub(super) home: String,
-    pub(super) shell: String,
-}
-
-impl Account {
-    fn of(spec: &UnitSpec) -> Result<Self, Fault> {
-        let exec = &spec.exec;
-        let (uid, user) = match &exec.user {
-            None => {
-                let uid = Uid::effective();
-                // Our own entry is for HOME and USER only: without one (a container) the unit runs all the same.
-                (uid, User::from_uid(uid).unwrap_or(None))
-            }
-            Some(text) => find_user(text)?,
-        };
-        let gid = match (&exec.group, &user, &exec.user) {
-            (Some(text), _, _) => find_group(text)?,
-            (None, Some(user), Some(_)) => user.gid,
-            (None, None, Some(text)) => {
-                return Err(Fault::unit(format!(
-                    "user {text} has no entry in the user directory, so no group is known: give `group`"
-                )));
-            }
-            (None, _, None) => Gid::effective(),
-        };
-        let groups = match (&exec.supplementary_groups, &user, &exec.user) {
-            (Some(names), _, _) => names
-                .iter()
-                .map(|text| find_group(text))
-                .collect::<Result<Vec<Gid>, Fault>>()?,
-            (None, Some(user), Some(_)) => member_of(user, gid)?,
-            (None, None, Some(_)) => vec![gid],
-            (None, _, None) => nix::unistd::getgroups().unwrap_or_default(),
-        };
-        let says_nothing = exec.user.is_none() && exec.group.is_none() && exec.supplementary_groups.is_none();
-        let is_own =
-            uid == Uid::effective() && gid == Gid::effective() && exec.supplementary_groups.is_none();
-        let identity = if says_nothing || (is_own && !Uid::effective().is_root()) {
-            // An ordinary user may not call setgroups(2), not even to stay who it is.
-            None
-        } else if Uid::effective().is_root() {
-            Some(Identity {
-                uid: uid.as_raw(),
-                gid: gid.as_raw(),
-                groups: groups.into_iter().map(Gid::as_raw).collect(),
-            })
-        } else {
-            return Err(Fault::unit(format!(
-                "cannot run as user {uid} with group {gid}: ringriftd runs as user {} and only root may change that",
-                Uid::effective()
-            )));
-        };
-        let text = |path: PathBuf, other: &str| match path.into_os_string().into_string() {
-            Ok(text) if !text.is_empty() => text,
-            _ => other.to_owned(),
-        };
-        Ok(match user {
-            Some(user) => Self {
-                identity,
-                name: Some(user.name),
-                home: text(user.dir, "/"),
-                shell: text(user.shell, "/bin/sh"),
-            },
-            None => Self {
-                identity,
-                name: None,
-                home: "/".to_owned(),
-                shell: "/bin/sh".to_owned(),
-            },
-        })
-    }
-}
-
-/// A number is one, whatever names exist; -1 is the kernel's word for "leave it as it is" (setresuid(2)).
-fn number(text: &str) -> Option<u32> {
-    let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    is_number
-        .then(|| text.parse().ok())
-        .flatten()
-        .filter(|&n| n != u32::MAX)
-}
-
-fn find_user(text: &str) -> Result<(Uid, Option<User>), Fault> {
-    if let Some(n) = number(text) {
-        let uid = Uid::from_raw(n);
-        let user = User::from_uid(uid).map_err(|e| lookup("user", text, e))?;
-        return Ok((uid, user));
-    }
-    match User::from_name(text).map_err(|e| lookup("user", text, e))? {
-        Some(user) => Ok((user.uid, Some(user))),
-        None => Err(Fault::unit(format!(
-            "there is no user {}: make it, or mend `user`",
-            explain::shown(text.as_bytes())
-        ))),
-    }
-}
-
-fn find_group(text: &str) -> Result<Gid, Fault> {
-    if let Some(n) = number(text) {
-        return Ok(Gid::from_raw(n));
-    }
-    match Group::from_name(text).map_err(|e| lookup("group", text, e))? {
-        Some(group) => Ok(group.gid),
-        None => Err(Fault::unit(format!(
-            "there is no group {}: make it, or mend `group` or `supplementary_groups`",
-            explain::shown(text.as_bytes())
-        ))),
-    }
-}
-
-fn member_of(user: &User, gid: Gid) -> Result<Vec<Gid>, Fault> {
-    let name = CString::new(user.name.as_bytes())
-        .map_err(|_| Fault::unit("the user's name contains a NUL byte".to_owned()))?;
-    nix::unistd::getgrouplist(&name, gid).map_err(|e| lookup("the groups of user", &user.name, e))
-}
-
-fn lookup(what: &str, text: &str, e: nix::errno::Errno) -> Fault {
-    Fault {
-        text: format!(
-            "cannot look up {what} {}: {}",
-            explain::shown(text.as_bytes()),
-            explain::errno_text(e as i32)
-        ),
-        host: explain::is_host_fault(e as i32),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -599,14 +427,5 @@ mod tests {
             .expect("open");
         let failed = preparer.bounded(unit("a"), || ()).await.expect_err("no place");
         assert!(failed.host, "{failed:?}");
-    }
-
-    #[test]
-    fn users_by_number_leave_out_the_kernels_minus_one() {
-        assert_eq!(number("0"), Some(0));
-        assert_eq!(number("4294967294"), Some(4_294_967_294));
-        assert_eq!(number("4294967295"), None);
-        assert_eq!(number("+1"), None);
-        assert_eq!(number(""), None);
     }
 }
