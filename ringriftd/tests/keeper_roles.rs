@@ -208,8 +208,7 @@ fn a_new_logger_gets_every_open_pipe_and_a_new_link_to_the_manager() {
     let mut keeper = command_with_roles(dir.path(), &std::env::current_exe().unwrap())
         .spawn()
         .unwrap();
-    let logger = Played::accept(&listener, "logger");
-    let manager = Played::accept(&listener, "manager");
+    let (logger, manager) = Played::accept_both(&listener);
     let (FromKeeper::Hello { logger_pid, seed, .. }, _) = manager.receive() else {
         panic!("no Hello")
     };

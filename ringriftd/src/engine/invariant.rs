@@ -40,6 +40,9 @@ impl Engine {
                     }
                 }
             }
+            if unit.is_taken_along != self.must_be_taken_along(ix) {
+                say("whether a restart takes it along is not up to date".to_owned());
+            }
             if unit.is_held_down != self.must_be_held_down(ix) {
                 say("what it thinks of those that it requires is out of date".to_owned());
             }

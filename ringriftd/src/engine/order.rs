@@ -53,7 +53,7 @@ impl Engine {
         for &d in &edges.requires {
             // One that is ready but about to stop is none to start on.
             let unit = self.unit(d);
-            if !unit.is_satisfied() || unit.is_lost() || unit.restart_pending {
+            if !unit.is_satisfied() || unit.is_lost() || unit.restart_pending || unit.is_taken_along {
                 found.push(Blocker::Requirement(d));
             }
         }
@@ -122,6 +122,17 @@ impl Engine {
         })
     }
 
+    /// A restart of one that it requires takes it along (see [`Unit::is_taken_along`]).
+    pub(super) fn must_be_taken_along(&self, ix: Ix) -> bool {
+        let unit = self.unit(ix);
+        unit.state.is_active()
+            && self.graph.edges(ix).requires.iter().any(|&d| {
+                let dependency = self.unit(d);
+                let policy = unit.spec.on_dependency(&dependency.spec.name);
+                policy.restarted == OnRestarted::Restart && is_restarting(dependency)
+            })
+    }
+
     /// Why an active unit has to stop, or nothing.
     pub(super) fn stop_reason(&self, ix: Ix) -> Option<StopReason> {
         let unit = self.unit(ix);
@@ -141,8 +152,7 @@ impl Engine {
                 let stay = policy.recovered == crate::spec::OnRecovered::Stay;
                 return Some(StopReason { cause, stay });
             }
-            let restarts = dependency.restart_pending || !dependency.is_satisfied();
-            if policy.restarted == OnRestarted::Restart && restarts && !dependency.is_lost() {
+            if policy.restarted == OnRestarted::Restart && is_restarting(dependency) {
                 let text = format!("{name}, which it requires, is being restarted");
                 return Some(StopReason {
                     cause: cause::dependency(name, dependency.last_seq, text),
@@ -208,6 +218,11 @@ impl Engine {
             | State::Completed => None,
         }
     }
+}
+
+/// It goes down, or is down, only to come up again.
+fn is_restarting(unit: &Unit) -> bool {
+    !unit.is_lost() && (unit.restart_pending || unit.is_taken_along || !unit.is_satisfied())
 }
 
 /// `is stopped`, `has failed: …`: a unit that is not ready, as the end of a sentence.

@@ -355,6 +355,9 @@ pub struct Unit {
     /// that require it are without it as if it had failed itself. Kept by `Engine::look_at`, so that it spreads along
     /// chains of any length without recursion.
     pub is_held_down: bool,
+    /// It lives, and one that it requires is restarted (or taken along itself) and takes it along, by its
+    /// `restarted = "restart"`. Kept by `Engine::look_at`, so that a chain stops in reverse before the first restarts.
+    pub is_taken_along: bool,
     /// What its ends have cost it.
     pub restarts: Restarts,
     /// Main processes launched in all.
@@ -392,6 +395,7 @@ impl Unit {
             last_seq: 0,
             attempt_failed: false,
             is_held_down: false,
+            is_taken_along: false,
             restarts: Restarts::default(),
             starts: 0,
             last_invocation: None,

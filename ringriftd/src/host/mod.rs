@@ -2,11 +2,12 @@
 //! loop and within a bound.
 //!
 //! * [`link`]: messages to and from keeper and logger.
-//! * [`prepare`]: a unit becomes a launch ([`env_file`], and [`explain`] when it cannot).
+//! * [`prepare`]: a unit becomes a launch ([`environment`] and [`env_file`], and [`explain`] when it cannot).
 //! * [`notify`] and [`ready`]: what units say of themselves.
 //! * [`usage`]: what units use.
 
 pub mod env_file;
+pub mod environment;
 pub mod explain;
 pub mod link;
 pub mod notify;

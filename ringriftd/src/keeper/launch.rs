@@ -137,6 +137,9 @@ impl Held {
 
     /// What `Launched` carries, in the wire's order.
     pub fn attached(&self) -> Vec<SharedFd> {
+        if self.is_over() {
+            return Vec::new();
+        }
         let notify = self.notify.as_ref().map(|n| n.socket.clone());
         notify.into_iter().chain(self.ready.clone()).collect()
     }

@@ -89,6 +89,9 @@ impl Keeper {
                 continue;
             };
             held.left = left;
+            if remains.is_empty() {
+                self.clear_up(*id);
+            }
             self.tell_manager(
                 &FromKeeper::Exited {
                     id: *id,
@@ -164,9 +167,22 @@ impl Keeper {
             if is_empty {
                 self.leftover.remove(&id);
                 self.unwatch(id);
+                self.clear_up(id);
                 self.tell_manager(&FromKeeper::Emptied { id }, Vec::new());
                 self.on_over(id);
             }
+        }
+    }
+
+    /// Takes away what the file system shows of an empty launch, before the manager hears that nothing is left: whoever
+    /// then looks finds nothing.
+    fn clear_up(&mut self, id: LaunchId) {
+        let Some(held) = self.launches.get_mut(&id) else {
+            return;
+        };
+        held.notify = None;
+        if let Some(leaf) = held.leaf.take() {
+            self.bury(leaf);
         }
     }
 

@@ -153,6 +153,12 @@ impl Manager {
             self.send(&ToKeeper::Announce {
                 text: "READY=1\nSTATUS=every wanted unit was started".to_owned(),
             });
+            let sum = crate::control::view::summary(&self.engine);
+            let up = sum.running + sum.completed;
+            tracing::info!(
+                "{up} of {} wanted units are up; ringriftctl status shows them",
+                sum.wanted
+            );
         }
     }
 

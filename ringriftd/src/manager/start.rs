@@ -16,8 +16,9 @@ use crate::clock::Clock;
 use crate::config;
 use crate::control::server::{self, Options};
 use crate::engine::Engine;
+use crate::host::environment::own_environment;
 use crate::host::link::Link;
-use crate::host::prepare::{NodeContext, Preparer, own_environment};
+use crate::host::prepare::{NodeContext, Preparer};
 use crate::keeper::wire::{FromKeeper, WIRE_VERSION, fd};
 use crate::limits;
 use crate::places::Places;
@@ -116,6 +117,16 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         quit: on(SignalKind::quit())?,
         hup: on(SignalKind::hangup())?,
     };
+    let profiles_word = match loaded.plan.node.profiles.as_slice() {
+        [] => "no profile".to_owned(),
+        named => format!("profile {}", named.join(", ")),
+    };
+    tracing::info!(
+        "ringriftd {}: {profiles_word}, units wanted: {}; orders come over {}",
+        env!("CARGO_PKG_VERSION"),
+        loaded.plan.members.len(),
+        places.socket().display()
+    );
     let cgroup = hello.containment.strip_prefix("cgroup ").map(PathBuf::from);
     let mut clock = Clock::default();
     let manager = Manager {

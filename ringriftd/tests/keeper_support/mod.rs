@@ -101,13 +101,30 @@ pub struct Played {
 impl Played {
     /// The next role that the keeper starts, which must be a `word`.
     pub fn accept(listener: &UnixListener, word: &str) -> Self {
+        let (said, role) = Self::next(listener);
+        assert_eq!(said, word);
+        role
+    }
+
+    /// Logger and manager, in whichever order they get here: two processes that start together.
+    pub fn accept_both(listener: &UnixListener) -> (Self, Self) {
+        let (first, one) = Self::next(listener);
+        let (second, other) = Self::next(listener);
+        match (first.as_str(), second.as_str()) {
+            ("logger", "manager") => (one, other),
+            ("manager", "logger") => (other, one),
+            said => panic!("two roles were expected, {said:?} came"),
+        }
+    }
+
+    fn next(listener: &UnixListener) -> (String, Self) {
         let (leash, _) = listener.accept().unwrap();
         leash.set_read_timeout(Some(PATIENCE)).unwrap();
         let (said, mut fds) = receive_bytes(leash.as_raw_fd()).unwrap();
-        assert_eq!(said, word.as_bytes());
+        let said = String::from_utf8(said).unwrap();
         fds.truncate(2);
         let [keeper, peer]: [OwnedFd; 2] = fds.try_into().unwrap();
-        Self { keeper, peer, leash }
+        (said, Self { keeper, peer, leash })
     }
 
     pub fn send<T: serde::Serialize>(&self, value: &T) {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::restart::mix;
-use super::super::types::Plan;
+use crate::engine::restart::mix;
+use crate::engine::types::Plan;
 use crate::graph::Graph;
 use crate::spec::{
     Command, Exec, Exhausted, Kind, Lifecycle, Log, Membership, NodeSpec, NotifyAccess, OnDependency,

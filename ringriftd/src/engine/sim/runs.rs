@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use proto::reply::{By, Exit, Outcome};
 
-use super::super::machine::Engine;
-use super::super::restart::mix;
-use super::super::types::{Action, Event, Mono, Op, RequestAnswer, RequestId};
-use super::super::unit::State;
+use crate::engine::machine::Engine;
+use crate::engine::restart::mix;
+use crate::engine::types::{Action, Event, Mono, Op, RequestAnswer, RequestId};
+use crate::engine::unit::State;
 use crate::ids::LaunchId;
-use crate::spec::{UnitName, UnitSpec};
+use crate::spec::{OnRestarted, UnitName, UnitSpec};
 
 use super::make::*;
 use super::world::*;
@@ -79,7 +79,7 @@ fn in_a_hostile_world_the_invariants_hold_every_request_is_answered_and_all_ends
                 }
                 State::Waiting => {
                     let blockers = world.engine.blockers(ix);
-                    let blocked = blockers.iter().filter_map(super::super::order::Blocker::unit);
+                    let blocked = blockers.iter().filter_map(crate::engine::order::Blocker::unit);
                     let has_reason = blocked.into_iter().any(|d| {
                         !world.engine.unit(d).is_satisfied() || world.engine.unit(d).is_down_for_good()
                     });
@@ -341,7 +341,7 @@ fn a_stop_that_takes_others_along_waits_for_them_and_tells_of_each() {
     let others = (1..4).map(name).collect();
     assert_eq!(
         world.replies[&RequestId(1)],
-        RequestAnswer::Refused(super::super::types::Refusal::WouldStop { units: others })
+        RequestAnswer::Refused(crate::engine::types::Refusal::WouldStop { units: others })
     );
     world.tell(Event::Request {
         id: RequestId(2),
@@ -422,4 +422,42 @@ fn a_stop_takes_a_whole_chain_along_in_reverse() {
     assert_eq!(answers.len(), 4);
     assert!(answers.iter().all(|a| a.outcome == Outcome::Done), "{answers:?}");
     assert_eq!(world.ends, [3, 2, 1, 0].map(name));
+}
+
+#[test]
+fn a_restart_takes_a_chain_along_in_reverse_and_brings_it_back_in_order() {
+    let mut units = chain(4);
+    for unit in &mut units {
+        unit.on_dependency.restarted = OnRestarted::Restart;
+    }
+    let plan = plan(units, None);
+    let mut world = World::new(3, Arc::clone(&plan), CALM);
+    world.tell(Event::Loaded(plan));
+    world.run(60, 0);
+    (world.starts, world.ends) = (Vec::new(), Vec::new());
+    let by = By {
+        uid: 0,
+        pid: 1,
+        verb: "restart".to_owned(),
+    };
+    let op = Op::Restart {
+        units: vec![name(0)],
+        only_running: false,
+        cascade: true,
+    };
+    world.tell(Event::Request {
+        id: RequestId(1),
+        op,
+        by,
+    });
+    world.run(120, 0);
+    let forward: Vec<UnitName> = (0..4).map(name).collect();
+    let backward: Vec<UnitName> = (0..4).rev().map(name).collect();
+    assert_eq!(world.ends, backward);
+    assert_eq!(world.starts, forward);
+    let RequestAnswer::Done(answers) = &world.replies[&RequestId(1)] else {
+        panic!("refused")
+    };
+    assert!(answers.iter().all(|a| a.outcome == Outcome::Done), "{answers:?}");
+    assert_eq!(answers.len(), 4);
 }

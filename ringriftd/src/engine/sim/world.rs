@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use proto::reply::{By, Exit};
 
-use super::super::machine::Engine;
-use super::super::restart::mix;
-use super::super::types::{Action, Event, LaunchFailure, Mono, Op, Plan, RequestAnswer, RequestId, Role};
+use crate::engine::machine::Engine;
+use crate::engine::restart::mix;
+use crate::engine::types::{Action, Event, LaunchFailure, Mono, Op, Plan, RequestAnswer, RequestId, Role};
 use crate::ids::LaunchId;
 use crate::spec::{Kind, UnitName, UnitSpec};
 
@@ -406,7 +406,7 @@ impl World {
     }
 
     pub(super) fn shut_down(&mut self) {
-        let cause = super::super::cause::own(proto::reply::CauseKind::Signal, 0, "SIGTERM");
+        let cause = crate::engine::cause::own(proto::reply::CauseKind::Signal, 0, "SIGTERM");
         self.tell(Event::Shutdown { cause });
         self.run(self.now / 1_000_000_000 + 7200, 0);
     }
