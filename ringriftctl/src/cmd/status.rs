@@ -101,6 +101,17 @@ fn verdict(node: &NodeStatus) -> (State, String) {
         )
     } else if s.wanted == 0 {
         (State::Stopped, "no unit is wanted".to_owned())
+    } else if s.starting == 0 && node.settled && s.waiting > 0 {
+        // Everything was tried; what waits, waits for a unit that an operator stopped.
+        (
+            State::Waiting,
+            format!(
+                "{fine} of {} {} up, {} held back by units that are stopped",
+                s.wanted,
+                units(s.wanted),
+                s.waiting
+            ),
+        )
     } else if moving > 0 || !node.settled {
         (
             State::Starting,
@@ -436,6 +447,14 @@ mod tests {
                 ..base
             },
             "starting, 30 of 32 units up",
+        );
+        check(
+            Summary {
+                running: 29,
+                waiting: 3,
+                ..base
+            },
+            "29 of 32 units up, 3 held back by units that are stopped",
         );
         check(
             Summary {

@@ -129,6 +129,10 @@ impl Environment {
             }
         }
         for (key, template) in in_order_of_use(&spec.exec.env) {
+            // What ringriftd itself says is not for the unit's files to change, nor what templates see of it.
+            if own.iter().any(|(name, _)| name == key) {
+                continue;
+            }
             let value = env.fill(template, &format!("env.{key}"))?;
             env.variables.insert(key.clone(), value);
         }
