@@ -93,8 +93,11 @@ pub const LOG_READ: usize = 64 * 1024;
 pub const LOG_LINES_PER_FRAME: usize = 256;
 /// Log readers (`logs`, `logs -f`) at once.
 pub const LOG_QUERIES_MAX: usize = 32;
-/// Queries of the manager for a unit's last lines at once; past it the answer is empty.
-pub const LOG_TAILS_MAX: usize = 16;
+/// Queries of the manager for a unit's last lines that are read at once; more wait.
+pub const LOG_TAILS_MAX: usize = 4;
+/// Queries of the manager for a unit's last lines that wait; past it the answer is empty. Four answers with
+/// [`TAILS_AT_ONCE`] units each.
+pub const LOG_TAILS_WAITING: usize = 4 * TAILS_AT_ONCE;
 /// Records of one unit that wait for one write(2), in bytes; also what is kept in memory while its disk refuses.
 pub const LOG_WRITE_BUFFER: usize = 256 * 1024;
 /// Log files that the writer holds open at once; past it the one opened first is closed (half of a usual limit of

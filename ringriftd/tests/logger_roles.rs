@@ -615,6 +615,33 @@ fn the_last_lines_of_one_life_are_told_to_the_manager() {
     logger.end();
 }
 
+/// A list of units asks for all of their last lines in one moment; each gets its own.
+#[test]
+fn many_tails_at_once_are_all_answered() {
+    let logger = Logger::new();
+    let mut unit = logger.open("a", 1);
+    unit.say("its last words\n");
+    logger.close(unit);
+    let count = ringriftd::limits::TAILS_AT_ONCE as u64;
+    for nonce in 0..count {
+        let query = LogQuery::Tail {
+            nonce,
+            unit: "a".to_owned(),
+            invocation: None,
+            lines: 1,
+        };
+        tell(&logger.manager, &query, None);
+    }
+    let mut answered = std::collections::BTreeSet::new();
+    for _ in 0..count {
+        let tail: LogTail = hear(&logger.manager);
+        assert_eq!(texts(&tail.lines), ["its last words"], "query {}", tail.nonce);
+        answered.insert(tail.nonce);
+    }
+    assert_eq!(answered.len() as u64, count);
+    logger.end();
+}
+
 #[test]
 fn what_is_there_is_written_when_the_daemon_ends_or_the_keeper_dies() {
     for is_dead in [false, true] {

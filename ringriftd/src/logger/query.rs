@@ -4,11 +4,11 @@
 //! Read first: [`Queries::start`] and `Serving::run`.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -23,7 +23,7 @@ use super::place::{Follower, Shared};
 use crate::keeper::wire::{LogQuery, LogTail};
 use crate::limits::{
     LOG_BLOCK, LOG_FRAME_BYTES, LOG_LINES_PER_FRAME, LOG_QUERIES_MAX, LOG_QUERY_BUFFER, LOG_TAIL_BYTES,
-    LOG_TAIL_MESSAGE, LOG_TAIL_SCAN, LOG_TAILS_MAX, WRITE_TIMEOUT,
+    LOG_TAIL_MESSAGE, LOG_TAIL_SCAN, LOG_TAILS_MAX, LOG_TAILS_WAITING, WRITE_TIMEOUT,
 };
 
 /// The stack of a query's thread: nothing here recurses or keeps arrays.
@@ -34,7 +34,81 @@ const STACK: usize = 256 * 1024;
 pub struct Queries {
     shared: Arc<Shared>,
     serving: Arc<AtomicUsize>,
-    tails: Arc<AtomicUsize>,
+    tails: Arc<Mutex<Tails>>,
+}
+
+/// The manager's queries for last lines: one for each unit of a list, so many come at once.
+#[derive(Debug, Default)]
+struct Tails {
+    /// Threads that read.
+    readers: usize,
+    /// What they have not begun.
+    waiting: VecDeque<Tail>,
+}
+
+/// One of the manager's queries.
+#[derive(Debug)]
+struct Tail {
+    nonce: u64,
+    unit: String,
+    invocation: Option<u64>,
+    lines: u32,
+}
+
+impl Tail {
+    fn answer(&self, shared: &Arc<Shared>, peer: &OwnedFd) {
+        let lines = last_lines(shared, &self.unit, self.invocation, self.lines as usize);
+        let nonce = self.nonce;
+        send_patiently(peer, &LogTail { nonce, lines });
+    }
+}
+
+/// A reader's place among the [`Tails`]; given back after the last query, or by dropping if that never comes.
+struct Reader {
+    tails: Arc<Mutex<Tails>>,
+    has_left: bool,
+}
+
+impl Reader {
+    /// A place to work off `tail` and what waits behind it; or nothing, when those who read will come to it; or
+    /// `tail` itself, when too many wait.
+    fn begin(tails: &Arc<Mutex<Tails>>, tail: Tail) -> Result<Option<(Self, Tail)>, Tail> {
+        let mut all = tails.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.readers < LOG_TAILS_MAX {
+            all.readers += 1;
+            let reader = Self {
+                tails: tails.clone(),
+                has_left: false,
+            };
+            Ok(Some((reader, tail)))
+        } else if all.waiting.len() < LOG_TAILS_WAITING {
+            all.waiting.push_back(tail);
+            Ok(None)
+        } else {
+            Err(tail)
+        }
+    }
+
+    /// The next query; where there is none the place is free in the same moment, so that none is left to wait for
+    /// readers that are about to go.
+    fn next(&mut self) -> Option<Tail> {
+        let mut all = self.tails.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = all.waiting.pop_front();
+        if next.is_none() && !self.has_left {
+            all.readers -= 1;
+            self.has_left = true;
+        }
+        next
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if !self.has_left {
+            let mut all = self.tails.lock().unwrap_or_else(PoisonError::into_inner);
+            all.readers -= 1;
+        }
+    }
 }
 
 /// One of so many; given back by dropping.
@@ -109,21 +183,30 @@ impl Queries {
                 invocation,
                 lines,
             } => {
-                let Some(seat) = Seat::take(&self.tails, LOG_TAILS_MAX) else {
-                    let _ = link::send(
-                        peer,
-                        &LogTail {
-                            nonce,
-                            lines: Vec::new(),
-                        },
-                    );
-                    return;
+                let tail = Tail {
+                    nonce,
+                    unit,
+                    invocation,
+                    lines,
+                };
+                let (mut reader, mut tail) = match Reader::begin(&self.tails, tail) {
+                    Ok(Some(begun)) => begun,
+                    Ok(None) => return,
+                    Err(refused) => {
+                        let (nonce, lines) = (refused.nonce, Vec::new());
+                        let _ = link::send(peer, &LogTail { nonce, lines });
+                        return;
+                    }
                 };
                 let (shared, peer) = (self.shared.clone(), peer.clone());
                 spawn("log-tail", move || {
-                    let _seat = seat;
-                    let lines = last_lines(&shared, &unit, invocation, lines as usize);
-                    send_patiently(&peer, &LogTail { nonce, lines });
+                    loop {
+                        tail.answer(&shared, &peer);
+                        match reader.next() {
+                            Some(next) => tail = next,
+                            None => return,
+                        }
+                    }
                 });
             }
         }
