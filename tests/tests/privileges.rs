@@ -103,6 +103,31 @@ fn a_unit_runs_as_its_file_says() {
     node.check();
 }
 
+/// S2: a unit of another user has a session keyring of its own, so that it possesses no keys of ringriftd's session.
+#[test]
+fn units_of_another_user_share_no_session_keyring() {
+    need!(harness::is_root(), "needs root to become somebody else");
+    let mut builder = Node::builder();
+    for name in ["a", "b"] {
+        let folder = builder.path(name);
+        std::fs::create_dir(&folder).expect("it is ours");
+        std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).expect("root may");
+        let unit = dumper(&format!("{folder}/dump"))
+            .text("exec.user", "65534")
+            .text("exec.group", "65534");
+        builder = builder.unit(name, &unit);
+    }
+    let node = builder.start();
+    let keyring = |file: &str| -> i64 {
+        let dump: Value = serde_json::from_str(&node.read(file)).expect("a dump");
+        dump["keyring"].as_i64().expect("a number")
+    };
+    let (a, b) = (keyring("a/dump"), keyring("b/dump"));
+    need!(a >= 0, "needs a kernel with keys");
+    assert_ne!(a, b);
+    node.check();
+}
+
 /// S2: a user that does not exist fails the start, and nothing runs as somebody else.
 #[test]
 fn an_unknown_user_fails_the_start() {

@@ -248,6 +248,9 @@ const WORKING_DIR: i32 = 5;
 const STDIO: i32 = 6;
 const EXEC: i32 = 7;
 
+/// keyctl(2): another user's process does not possess the keys of ringriftd's own session (session-keyring(7)).
+const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+
 /// The child's whole life. Returns only with what failed.
 ///
 /// The order: the cgroup before anything that costs; descriptors before the limits that could forbid them; limits
@@ -304,6 +307,14 @@ unsafe fn run(p: &Prepared<'_>) -> (i32, i32) {
             && let Err(error) = become_user(identity)
         {
             return (IDENTITY, error);
+        }
+        if spec.identity.is_some() && libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0usize) < 0
+        {
+            // Without keys in the kernel, or where a container forbids them, there is no keyring to share either.
+            let error = errno();
+            if !matches!(error, libc::ENOSYS | libc::EPERM) {
+                return (IDENTITY, error);
+            }
         }
         if spec.no_new_privs {
             must!(
