@@ -474,3 +474,28 @@ proptest! {
         }
     }
 }
+
+/// D5: a million random frames are decoded without a panic; what is no request is refused, and most of them are none.
+#[test]
+fn a_million_random_frames_harm_nobody() {
+    // xorshift64* (Vigna 2016): any cheap spread of bits does.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    };
+    let mut refused = 0_u32;
+    let mut frame = Vec::with_capacity(64);
+    for _ in 0..1_000_000 {
+        frame.clear();
+        let length = next() % 48;
+        while (frame.len() as u64) < length {
+            frame.extend_from_slice(&next().to_le_bytes());
+        }
+        frame.truncate(length as usize);
+        refused += u32::from(decode::<Ask>(&frame).is_err());
+    }
+    assert!(refused > 900_000, "{refused}");
+}
