@@ -130,7 +130,16 @@ impl Keeper {
             }
         }
         if is_sweep_needed {
-            let (mut swept, is_sure) = self.sweep_once();
+            let (mut swept, mut is_sure) = self.sweep_once();
+            // One picture of a moving /proc is not enough to call a launch empty: two have to agree.
+            let is_missing = |id: &LaunchId| !found.contains_key(id) && !swept.contains_key(id);
+            if is_sure && ids.iter().any(is_missing) {
+                let (again, is_sure_again) = self.sweep_once();
+                is_sure = is_sure_again;
+                for (id, processes) in again {
+                    swept.entry(id).or_insert(processes);
+                }
+            }
             for id in ids {
                 let Some(held) = self.launches.get(id) else {
                     continue;
