@@ -331,6 +331,16 @@ fn join(words: &[String], last: &str) -> String {
     }
 }
 
+/// `3 faults, 1 warning`.
+pub fn summary(faults: usize, warnings: usize) -> String {
+    let count = |n: usize, what: &str| match n {
+        0 => format!("no {what}s"),
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    };
+    format!("{}, {}", count(faults, "fault"), count(warnings, "warning"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,7 +21,7 @@ use super::profile::{LoadedProfile, Overrides, Resolver, names_in};
 use super::source::{FileId, Sources, Span};
 use super::tree::{Layer, Leaf, Typed};
 use super::values::fold;
-use super::{files, profile, schema, tree, verb};
+use super::{diagnostic, files, profile, schema, tree};
 
 /// How much of a file `cat` shows, in bytes.
 const SHOWN_TEXT: usize = 64 * 1024;
@@ -506,6 +506,10 @@ impl std::fmt::Display for Report {
         for diagnostic in self.faults.iter().chain(&self.warnings) {
             writeln!(f, "{diagnostic}\n")?;
         }
-        write!(f, "{}", verb::summary(self.faults.len(), self.warnings.len()))
+        write!(
+            f,
+            "{}",
+            diagnostic::summary(self.faults.len(), self.warnings.len())
+        )
     }
 }

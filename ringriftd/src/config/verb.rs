@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, summary};
 use super::load::load;
 use crate::places::Places;
 
@@ -75,16 +75,6 @@ pub fn check_verb(
         None => writeln!(data, "{}", summary(faults.len(), warnings.len())),
     };
     code
-}
-
-/// `3 faults, 1 warning`.
-pub fn summary(faults: usize, warnings: usize) -> String {
-    let count = |n: usize, what: &str| match n {
-        0 => format!("no {what}s"),
-        1 => format!("1 {what}"),
-        n => format!("{n} {what}s"),
-    };
-    format!("{}, {}", count(faults, "fault"), count(warnings, "warning"))
 }
 
 /// The faults as lines, for `daemon-reload`'s failure.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::reply::{
     Blocker as WireBlocker, Coverage, DeprecatedUnit, Edge, EdgeKind, Failure, Graph as WireGraph, Health,
-    LastExit, Member, Names, NodeStatus, Orphan, Profile, ProfileSummary, State, Summary, UnitStatus,
-    Verdict,
+    LastExit, Member, Names, NodeStatus, Orphan, Profile, ProfileSummary, Reloaded, State, Summary,
+    UnitStatus, Verdict,
 };
 
 use crate::clock::Now;
@@ -432,5 +432,30 @@ pub fn names(loaded: &Loaded) -> Names {
         units: units.keys().map(UnitName::to_string).collect(),
         profiles: loaded.profiles.keys().cloned().collect(),
         categories: categories.into_iter().cloned().collect(),
+    }
+}
+
+/// A refusal without frills.
+pub fn refused(code: u8, message: String) -> Failure {
+    Failure {
+        code,
+        message,
+        unit: None,
+        hint: None,
+        details: Vec::new(),
+    }
+}
+
+/// What `daemon-reload` did, by comparing before and after.
+pub fn reloaded(before: &Loaded, after: &Loaded, engine: &Engine) -> Reloaded {
+    let members = |l: &Loaded| l.plan.members.keys().cloned().collect::<BTreeSet<_>>();
+    let (old, new) = (members(before), members(after));
+    let text = |set: Vec<&UnitName>| set.into_iter().map(UnitName::to_string).collect();
+    let changed = engine.units().filter(|(_, unit)| unit.needs_restart());
+    Reloaded {
+        added: text(new.difference(&old).collect()),
+        removed: text(old.difference(&new).collect()),
+        needs_restart: changed.map(|(_, unit)| unit.spec.name.to_string()).collect(),
+        warnings: after.warnings.iter().map(ToString::to_string).collect(),
     }
 }

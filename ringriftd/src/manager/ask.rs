@@ -1,6 +1,6 @@
 //! What clients ask: reads are answered from memory at once, changes become the engine's requests.
 
-use proto::reply::{By, Failure, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, VersionInfo};
+use proto::reply::{By, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, VersionInfo};
 use proto::request::{Job, Request, WaitFor, Whom};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -11,7 +11,7 @@ use crate::control::access::verb;
 use crate::control::outbox::{Answers, Refused};
 use crate::control::select::{self, Candidate, Known};
 use crate::control::server::Asked;
-use crate::control::view;
+use crate::control::view::{self, refused};
 use crate::engine::Engine;
 use crate::engine::types::{Event, Op};
 use crate::engine::unit::Desired;
@@ -473,36 +473,5 @@ fn plan(units: &[UnitName], also: &[UnitName]) -> JobPlan {
     JobPlan {
         units: text(units),
         also: text(also),
-    }
-}
-
-/// A refusal without frills.
-pub(super) fn refused(code: u8, message: String) -> Failure {
-    Failure {
-        code,
-        message,
-        unit: None,
-        hint: None,
-        details: Vec::new(),
-    }
-}
-
-/// What `daemon-reload` did, by comparing before and after.
-pub(super) fn reloaded(before: &Loaded, after: &Loaded, engine: &Engine) -> proto::reply::Reloaded {
-    let members = |l: &Loaded| {
-        l.plan
-            .members
-            .keys()
-            .cloned()
-            .collect::<std::collections::BTreeSet<_>>()
-    };
-    let (old, new) = (members(before), members(after));
-    let text = |set: Vec<&UnitName>| set.into_iter().map(UnitName::to_string).collect();
-    let changed = engine.units().filter(|(_, unit)| unit.needs_restart());
-    proto::reply::Reloaded {
-        added: text(new.difference(&old).collect()),
-        removed: text(old.difference(&new).collect()),
-        needs_restart: changed.map(|(_, unit)| unit.spec.name.to_string()).collect(),
-        warnings: after.warnings.iter().map(ToString::to_string).collect(),
     }
 }

@@ -18,7 +18,7 @@ use crate::clock::{Clock, Now};
 use crate::config::{self, Loaded, Report};
 use crate::control::outbox::Answers;
 use crate::control::server::Asked;
-use crate::control::view::{NodeFacts, Said};
+use crate::control::view::{NodeFacts, Said, refused, reloaded};
 use crate::engine::Engine;
 use crate::engine::types::{Action, Event, LaunchFailure, RequestId};
 use crate::host::link::Link;
@@ -378,7 +378,7 @@ impl Manager {
                 } else {
                     "it is shutting down"
                 };
-                answers.fail(super::ask::refused(7, why.to_owned()));
+                answers.fail(refused(7, why.to_owned()));
             }
             return;
         }
@@ -407,7 +407,7 @@ impl Manager {
             Ok(loaded) => {
                 let before = std::mem::replace(&mut self.loaded, loaded);
                 self.tell(Event::Loaded(std::sync::Arc::clone(&self.loaded.plan)));
-                let did = super::ask::reloaded(&before, &self.loaded, &self.engine);
+                let did = reloaded(&before, &self.loaded, &self.engine);
                 tracing::info!(
                     "reloaded: {} added, {} removed, {} need a restart",
                     did.added.len(),
