@@ -211,6 +211,9 @@ pub const KEEPER_OUTBOX: usize = 1024;
 /// How often the keeper looks again where the kernel would not tell: an inotify watch or a descriptor in flight that
 /// could not be had, a cgroup that is still counted busy.
 pub const KEEPER_LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How long an orphan without any environment, which may be in the middle of execve(2), keeps launches from being called
+/// empty where there is no cgroup.
+pub const KEEPER_DOUBT: Duration = Duration::from_secs(2);
 /// How often it looks at a busy cgroup before it leaves it in place and says so.
 pub const CGROUP_REMOVE_TRIES: u32 = 50;
 /// A logger that lived so long has proved itself: its next death is followed by the first back-off again.

@@ -4,7 +4,7 @@ mod keeper_support;
 
 use std::collections::BTreeSet;
 
-use keeper_support::{Mode, Node, descendants, is_running, modes, start_time};
+use keeper_support::{Node, descendants, is_running, modes, start_time};
 use proto::reply::Exit;
 use ringriftd::ids::{LaunchId, Scope};
 use ringriftd::keeper::wire::{FromKeeper, ToKeeper};
@@ -221,8 +221,7 @@ fn several_processes_without_a_name_are_no_main_process() {
 
 #[test]
 fn a_chain_of_short_lives_in_new_sessions_is_caught() {
-    // Without a cgroup it is caught only mostly: see docs/keeper.md.
-    for mode in modes().into_iter().filter(|mode| *mode == Mode::Cgroup) {
+    for mode in modes() {
         let mut node = Node::start(mode);
         let link = node.dir.path().join("link");
         // Each one starts the next and ends: whoever is looked up is gone before it is signalled.

@@ -9,6 +9,7 @@ use proto::reply::Exit;
 use super::cgroup::Leaf;
 use super::launch::{self, Killing};
 use super::state::{Grave, Keeper, say};
+use super::sweep::Owners;
 use super::sys;
 use super::types::Proc;
 use super::wire::FromKeeper;
@@ -16,7 +17,7 @@ use crate::ids::LaunchId;
 use crate::limits;
 
 /// Rounds of looking for what a launch forks while it is being killed, before the loop goes on.
-const KILL_ROUNDS: usize = 8;
+const KILL_ROUNDS: usize = 16;
 
 /// For messages: the first [`limits::REMAINS_MAX`] of them.
 pub fn some_pids(processes: &[Proc]) -> Vec<u32> {
@@ -84,9 +85,19 @@ impl Keeper {
         let mut left = self.remains(&ids);
         for (id, exit) in ended {
             let left = left.remove(id).unwrap_or_default();
-            let remains = some_pids(&left);
             let Some(held) = self.launches.get_mut(id) else {
                 continue;
+            };
+            // The main process, which has just been reaped, only stands for one that may be the launch's.
+            let is_guess = left == [held.main] && !self.doubted.is_empty();
+            let remains = if is_guess {
+                self.doubted
+                    .keys()
+                    .take(limits::REMAINS_MAX)
+                    .map(|p| p.pid_u32())
+                    .collect()
+            } else {
+                some_pids(&left)
             };
             held.left = left;
             if remains.is_empty() {
@@ -115,7 +126,7 @@ impl Keeper {
 
     /// What is left of these. A launch is called empty only when the kernel says so, or a picture of /proc in
     /// which nobody can be missing.
-    fn remains(&self, ids: &[LaunchId]) -> BTreeMap<LaunchId, Vec<Proc>> {
+    fn remains(&mut self, ids: &[LaunchId]) -> BTreeMap<LaunchId, Vec<Proc>> {
         let mut found = BTreeMap::new();
         let mut is_sweep_needed = false;
         for id in ids {
@@ -130,13 +141,15 @@ impl Keeper {
             }
         }
         if is_sweep_needed {
-            let (mut swept, mut is_sure) = self.sweep_once();
+            let mut look = self.look();
+            let mut is_sure = look.is_complete && !self.is_in_doubt(&look.owners.doubtful);
+            let mut swept = std::mem::take(&mut look.owners.found);
             // One picture of a moving /proc is not enough to call a launch empty: two have to agree.
             let is_missing = |id: &LaunchId| !found.contains_key(id) && !swept.contains_key(id);
             if is_sure && ids.iter().any(is_missing) {
-                let (again, is_sure_again) = self.sweep_once();
-                is_sure = is_sure_again;
-                for (id, processes) in again {
+                let again = self.look();
+                is_sure = again.is_complete && !self.is_in_doubt(&again.owners.doubtful);
+                for (id, processes) in again.owners.found {
                     swept.entry(id).or_insert(processes);
                 }
             }
@@ -144,14 +157,32 @@ impl Keeper {
                 let Some(held) = self.launches.get(id) else {
                     continue;
                 };
-                // An orphan waits to be reaped, which is the next occasion to look: until then its launch may not be
-                // empty, and the main process stands for what cannot be named.
+                // An orphan waits to be reaped, which is the next occasion to look, or nobody knows yet whose it is,
+                // and a timer runs: until then its launch may not be empty, and the main process stands for it.
                 let unknown = if is_sure { Vec::new() } else { vec![held.main] };
                 let processes = swept.remove(id).unwrap_or(unknown);
                 found.entry(*id).or_insert(processes);
             }
         }
         found
+    }
+
+    /// Somebody's processes are among these, and whose cannot be told yet. For a bounded time only: one that really
+    /// emptied its environment never tells.
+    fn is_in_doubt(&mut self, doubtful: &[Proc]) -> bool {
+        let now = Instant::now();
+        self.doubted.retain(|process, _| doubtful.contains(process));
+        for process in doubtful {
+            self.doubted.entry(*process).or_insert(now);
+        }
+        let is_in_doubt = self
+            .doubted
+            .values()
+            .any(|since| now.duration_since(*since) < limits::KEEPER_DOUBT);
+        if is_in_doubt {
+            self.look_soon();
+        }
+        is_in_doubt
     }
 
     /// Looks again at launches of which something was left.
@@ -239,20 +270,20 @@ impl Keeper {
             if open.is_empty() {
                 return;
             }
-            let mut swept = if open.iter().any(|id| !self.has_leaf(*id)) {
-                self.sweep()
+            let mut owners = if open.iter().any(|id| !self.has_leaf(*id)) {
+                self.look().owners
             } else {
-                BTreeMap::new()
+                Owners::default()
             };
             let mut fresh = Vec::new();
             for id in &open {
                 let processes = match self.launches.get(id).and_then(|held| held.leaf.as_ref()) {
                     Some(leaf) => leaf.processes(),
-                    None => swept.remove(id).unwrap_or_default(),
+                    None => owners.found.remove(id).unwrap_or_default(),
                 };
                 fresh.extend(processes.into_iter().filter(|process| killed.insert(*process)));
             }
-            if fresh.is_empty() {
+            if fresh.is_empty() && owners.doubtful.is_empty() {
                 return;
             }
             launch::kill_each(&fresh);
@@ -383,10 +414,12 @@ impl Keeper {
             .leftover
             .iter()
             .copied()
-            .filter(|id| self.has_leaf(*id) && !watched.contains(id))
+            .filter(|id| !self.has_leaf(*id) || !watched.contains(id))
             .collect();
         self.look_at(&blind);
-        if !self.graves.is_empty() || blind.iter().any(|id| self.leftover.contains(id)) {
+        // Without a cgroup, a process that is left tells by its end: only doubt needs the timer, and asks for it itself.
+        let is_blind = |id: &LaunchId| self.leftover.contains(id) && self.has_leaf(*id);
+        if !self.graves.is_empty() || blind.iter().any(is_blind) {
             self.look_soon();
         }
     }

@@ -71,16 +71,41 @@ pub fn pids() -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
-/// `RINGRIFT_INVOCATION_ID` and `RINGRIFT_ROLE` of the environment that a process was started with.
-pub fn birth_mark(pid: i32) -> Option<(String, String)> {
-    let text = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+/// What the environment that a process was started with says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BirthMark {
+    /// It was started by ringriftd, or by one that was.
+    Ours {
+        /// `RINGRIFT_INVOCATION_ID`.
+        invocation: String,
+        /// `RINGRIFT_ROLE`.
+        role: String,
+    },
+    /// Nothing: it has none, has just ended, or is in the middle of execve(2), when the new one is not in place yet
+    /// (the kernel's `environ_read` sees no end of it).
+    Empty,
+    /// It bears no mark, or may not be read.
+    Other,
+}
+
+/// Reads /proc/PID/environ.
+pub fn birth_mark(pid: i32) -> BirthMark {
+    let Ok(text) = std::fs::read(format!("/proc/{pid}/environ")) else {
+        return BirthMark::Other;
+    };
+    if text.is_empty() {
+        return BirthMark::Empty;
+    }
     let value = |name: &[u8]| {
         let found = text
             .split(|b| *b == 0)
             .find_map(|entry| entry.strip_prefix(name))?;
         String::from_utf8(found.to_vec()).ok()
     };
-    Some((value(b"RINGRIFT_INVOCATION_ID=")?, value(b"RINGRIFT_ROLE=")?))
+    match (value(b"RINGRIFT_INVOCATION_ID="), value(b"RINGRIFT_ROLE=")) {
+        (Some(invocation), Some(role)) => BirthMark::Ours { invocation, role },
+        _ => BirthMark::Other,
+    }
 }
 
 /// The cgroup v2 of a process, as its path in the hierarchy.

@@ -5,11 +5,20 @@ use std::collections::BTreeMap;
 use super::child::Failure;
 use super::sockets;
 use super::state::{Keeper, Phase, say};
-use super::sweep::Picture;
+use super::sweep::{Owners, Picture};
 use super::types::Proc;
 use super::wire::{FromKeeper, FromLogger, Launch, ToKeeper, ToLogger};
 use super::{proc, signal, sys};
 use crate::ids::{LaunchId, Scope};
+
+/// What one picture of /proc says.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Whose the processes are.
+    pub owners: Owners,
+    /// Nobody can be missing in it.
+    pub is_complete: bool,
+}
 
 impl Keeper {
     /// A request of the manager.
@@ -201,23 +210,25 @@ impl Keeper {
 
     /// The living processes of every launch, by the sweep.
     pub fn sweep(&self) -> BTreeMap<LaunchId, Vec<Proc>> {
-        self.sweep_once().0
+        self.look().owners.found
     }
 
-    /// And whether nobody can be missing.
-    pub fn sweep_once(&self) -> (BTreeMap<LaunchId, Vec<Proc>>, bool) {
+    /// One picture of /proc, and what it proves.
+    pub fn look(&self) -> Look {
         let claims: Vec<_> = self.launches.iter().map(|(id, held)| held.claim(*id)).collect();
         match Picture::take() {
             Ok(picture) => {
                 let roles = self.role_pids();
                 // A dead main process is another launch's, and is told for itself.
                 let is_orphan = |pid: i32| !self.by_pid.contains_key(&pid) && !roles.contains(&pid);
-                let is_sure = !picture.dead_children(self.own_pid).any(is_orphan);
-                (picture.owners(self.own_pid, &roles, &claims), is_sure)
+                Look {
+                    owners: picture.owners(self.own_pid, &roles, &claims),
+                    is_complete: !picture.dead_children(self.own_pid).any(is_orphan),
+                }
             }
             Err(e) => {
                 say(&format!("cannot read /proc: {e}"));
-                (BTreeMap::new(), false)
+                Look::default()
             }
         }
     }

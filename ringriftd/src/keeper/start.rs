@@ -73,6 +73,7 @@ pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
         foreign: BTreeMap::new(),
         draining: BTreeMap::new(),
         leftover: BTreeSet::new(),
+        doubted: BTreeMap::new(),
         killing: BTreeSet::new(),
         inotify: Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok(),
         watches: BTreeMap::new(),

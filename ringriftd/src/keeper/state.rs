@@ -137,6 +137,8 @@ pub struct Keeper {
     pub draining: BTreeMap<LaunchId, Pipe>,
     /// Launches whose main process has ended and of which something is left.
     pub leftover: BTreeSet<LaunchId>,
+    /// Orphans that show no environment yet, and since when: nobody knows whose they are.
+    pub doubted: BTreeMap<Proc, Instant>,
     /// Launches that are being destroyed.
     pub killing: BTreeSet<LaunchId>,
     /// Tells when a leaf becomes empty; absent where the kernel gives none.

@@ -3,12 +3,15 @@
 //! session or group of the launch's main process, and at last the parent's launch. Only descendants of the keeper
 //! are looked at; orphans among them are its children, since it is their subreaper.
 //!
+//! A process in the middle of execve(2), or on its way out, shows an empty environment for a moment: an orphan like that
+//! belongs to somebody, and nobody knows to whom ([`Owners::doubtful`]). Until it shows more, no launch is called empty.
+//!
 //! What it cannot prove: a process that took a new session, emptied its environment and lost its parent between two
 //! pictures. It is still killed at the keeper's end ([`Picture::below`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::proc::{self, Stat};
+use super::proc::{self, BirthMark, Stat};
 use super::types::Proc;
 use crate::ids::LaunchId;
 
@@ -27,6 +30,15 @@ pub struct Claim<'a> {
     pub main: Proc,
     /// What an earlier picture proved.
     pub known: &'a [Proc],
+}
+
+/// What a picture proves.
+#[derive(Debug, Default)]
+pub struct Owners {
+    /// The living processes of each launch; one without any is absent. Parents come before their children.
+    pub found: BTreeMap<LaunchId, Vec<Proc>>,
+    /// Living orphans without an owner that show no environment at all.
+    pub doubtful: Vec<Proc>,
 }
 
 /// Every process of the machine at (about) one moment.
@@ -85,8 +97,8 @@ impl Picture {
         found
     }
 
-    /// The living processes of each launch; one without any is absent. Parents come before their children.
-    pub fn owners(&self, top: i32, except: &[i32], claims: &[Claim<'_>]) -> BTreeMap<LaunchId, Vec<Proc>> {
+    /// Whose the living descendants of `top` are, without `except` and theirs.
+    pub fn owners(&self, top: i32, except: &[i32], claims: &[Claim<'_>]) -> Owners {
         let by_mark: BTreeMap<(&str, &str), LaunchId> =
             claims.iter().map(|c| ((c.invocation, c.role), c.id)).collect();
         let by_known: BTreeMap<Proc, LaunchId> = claims
@@ -109,15 +121,22 @@ impl Picture {
             .map(|c| (c.leader.pid(), c.id))
             .collect();
         let mut owner: BTreeMap<i32, LaunchId> = BTreeMap::new();
-        let mut found: BTreeMap<LaunchId, Vec<Proc>> = BTreeMap::new();
+        let mut owners = Owners::default();
         for stat in self.below_stats(top, except) {
             if stat.is_dead() {
                 continue;
             }
             let pid = stat.process.pid();
-            let marked = || {
-                let (invocation, role) = proc::birth_mark(pid)?;
-                by_mark.get(&(invocation.as_str(), role.as_str())).copied()
+            let mut is_bare = false;
+            let marked = || match proc::birth_mark(pid) {
+                BirthMark::Ours { invocation, role } => {
+                    by_mark.get(&(invocation.as_str(), role.as_str())).copied()
+                }
+                BirthMark::Empty => {
+                    is_bare = true;
+                    None
+                }
+                BirthMark::Other => None,
             };
             let id = by_known
                 .get(&stat.process)
@@ -128,10 +147,12 @@ impl Picture {
                 .or_else(|| owner.get(&stat.ppid).copied());
             if let Some(id) = id {
                 owner.insert(pid, id);
-                found.entry(id).or_default().push(stat.process);
+                owners.found.entry(id).or_default().push(stat.process);
+            } else if is_bare && stat.ppid == top {
+                owners.doubtful.push(stat.process);
             }
         }
-        found
+        owners
     }
 }
 
@@ -172,8 +193,11 @@ mod tests {
     const TOP: i32 = 900_000_000;
 
     fn pids(picture: &Picture, claims: &[Claim<'_>], id: u64) -> Vec<i32> {
-        let mut found = picture.owners(TOP, &[TOP + 9], claims);
-        let procs = found.remove(&LaunchId::main(Invocation(id))).unwrap_or_default();
+        let mut owners = picture.owners(TOP, &[TOP + 9], claims);
+        let procs = owners
+            .found
+            .remove(&LaunchId::main(Invocation(id)))
+            .unwrap_or_default();
         procs.into_iter().map(Proc::pid).collect()
     }
 
