@@ -211,6 +211,8 @@ pub const KEEPER_OUTBOX: usize = 1024;
 /// How often the keeper looks again where the kernel would not tell: an inotify watch or a descriptor in flight that
 /// could not be had, a cgroup that is still counted busy.
 pub const KEEPER_LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Signals to the daemon that the keeper keeps for a manager that has not taken them.
+pub const SIGNALS_KEPT: usize = 16;
 /// How long an orphan without any environment, which may be in the middle of execve(2), keeps launches from being called
 /// empty where there is no cgroup.
 pub const KEEPER_DOUBT: Duration = Duration::from_secs(2);

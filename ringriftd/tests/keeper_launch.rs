@@ -416,7 +416,7 @@ fn signals_for_the_daemon_go_to_the_manager() {
     for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
         let keeper = nix::unistd::Pid::from_raw(node.keeper.id().cast_signed());
         nix::sys::signal::kill(keeper, nix::sys::signal::Signal::try_from(number).unwrap()).unwrap();
-        node.wait_for(|m| matches!(m, FromKeeper::Signal { signal } if *signal == number).then_some(()));
+        node.wait_for(|m| matches!(m, FromKeeper::Signal { signal, .. } if *signal == number).then_some(()));
     }
     node.end(3);
 }

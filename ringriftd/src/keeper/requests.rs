@@ -10,6 +10,7 @@ use super::types::Proc;
 use super::wire::{FromKeeper, FromLogger, Launch, ToKeeper, ToLogger};
 use super::{proc, signal, sys};
 use crate::ids::{LaunchId, Scope};
+use crate::limits;
 
 /// What one picture of /proc says.
 #[derive(Debug, Default)]
@@ -30,7 +31,17 @@ impl Keeper {
                 }
             }
             ToKeeper::Launch(launch) => self.on_launch(&launch),
-            ToKeeper::Signal { id, signal, scope } => self.on_signal_request(id, signal, scope),
+            ToKeeper::Signal {
+                id,
+                signal,
+                scope,
+                order,
+            } => {
+                if order > self.last_order {
+                    self.last_order = order;
+                    self.on_signal_request(id, signal, scope);
+                }
+            }
             ToKeeper::Destroy { id } => self.destroy(&[id]),
             ToKeeper::FindMain { id, pid } => match self.find_main(id, pid) {
                 Ok(main) => {
@@ -42,6 +53,10 @@ impl Keeper {
             ToKeeper::Release { id } => self.on_release(id),
             ToKeeper::Announce { text } => self.on_announce(&text),
             ToKeeper::Ping { nonce } => self.tell_manager(&FromKeeper::Pong { nonce }, Vec::new()),
+            ToKeeper::SignalTaken { number } => {
+                self.untaken_signals.retain(|(untaken, _)| *untaken != number);
+            }
+            ToKeeper::Pong { .. } | ToKeeper::Adopt(_) => {}
             ToKeeper::End { code } => self.begin_end(code),
         }
     }
@@ -57,6 +72,17 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// A signal to the whole daemon: kept until a manager has taken it.
+    pub fn pass_on_signal(&mut self, signal: i32) {
+        self.last_signal += 1;
+        let number = self.last_signal;
+        if self.untaken_signals.len() == limits::SIGNALS_KEPT {
+            self.untaken_signals.pop_front();
+        }
+        self.untaken_signals.push_back((number, signal));
+        self.tell_manager(&FromKeeper::Signal { signal, number }, Vec::new());
     }
 
     fn on_launch(&mut self, launch: &Launch) {

@@ -117,6 +117,12 @@ impl Keeper {
             logger_pid: self.logger.process.map(Proc::pid_u32).unwrap_or_default(),
             seed: self.seed,
             containment: self.machine.containment.text(),
+            is_fresh: true,
+            is_wrapped: self.outer.is_some(),
+            manager_deaths: 0,
+            is_safe: false,
+            last_order: self.last_order,
+            note: None,
         };
         self.tell_manager(&hello, Vec::new());
     }

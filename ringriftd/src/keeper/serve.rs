@@ -13,7 +13,6 @@ use super::links::{Link, Received};
 use super::roles::BUG;
 use super::start::{self, FAILED};
 use super::state::{Keeper, Phase, Role, say};
-use super::wire::FromKeeper;
 use crate::ids::LaunchId;
 use crate::limits;
 
@@ -115,8 +114,7 @@ impl Started {
             if number == libc::SIGCHLD {
                 is_child = true;
             } else {
-                self.keeper
-                    .tell_manager(&FromKeeper::Signal { signal: number }, Vec::new());
+                self.keeper.pass_on_signal(number);
             }
         }
         if is_child {

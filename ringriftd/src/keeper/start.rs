@@ -1,6 +1,6 @@
 //! From settings to a keeper: signals, folders, locks, the control socket, the containment that works here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -82,6 +82,9 @@ pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
         manager: Role::default(),
         logger: Role::default(),
         logger_restarts: LoggerRestarts::default(),
+        last_order: 0,
+        untaken_signals: VecDeque::new(),
+        last_signal: 0,
         is_spawning_roles: true,
         phase: Phase::Starting {
             until: Instant::now() + limits::MANAGER_START_TIMEOUT,

@@ -1,6 +1,6 @@
 //! Everything that the keeper holds, and how it speaks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -157,6 +157,12 @@ pub struct Keeper {
     pub logger_restarts: LoggerRestarts,
     /// Roles are processes that the keeper started, not ends that a test holds.
     pub is_spawning_roles: bool,
+    /// The highest order of a signal that was carried out.
+    pub last_order: u64,
+    /// Signals to the whole daemon that the manager has not taken yet, numbered.
+    pub untaken_signals: VecDeque<(u64, i32)>,
+    /// The last of those numbers.
+    pub last_signal: u64,
     /// How far it is.
     pub phase: Phase,
 }

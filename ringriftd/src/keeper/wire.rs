@@ -12,7 +12,7 @@ use crate::spec::Rlimit;
 use proto::reply::Exit;
 
 /// The version of this file. All roles are one binary, so it only differs across an upgrade.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;
 
 /// Where manager and logger find what the keeper gave them.
 pub mod fd {
@@ -22,6 +22,17 @@ pub mod fd {
     pub const PEER: i32 = 4;
     /// Manager: the listening control socket.
     pub const CONTROL: i32 = 5;
+    /// Manager: the two halves of its state, memory that the keeper holds (memfd_create(2)): it survives every death of
+    /// the manager's.
+    pub const STATE: [i32; 2] = [6, 7];
+    /// Manager: the locks of the state and the run-time folder (one file twice, where they are one folder). Whoever
+    /// holds them is the daemon; the manager keeps them so that it can take the keeper's place.
+    pub const LOCKS: [i32; 2] = [8, 9];
+    /// Logger: the state of what it is writing, memory that the keeper holds.
+    pub const BUFFER: i32 = 5;
+    /// Logger: both ends of a pipe that the keeper holds, read end first. Bytes on their way from a unit's pipe to its
+    /// file pass through it, so that it is known how many have left.
+    pub const HOLD: [i32; 2] = [6, 7];
 }
 
 /// Everything that the keeper needs to know to start a process. It knows no units: `tag` is opaque to it.
@@ -88,6 +99,32 @@ pub struct Output {
     pub drain_ms: u64,
 }
 
+/// A launch that another keeper started.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Adopt {
+    /// Which.
+    pub id: LaunchId,
+    /// As in [`Launch`].
+    pub invocation: String,
+    /// As in [`Launch`].
+    pub role: String,
+    /// As in [`Launch`]: its cgroup's folder is found again by it.
+    pub tag: String,
+    /// The main process and its start time; absent when the earlier keeper's answer was never heard: then it is looked
+    /// for by its mark or in its cgroup.
+    pub main: Option<(u32, u64)>,
+    /// The main process ended already (another keeper's manager heard of it): only what is left counts.
+    pub has_exited: bool,
+    /// Where its output goes. The pipe is opened again through /proc/PID/fd.
+    pub output: Output,
+    /// As in [`Launch`]: the socket is made again at its path.
+    pub notify: Option<Vec<u8>>,
+    /// Whose the notify socket is.
+    pub identity: Option<Identity>,
+    /// As in [`Launch`]: the pipe is opened again through /proc/PID/fd.
+    pub ready_fd: Option<u32>,
+}
+
 /// From the manager to the keeper.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToKeeper {
@@ -104,6 +141,8 @@ pub enum ToKeeper {
         signal: i32,
         /// To whom.
         scope: Scope,
+        /// Counts the manager's signals, over its own deaths too: the keeper sends none twice.
+        order: u64,
     },
     /// SIGKILL to everything of a launch, again and again until nothing is left.
     Destroy {
@@ -132,6 +171,19 @@ pub enum ToKeeper {
         /// Any number.
         nonce: u64,
     },
+    /// To the keeper's own `Ping`.
+    Pong {
+        /// The same number.
+        nonce: u64,
+    },
+    /// `FromKeeper::Signal` with this number was taken, and what follows from it is in the manager's state.
+    SignalTaken {
+        /// Its number.
+        number: u64,
+    },
+    /// Take over a process of an earlier keeper's (or nobody's), if it can be proven to be this launch. Answered like
+    /// `Launch`: by `Launched`, and by `Exited` when the main process is gone and others are left; or by `Missing`.
+    Adopt(Box<Adopt>),
     /// Nothing of any unit is left: end, with this exit code.
     End {
         /// The code.
@@ -183,7 +235,22 @@ pub enum FromKeeper {
         seed: u64,
         /// `cgroup` with its folder, or `process group` with the reason why there is no cgroup.
         containment: String,
+        /// This keeper has just begun and knows no launch: the manager names what its state has (`Adopt`). Else all
+        /// launches follow, as `Launched` and what became of them, up to `Inventoried`.
+        is_fresh: bool,
+        /// A service manager starts ringriftd again when it dies.
+        is_wrapped: bool,
+        /// How often the manager died, or was replaced because it hung, so far.
+        manager_deaths: u32,
+        /// It died too often: it is to begin with the last state that held.
+        is_safe: bool,
+        /// The highest `order` of a `Signal` that was carried out.
+        last_order: u64,
+        /// What happened to the keeper itself, in words: an upgrade, one that failed, a take-over.
+        note: Option<String>,
     },
+    /// Every launch was told.
+    Inventoried,
     /// A launch runs its program. Attached, in this order: the notify socket if asked for, the read end of the
     /// readiness pipe if asked for.
     Launched {
@@ -193,6 +260,11 @@ pub enum FromKeeper {
         pid: u32,
         /// Its start time (field 22 of /proc/PID/stat), which with pid and boot id is its identity.
         start_time: u64,
+    },
+    /// The answer to `Adopt`: nothing of it lives.
+    Missing {
+        /// Which.
+        id: LaunchId,
     },
     /// A launch could not be started; nothing of it is left.
     LaunchFailed {
@@ -244,6 +316,13 @@ pub enum FromKeeper {
     Signal {
         /// Its number.
         signal: i32,
+        /// Counts them. Said again to the next manager until `SignalTaken`.
+        number: u64,
+    },
+    /// Answer with `Pong`: a manager that does not is hung, and replaced.
+    Ping {
+        /// Any number.
+        nonce: u64,
     },
     /// The logger died and was started again. Attached: the manager's new end of its link to the logger.
     LoggerRestarted {
@@ -295,6 +374,8 @@ pub enum FromLogger {
 /// From the manager to the logger.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum LogQuery {
+    /// The keeper died and there is a new one, said by it in the manager's place. Attached: the link to it.
+    Keeper,
     /// Answer a client's request for lines. Attached: the client's connection, which the manager no longer uses. The
     /// logger writes [`proto::frame::Answer`] frames with this id and [`proto::reply::Reply::Logs`], then `End`, and
     /// closes.

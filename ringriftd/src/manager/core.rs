@@ -85,6 +85,7 @@ pub(super) struct Manager {
     pub(super) is_announced: bool,
     pub(super) end: Option<u8>,
     pub(super) next_nonce: u64,
+    pub(super) next_order: u64,
 }
 
 /// What the loop listens to.
@@ -175,10 +176,12 @@ impl Manager {
                 signal,
                 scope,
             } => {
+                self.next_order += 1;
                 self.send(&ToKeeper::Signal {
                     id: launch,
                     signal,
                     scope,
+                    order: self.next_order,
                 });
             }
             Action::Destroy { launch } => self.send(&ToKeeper::Destroy { id: launch }),
@@ -228,7 +231,11 @@ impl Manager {
             FromKeeper::Unkillable { id, remains } => self.tell(Event::Unkillable { launch: id, remains }),
             FromKeeper::MainFound { id, pid, .. } => self.tell(Event::MainFound { launch: id, pid }),
             FromKeeper::MainMissing { id, why } => self.tell(Event::MainMissing { launch: id, why }),
-            FromKeeper::Signal { signal } => self.on_signal(signal),
+            FromKeeper::Signal { signal, number } => {
+                self.on_signal(signal);
+                self.send(&ToKeeper::SignalTaken { number });
+            }
+            FromKeeper::Ping { nonce } => self.send(&ToKeeper::Pong { nonce }),
             FromKeeper::LoggerRestarted { pid, times } => {
                 tracing::warn!("the logger died and was started again (pid {pid}, {times} times so far)");
                 self.hello.logger_pid = pid;
@@ -245,7 +252,10 @@ impl Manager {
                     }
                 }
             }
-            FromKeeper::Hello { .. } | FromKeeper::Pong { .. } => {}
+            FromKeeper::Hello { .. }
+            | FromKeeper::Pong { .. }
+            | FromKeeper::Missing { .. }
+            | FromKeeper::Inventoried => {}
         }
     }
 

@@ -70,6 +70,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
                 logger_pid,
                 seed,
                 containment,
+                ..
             },
             _,
         )))) => Hello {
@@ -149,6 +150,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         is_announced: false,
         end: None,
         next_nonce: 0,
+        next_order: 0,
         logger_deaths: 0,
         hello,
     };

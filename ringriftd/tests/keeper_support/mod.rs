@@ -252,6 +252,7 @@ pub struct Node {
     outputs: Receiver<(LaunchId, String)>,
     unread: VecDeque<(FromKeeper, Vec<OwnedFd>)>,
     next: u64,
+    orders: std::cell::Cell<u64>,
 }
 
 impl Node {
@@ -284,6 +285,7 @@ impl Node {
             outputs,
             unread: VecDeque::new(),
             next: 0,
+            orders: std::cell::Cell::new(0),
         };
         let (hello, _) = node.next_message();
         let FromKeeper::Hello {
@@ -445,7 +447,14 @@ impl Node {
     }
 
     pub fn signal(&self, id: LaunchId, signal: i32, scope: Scope) {
-        self.send(&ToKeeper::Signal { id, signal, scope });
+        let order = self.orders.get() + 1;
+        self.orders.set(order);
+        self.send(&ToKeeper::Signal {
+            id,
+            signal,
+            scope,
+            order,
+        });
     }
 
     pub fn destroy(&self, id: LaunchId) {
