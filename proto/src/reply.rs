@@ -331,6 +331,19 @@ pub struct Cause {
     pub text: String,
 }
 
+/// A unit's hold: nothing starts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Who holds it.
+    pub by: By,
+    /// Why.
+    pub note: Option<String>,
+    /// Since when.
+    pub since_us: u64,
+    /// Until when; absent: until `unhold`.
+    pub until_us: Option<u64>,
+}
+
 /// Who gave a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct By {

@@ -26,10 +26,11 @@ impl Engine {
     fn look_at(&mut self, ix: Ix, trigger: Option<Trigger>) {
         // What it requires was looked at before it, in start order, so that this holds for chains.
         let (is_held_down, is_taken_along) = (self.must_be_held_down(ix), self.must_be_taken_along(ix));
-        let unit = self.unit_mut(ix);
-        let was = (unit.is_held_down, unit.is_taken_along);
-        (unit.is_held_down, unit.is_taken_along) = (is_held_down, is_taken_along);
-        if was != (is_held_down, is_taken_along) {
+        let unit = self.unit(ix);
+        if (unit.is_held_down, unit.is_taken_along) != (is_held_down, is_taken_along) {
+            // Not stored: both follow from the other units.
+            let unit = &mut self.units[ix.0 as usize];
+            (unit.is_held_down, unit.is_taken_along) = (is_held_down, is_taken_along);
             self.mark_around(ix);
             // It is in the queue again for its neighbours' sake; once is enough.
             self.dirty.remove(&(self.turn(ix), ix));

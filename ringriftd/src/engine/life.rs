@@ -28,6 +28,7 @@ impl Engine {
             hook_exit: None,
             next_step: 1,
             ready: None,
+            is_main_found: false,
         };
         let state = State::Starting {
             life: Box::new(life),
@@ -51,7 +52,7 @@ impl Engine {
         }
     }
 
-    fn launch_main(&mut self, ix: Ix) {
+    pub(super) fn launch_main(&mut self, ix: Ix) {
         // What it requires may have gone away while its hooks ran. Nothing can rely on a unit that was not launched, so
         // this stop waits for nobody.
         if let Some(reason) = self.stop_reason(ix) {

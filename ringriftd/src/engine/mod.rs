@@ -14,6 +14,7 @@
 
 mod act;
 mod cause;
+pub mod hold;
 mod invariant;
 mod life;
 mod load;
@@ -21,10 +22,12 @@ mod machine;
 mod news;
 mod ops;
 mod order;
-mod request;
+pub mod request;
 mod restart;
+mod restore;
 #[cfg(test)]
 mod sim;
+pub mod snapshot;
 mod stop;
 pub mod types;
 pub mod unit;

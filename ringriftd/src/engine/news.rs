@@ -15,7 +15,7 @@ use crate::ids::{Invocation, LaunchId};
 use crate::spec::Kind;
 
 impl Engine {
-    pub(super) fn on_launched(&mut self, launch: LaunchId, pid: u32, note: Option<String>) {
+    pub(super) fn on_launched(&mut self, launch: LaunchId, pid: u32, start_time: u64, note: Option<String>) {
         let Some(ix) = self.unit_of_launch(launch) else {
             return;
         };
@@ -31,7 +31,7 @@ impl Engine {
         if process.phase != ProcessPhase::Asked {
             return; // said twice
         }
-        process.phase = ProcessPhase::Alive { pid };
+        process.phase = ProcessPhase::Alive { pid, start_time };
         if !launch.is_main() {
             self.advance_stop(ix);
             return;
@@ -107,6 +107,10 @@ impl Engine {
 
     pub(super) fn on_exited(&mut self, launch: LaunchId, exit: Exit, remains: &[u32]) {
         let Some(ix) = self.unit_of_launch(launch) else {
+            // Its end is known, and that was not heard by the keeper: said again, it forgets it again.
+            if remains.is_empty() {
+                self.actions.push_back(Action::Release { launch });
+            }
             return;
         };
         let Some(process) = self
@@ -117,8 +121,11 @@ impl Engine {
         else {
             return;
         };
-        if !matches!(process.phase, ProcessPhase::Asked | ProcessPhase::Alive { .. }) {
-            return; // said twice
+        match process.phase {
+            ProcessPhase::Asked | ProcessPhase::Alive { .. } => {}
+            // Said again, and by now nothing is left.
+            ProcessPhase::Leaving if remains.is_empty() => return self.on_emptied(launch),
+            ProcessPhase::Leaving | ProcessPhase::Gone => return,
         }
         let role = process.role;
         process.phase = if remains.is_empty() {
@@ -130,6 +137,7 @@ impl Engine {
             self.actions.push_back(Action::Release { launch });
         } else if !launch.is_main() {
             // A hook's leftovers have no business once it is through.
+            process.is_killed = true;
             self.actions.push_back(Action::Destroy { launch });
         }
         if launch.is_main() {
@@ -207,6 +215,7 @@ impl Engine {
 
     pub(super) fn on_emptied(&mut self, launch: LaunchId) {
         let Some(ix) = self.unit_of_launch(launch) else {
+            self.actions.push_back(Action::Release { launch });
             return;
         };
         let Some(life) = self.unit_mut(ix).state.life_mut() else {
@@ -269,19 +278,20 @@ impl Engine {
         self.judge(ix);
     }
 
-    pub(super) fn on_main_found(&mut self, launch: LaunchId, pid: u32) {
+    pub(super) fn on_main_found(&mut self, launch: LaunchId, pid: u32, start_time: u64) {
         let Some(ix) = self.unit_of_launch(launch) else {
             return;
         };
-        let Some(process) = self
-            .unit_mut(ix)
-            .state
-            .life_mut()
-            .and_then(|l| l.process_mut(launch))
-        else {
+        let Some(life) = self.unit_mut(ix).state.life_mut() else {
             return;
         };
-        process.phase = ProcessPhase::Alive { pid };
+        if std::mem::replace(&mut life.is_main_found, true) {
+            return; // said twice
+        }
+        let Some(process) = life.process_mut(launch) else {
+            return;
+        };
+        process.phase = ProcessPhase::Alive { pid, start_time };
         match &self.unit(ix).state {
             State::Starting {
                 phase: StartPhase::FindingMain,
@@ -399,7 +409,7 @@ impl Engine {
     }
 
     /// A hook is through, and nothing of it is left.
-    fn on_hook_end(&mut self, ix: Ix, role: Role, result: Result<(), String>, host: bool) {
+    pub(super) fn on_hook_end(&mut self, ix: Ix, role: Role, result: Result<(), String>, host: bool) {
         if let Some(life) = self.unit_mut(ix).state.life_mut() {
             life.hook = None;
             life.hook_exit = None;

@@ -159,8 +159,10 @@ pub enum Event {
     Launched {
         /// Which.
         launch: LaunchId,
-        /// Its pid, for people and views only: the engine decides nothing by it.
+        /// Its pid, for people, views and adoption: the engine decides nothing by it.
         pid: u32,
+        /// Its start time (field 22 of /proc/PID/stat): with the pid, and within one boot, its identity.
+        start_time: u64,
         /// A remark on what was run, such as `stand-in`.
         note: Option<String>,
     },
@@ -185,6 +187,12 @@ pub enum Event {
         /// Which.
         launch: LaunchId,
     },
+    /// The keeper does not have it: it never came to be, or it ended unseen. One that the keeper has not answered yet is
+    /// asked for again; of any other one, nothing is left.
+    Lost {
+        /// Which.
+        launch: LaunchId,
+    },
     /// SIGKILL was sent and these are still there.
     Unkillable {
         /// Which.
@@ -198,6 +206,8 @@ pub enum Event {
         launch: LaunchId,
         /// Its pid.
         pid: u32,
+        /// Its start time.
+        start_time: u64,
     },
     /// A forking unit left no main process that could be found.
     MainMissing {
@@ -283,7 +293,7 @@ pub enum Action {
 }
 
 /// The one answer to a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RequestAnswer {
     /// Nothing was done.
     Refused(Refusal),
@@ -292,7 +302,7 @@ pub enum RequestAnswer {
 }
 
 /// Why a request was refused as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
     /// It would stop units that were not named, and may not.
     WouldStop {
@@ -316,7 +326,7 @@ pub enum Refusal {
 }
 
 /// What came of a request for one unit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitAnswer {
     /// Which.
     pub unit: UnitName,
@@ -372,7 +382,7 @@ impl ChangeKind {
 }
 
 /// A change of one unit's state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// Its sequence number: 1, 2, 3 …
     pub seq: u64,

@@ -214,6 +214,7 @@ impl Manager {
                 self.tell(Event::Launched {
                     launch: id,
                     pid,
+                    start_time,
                     note,
                 });
             }
@@ -229,7 +230,13 @@ impl Manager {
             }
             FromKeeper::Emptied { id } => self.tell(Event::Emptied { launch: id }),
             FromKeeper::Unkillable { id, remains } => self.tell(Event::Unkillable { launch: id, remains }),
-            FromKeeper::MainFound { id, pid, .. } => self.tell(Event::MainFound { launch: id, pid }),
+            FromKeeper::MainFound { id, pid, start_time } => {
+                self.tell(Event::MainFound {
+                    launch: id,
+                    pid,
+                    start_time,
+                });
+            }
             FromKeeper::MainMissing { id, why } => self.tell(Event::MainMissing { launch: id, why }),
             FromKeeper::Signal { signal, number } => {
                 self.on_signal(signal);

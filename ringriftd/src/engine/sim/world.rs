@@ -1,4 +1,5 @@
-//! The world around the engine: a clock, a keeper, processes and operators, as bad as the dice say.
+//! The world around the engine: a clock, a keeper, processes and operators, as bad as the dice say; and the manager, that
+//! may die at any moment (see `crash`).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -8,10 +9,11 @@ use proto::reply::{By, Exit};
 
 use crate::engine::machine::Engine;
 use crate::engine::restart::mix;
-use crate::engine::types::{Action, Event, LaunchFailure, Mono, Op, Plan, RequestAnswer, RequestId, Role};
+use crate::engine::types::{Action, Event, LaunchFailure, Op, Plan, RequestAnswer, RequestId, Role};
 use crate::ids::LaunchId;
 use crate::spec::{Kind, UnitName, UnitSpec};
 
+use super::crash::{Kept, Told, is_told_by_inventory};
 use super::make::*;
 
 /// How bad the world is, in percent.
@@ -23,6 +25,7 @@ pub(super) struct Malice {
     pub(super) ignores_term: u64,
     pub(super) leaves_others: u64,
     pub(super) requests: u64,
+    pub(super) crashes: u64,
 }
 
 pub(super) const CALM: Malice = Malice {
@@ -32,6 +35,7 @@ pub(super) const CALM: Malice = Malice {
     ignores_term: 0,
     leaves_others: 0,
     requests: 0,
+    crashes: 0,
 };
 pub(super) const HOSTILE: Malice = Malice {
     launch_fails: 10,
@@ -40,6 +44,11 @@ pub(super) const HOSTILE: Malice = Malice {
     ignores_term: 20,
     leaves_others: 20,
     requests: 60,
+    crashes: 0,
+};
+pub(super) const CRASHING: Malice = Malice {
+    crashes: 15,
+    ..HOSTILE
 };
 
 /// A process of the world.
@@ -70,6 +79,7 @@ pub(super) struct World {
     pub(super) finished: Option<u8>,
     pub(super) plan: Arc<Plan>,
     pub(super) seed: u64,
+    pub(super) kept: Kept,
 }
 
 impl World {
@@ -91,6 +101,7 @@ impl World {
             finished: None,
             plan,
             seed,
+            kept: Kept::default(),
         }
     }
 
@@ -120,18 +131,13 @@ impl World {
                 .take(160)
                 .collect(),
         );
-        self.engine.handle(Mono(self.now), event);
-        while let Some(action) = self.engine.poll_action() {
-            if !matches!(action, Action::Emit(_)) {
-                self.trace
-                    .push(format!("              -> {action:?}").chars().take(110).collect());
+        if self.strikes() {
+            self.crash(Vec::new());
+            if is_told_by_inventory(&event) {
+                return;
             }
-            self.obey(action);
         }
-        let broken = self.engine.broken_invariants();
-        if !broken.is_empty() {
-            self.fail(&broken.join("; "));
-        }
+        self.step(Some(event));
     }
 
     pub(super) fn obey(&mut self, action: Action) {
@@ -150,6 +156,7 @@ impl World {
                 if self.live.contains_key(&launch) {
                     self.fail("a launch was released that lives");
                 }
+                self.kept.held.remove(&launch);
             }
             Action::Reply { id, answer } => {
                 if self.replies.insert(id, answer).is_some() {
@@ -157,11 +164,14 @@ impl World {
                 }
             }
             Action::Finish { code } => self.finished = Some(code),
-            Action::Emit(_) => {}
+            Action::Emit(change) => self.hear(&change),
         }
     }
 
     pub(super) fn launch(&mut self, launch: LaunchId, role: Role, spec: &UnitSpec) {
+        if self.kept.held.contains_key(&launch) {
+            self.fail(&format!("{launch} is launched twice"));
+        }
         if role == Role::Main {
             if self
                 .live
@@ -204,11 +214,13 @@ impl World {
             is_destroyed: false,
         };
         self.live.insert(launch, process);
+        self.kept.held.insert(launch, Told::default());
         self.later(
             delay,
             Event::Launched {
                 launch,
                 pid: 1000 + self.order as u32,
+                start_time: 1,
                 note: None,
             },
         );
@@ -301,6 +313,9 @@ impl World {
                 if process.is_destroyed && !remains.is_empty() {
                     self.later(5, Event::Emptied { launch });
                 }
+                if let Some(told) = self.kept.held.get_mut(&launch) {
+                    told.exit = Some((exit, remains.clone()));
+                }
                 if remains.is_empty() {
                     let process = self.live.remove(&launch)?;
                     if launch.is_main() {
@@ -315,15 +330,20 @@ impl World {
             }
             Event::Emptied { launch } => {
                 let process = self.live.remove(&launch)?;
+                if let Some(told) = self.kept.held.get_mut(&launch) {
+                    told.is_empty = true;
+                }
                 if launch.is_main() {
                     self.ends.push(process.unit);
                 }
                 Some(Event::Emptied { launch })
             }
-            Event::Launched { launch, pid, note } => self
-                .live
-                .contains_key(&launch)
-                .then_some(Event::Launched { launch, pid, note }),
+            Event::Launched { launch, pid, .. } => {
+                if let Some(told) = self.kept.held.get_mut(&launch) {
+                    told.pid = Some(pid);
+                }
+                self.live.contains_key(&launch).then_some(event)
+            }
             Event::Ready { invocation } => {
                 let launch = LaunchId::main(invocation);
                 if let Some(process) = self.live.get_mut(&launch)
