@@ -10,6 +10,7 @@ use proto::reply::{
 
 use crate::clock::Now;
 use crate::config::{Loaded, LoadedProfile};
+use crate::engine::hold::hold_text;
 use crate::engine::types::{Refusal, UnitAnswer};
 use crate::engine::unit::{Desired, Unit};
 use crate::engine::{Engine, told};
@@ -65,7 +66,7 @@ pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
     UnitStatus {
         name: spec.name.to_string(),
         description: spec.description.clone(),
-        state: unit.state.word(),
+        state: unit.word,
         health: said.and_then(|s| s.health).unwrap_or(Health::Unknown),
         desired_up: unit.desired == Desired::Up,
         next_try_us: engine.next_try(ix).map(at),
@@ -101,8 +102,8 @@ pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
 }
 
 fn blocked_by(engine: &Engine, ix: Ix, unit: &Unit) -> Vec<WireBlocker> {
-    match unit.state.word() {
-        State::Waiting => {
+    match unit.word {
+        State::Waiting | State::Held if unit.desired == Desired::Up => {
             let blocker = |b: &crate::engine::Blocker| WireBlocker {
                 unit: b
                     .unit()
@@ -123,6 +124,7 @@ fn blocked_by(engine: &Engine, ix: Ix, unit: &Unit) -> Vec<WireBlocker> {
             engine.stop_blockers(ix).into_iter().map(blocker).collect()
         }
         State::Stopped
+        | State::Waiting
         | State::Starting
         | State::Running
         | State::Reloading
@@ -150,7 +152,7 @@ pub fn summary(engine: &Engine) -> Summary {
         if unit.desired == Desired::Up {
             sum.wanted += 1;
         }
-        let count = match unit.state.word() {
+        let count = match unit.word {
             State::Running | State::Reloading => &mut sum.running,
             State::Starting => &mut sum.starting,
             State::Waiting => &mut sum.waiting,
@@ -225,6 +227,20 @@ pub fn refusal(refusal: &Refusal) -> Failure {
             message: format!("{unit} conflicts with {with}: they are never up together"),
             unit: Some(unit.to_string()),
             hint: Some(format!("stop {with} first")),
+            details: Vec::new(),
+        },
+        Refusal::Held { unit, hold } => Failure {
+            code: 7,
+            message: format!("{unit} is {}", hold_text(hold)),
+            unit: Some(unit.to_string()),
+            hint: Some(format!("ringriftctl unhold {unit}")),
+            details: Vec::new(),
+        },
+        Refusal::NotAdopted { unit, why } => Failure {
+            code: 7,
+            message: format!("{unit} cannot take over a process: {why}"),
+            unit: Some(unit.to_string()),
+            hint: None,
             details: Vec::new(),
         },
         Refusal::ShuttingDown => Failure {

@@ -18,18 +18,7 @@ use crate::spec::{Kind, UnitSpec};
 impl Engine {
     /// A new life begins: its first hook, or its main process.
     pub(super) fn open_life(&mut self, ix: Ix, invocation: Invocation, spec: Arc<UnitSpec>, cause: Cause) {
-        let life = Life {
-            invocation,
-            began_by: cause.kind,
-            spec,
-            main: None,
-            exit: None,
-            hook: None,
-            hook_exit: None,
-            next_step: 1,
-            ready: None,
-            is_main_found: false,
-        };
+        let life = Life::new(invocation, spec, cause.kind);
         let state = State::Starting {
             life: Box::new(life),
             phase: StartPhase::Pre(0),

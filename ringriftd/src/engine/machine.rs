@@ -348,7 +348,10 @@ impl Engine {
             }
             self.timers.remove(&(at, ix));
             self.units[ix.0 as usize].armed = None;
-            self.on_deadline(ix);
+            self.expire_hold(ix);
+            if self.unit(ix).state.deadline().is_some_and(|at| at <= self.now) {
+                self.on_deadline(ix);
+            }
             self.rearm(ix);
         }
         let now = self.now;

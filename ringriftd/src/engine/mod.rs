@@ -13,6 +13,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod act;
+mod adopt;
 mod cause;
 pub mod hold;
 mod invariant;

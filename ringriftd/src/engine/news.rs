@@ -40,7 +40,9 @@ impl Engine {
         unit.starts += 1;
         unit.note = note;
         let began_by = unit.state.life().map_or(CauseKind::Command, |life| life.began_by);
-        let cause = self.own_cause(ix, began_by, format!("launched as pid {pid}"));
+        let is_foreign = unit.state.life().is_some_and(|life| life.foreign.is_some());
+        let how = if is_foreign { "taken over" } else { "launched" };
+        let cause = self.own_cause(ix, began_by, format!("{how} as pid {pid}"));
         self.emit(ix, ChangeKind::Started, word, word, cause);
         match &self.unit(ix).state {
             State::Starting {
@@ -48,7 +50,9 @@ impl Engine {
                 life,
                 ..
             } => {
-                if life.spec.exec.kind == Kind::Simple {
+                if life.foreign.is_some() {
+                    self.on_adopted(ix, began_by);
+                } else if life.spec.exec.kind == Kind::Simple {
                     let cause = self.own_cause(ix, began_by, "its program runs");
                     self.become_ready(ix, cause);
                 }
@@ -85,6 +89,9 @@ impl Engine {
         }
         self.unit_mut(ix).last_error = Some(failure.text.clone());
         match &self.unit(ix).state {
+            State::Starting { life, .. } if life.foreign.is_some() => {
+                self.on_not_adopted(ix, launch.invocation, &failure.text);
+            }
             State::Starting { .. } => {
                 let cause = self.own_cause(ix, CauseKind::Exit, failure.text.clone());
                 let end = if failure.host {

@@ -254,12 +254,18 @@ impl Engine {
             Role::StartPre(_) | Role::StartPost(_) | Role::Reload(_) if is_stopping => {
                 self.on_hook_end(ix, role, Ok(()), false);
             }
-            // As if for the first time: what it requires may have gone meanwhile.
             Role::Main => {
-                if let Some(life) = self.unit_mut(ix).state.life_mut() {
+                let Some(life) = self.unit_mut(ix).state.life_mut() else {
+                    return;
+                };
+                if let Some(foreign) = life.foreign {
+                    let spec = Arc::clone(&life.spec);
+                    self.ask_for_foreign(launch, foreign, spec);
+                } else {
+                    // As if for the first time: what it requires may have gone meanwhile.
                     life.main = None;
+                    self.launch_main(ix);
                 }
-                self.launch_main(ix);
             }
             Role::StartPre(_)
             | Role::StartPost(_)
@@ -310,6 +316,7 @@ fn stored_life(life: Life, present: &UnitSpec) -> StoredLife {
         next_step: life.next_step,
         ready: life.ready,
         is_main_found: life.is_main_found,
+        foreign: life.foreign,
     }
 }
 
@@ -325,6 +332,7 @@ fn restored_life(life: StoredLife, present: &Arc<UnitSpec>) -> Life {
         next_step: life.next_step,
         ready: life.ready,
         is_main_found: life.is_main_found,
+        foreign: life.foreign,
     }
 }
 

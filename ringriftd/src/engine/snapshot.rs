@@ -20,7 +20,7 @@ use super::machine::Shutdown;
 use super::request::{Pending, RequestChange};
 use super::restart::Restarts;
 use super::types::{Mono, RequestId};
-use super::unit::{Desired, Process, State};
+use super::unit::{Desired, Foreign, Process, State};
 use crate::ids::Invocation;
 use crate::spec::{Membership, UnitName, UnitSpec};
 
@@ -136,6 +136,8 @@ pub struct StoredLife {
     pub ready: Option<Mono>,
     /// A forking unit's main process was found.
     pub is_main_found: bool,
+    /// Its main process was taken over from outside.
+    pub foreign: Option<Foreign>,
 }
 
 impl Snapshot {

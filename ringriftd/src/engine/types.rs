@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::reply::{By, Cause, Exit, Outcome, State};
+use proto::reply::{By, Cause, Exit, Hold, Outcome, State};
 use serde::{Deserialize, Serialize};
 
+use super::hold::Held;
+use super::unit::Foreign;
 use crate::graph::Graph;
 use crate::ids::{Invocation, LaunchId, Scope};
 use crate::spec::{Membership, NodeSpec, UnitName, UnitSpec};
@@ -115,6 +117,25 @@ pub enum Op {
     ResetFailed {
         /// Of these.
         units: Vec<UnitName>,
+    },
+    /// Let nothing start them.
+    Hold {
+        /// These.
+        units: Vec<UnitName>,
+        /// The hold, with its end on both clocks.
+        held: Held,
+    },
+    /// Let them go on as they are wanted.
+    Unhold {
+        /// These.
+        units: Vec<UnitName>,
+    },
+    /// A process that runs outside becomes the unit's.
+    Adopt {
+        /// The unit; it is down.
+        unit: UnitName,
+        /// The process, as whoever chose it saw it.
+        process: Foreign,
     },
 }
 
@@ -249,6 +270,17 @@ pub enum Action {
         /// The unit as it is defined now.
         spec: Arc<UnitSpec>,
     },
+    /// Take over a process that nobody here started. Answered by `Launched` or `LaunchFailed`.
+    AdoptForeign {
+        /// As which launch.
+        launch: LaunchId,
+        /// Its pid.
+        pid: u32,
+        /// Its start time: if that is another, so is the process.
+        start_time: u64,
+        /// The unit that it becomes part of.
+        spec: Arc<UnitSpec>,
+    },
     /// Send a signal (and CONT after TERM, so that a stopped process can die). Nothing answers.
     Signal {
         /// To which launch.
@@ -315,6 +347,20 @@ pub enum Refusal {
         unit: UnitName,
         /// And this one.
         with: UnitName,
+    },
+    /// It would start a unit that is held.
+    Held {
+        /// The unit.
+        unit: UnitName,
+        /// By whom, and why.
+        hold: Box<Hold>,
+    },
+    /// The unit cannot take a process from outside.
+    NotAdopted {
+        /// The unit.
+        unit: UnitName,
+        /// Why.
+        why: String,
     },
     /// The daemon is on its way down.
     ShuttingDown,

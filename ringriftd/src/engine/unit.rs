@@ -100,6 +100,15 @@ impl Process {
     }
 }
 
+/// A process that nobody here started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Foreign {
+    /// Its pid.
+    pub pid: u32,
+    /// Its start time (field 22 of /proc/PID/stat).
+    pub start_time: u64,
+}
+
 /// One life of a unit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Life {
@@ -123,9 +132,28 @@ pub struct Life {
     pub ready: Option<Mono>,
     /// A forking unit's main process was found: what is said of it again changes nothing.
     pub is_main_found: bool,
+    /// Its main process was not launched but taken over from outside.
+    pub foreign: Option<Foreign>,
 }
 
 impl Life {
+    /// A life of which nothing is there yet.
+    pub fn new(invocation: Invocation, spec: Arc<UnitSpec>, began_by: CauseKind) -> Self {
+        Self {
+            invocation,
+            began_by,
+            spec,
+            main: None,
+            exit: None,
+            hook: None,
+            hook_exit: None,
+            next_step: 1,
+            ready: None,
+            is_main_found: false,
+            foreign: None,
+        }
+    }
+
     /// The main process can be signalled: it, or something that it left, is there.
     pub fn main_is_there(&self) -> bool {
         self.main
@@ -499,7 +527,8 @@ impl Unit {
 
     /// It is down, or about to be, and will not come back by itself soon.
     pub fn is_down_for_good(&self) -> bool {
-        if self.desired == Desired::Down {
+        let is_held = self.hold.is_some() && !self.state.is_active() && !self.is_satisfied();
+        if self.desired == Desired::Down || is_held {
             return true;
         }
         match &self.state {

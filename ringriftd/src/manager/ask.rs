@@ -34,7 +34,7 @@ impl Known for View<'_> {
             .map(|(_, unit)| Candidate {
                 name: &unit.spec.name,
                 category: &unit.spec.category,
-                state: unit.state.word(),
+                state: unit.word,
             })
             .collect()
     }

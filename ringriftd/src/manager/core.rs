@@ -184,6 +184,15 @@ impl Manager {
                     order: self.next_order,
                 });
             }
+            Action::AdoptForeign {
+                launch,
+                pid,
+                start_time,
+                spec,
+            } => {
+                let adopt = self.launches.adopt_foreign(launch, (pid, start_time), &spec);
+                self.send(&ToKeeper::Adopt(Box::new(adopt)));
+            }
             Action::Destroy { launch } => self.send(&ToKeeper::Destroy { id: launch }),
             Action::FindMain { launch, .. } => self.launches.find_main(launch),
             Action::Release { launch } => {

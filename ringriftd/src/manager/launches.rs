@@ -16,7 +16,7 @@ use crate::host::notify::{Expected, Notice, NotifySocket, listen};
 use crate::host::prepare::{Prepared, Preparer};
 use crate::host::ready::{PipeSaid, read_ready};
 use crate::ids::{Invocation, LaunchId, invocation_text};
-use crate::keeper::wire::{Launch, Stage};
+use crate::keeper::wire::{Adopt, Launch, Output, Stage};
 use crate::limits::PID_FILE_PAUSE;
 use crate::spec::UnitSpec;
 
@@ -128,6 +128,27 @@ impl Launches {
         in_flight.note = prepared.note;
         in_flight.task = None;
         Some(request)
+    }
+
+    /// What to ask of the keeper so that a process from outside becomes this launch. It keeps the output that it has.
+    pub fn adopt_foreign(&self, launch: LaunchId, main: (u32, u64), spec: &UnitSpec) -> Adopt {
+        Adopt {
+            id: launch,
+            invocation: invocation_text(self.seed, launch.invocation),
+            role: Role::Main.to_string(),
+            tag: spec.name.as_str().to_owned(),
+            main: Some(main),
+            has_exited: false,
+            output: Output {
+                unit: spec.name.as_str().to_owned(),
+                max_size: spec.log.max_size,
+                max_files: spec.log.max_files,
+                drain_ms: u64::try_from(spec.stop.drain_timeout.as_millis()).unwrap_or(u64::MAX),
+            },
+            notify: None,
+            identity: None,
+            ready_fd: None,
+        }
     }
 
     /// The keeper has launched it: opens its ears. Returns the remark on what was run.

@@ -130,7 +130,7 @@ impl World {
                 place += 1;
                 let is_done = place <= done;
                 match action {
-                    Action::Launch { .. } => false,
+                    Action::Launch { .. } | Action::AdoptForeign { .. } => false,
                     Action::Signal { .. } | Action::Reply { .. } => !is_done,
                     Action::Destroy { .. }
                     | Action::FindMain { .. }

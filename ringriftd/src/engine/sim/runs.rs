@@ -82,9 +82,11 @@ fn live_through(malice: Malice, seeds: u64) -> (usize, u32) {
                 State::Waiting => {
                     let blockers = world.engine.blockers(ix);
                     let blocked = blockers.iter().filter_map(crate::engine::order::Blocker::unit);
-                    let has_reason = blocked.into_iter().any(|d| {
-                        !world.engine.unit(d).is_satisfied() || world.engine.unit(d).is_down_for_good()
-                    });
+                    let is_held = unit.hold.is_some();
+                    let has_reason = is_held
+                        || blocked.into_iter().any(|d| {
+                            !world.engine.unit(d).is_satisfied() || world.engine.unit(d).is_down_for_good()
+                        });
                     if !has_reason {
                         world.fail(&format!("{name} waits for nobody"));
                     }
@@ -123,7 +125,7 @@ fn in_a_hostile_world_the_invariants_hold_every_request_is_answered_and_all_ends
 fn a_manager_that_dies_at_any_moment_comes_back_and_all_goes_on_as_if_it_had_not() {
     let (answered, deaths) = live_through(CRASHING, 150);
     assert!(answered > 1_000, "only {answered} requests were answered");
-    assert!(deaths > 5_000, "only {deaths} deaths: the dice are too kind");
+    assert!(deaths > 4_000, "only {deaths} deaths: the dice are too kind");
 }
 
 #[test]

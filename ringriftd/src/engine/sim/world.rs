@@ -5,11 +5,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
-use proto::reply::{By, Exit};
+use proto::reply::{By, Exit, Hold};
 
+use crate::engine::hold::Held;
 use crate::engine::machine::Engine;
 use crate::engine::restart::mix;
-use crate::engine::types::{Action, Event, LaunchFailure, Op, Plan, RequestAnswer, RequestId, Role};
+use crate::engine::types::{Action, Event, LaunchFailure, Mono, Op, Plan, RequestAnswer, RequestId, Role};
+use crate::engine::unit::Foreign;
 use crate::ids::LaunchId;
 use crate::spec::{Kind, UnitName, UnitSpec};
 
@@ -143,6 +145,7 @@ impl World {
     pub(super) fn obey(&mut self, action: Action) {
         match action {
             Action::Launch { launch, role, spec } => self.launch(launch, role, &spec),
+            Action::AdoptForeign { launch, spec, .. } => self.adopt(launch, &spec),
             Action::Signal { launch, signal, .. } => self.signal(launch, signal),
             Action::Destroy { launch } => self.destroy(launch),
             Action::FindMain { launch, .. } => {
@@ -171,6 +174,11 @@ impl World {
     pub(super) fn launch(&mut self, launch: LaunchId, role: Role, spec: &UnitSpec) {
         if self.kept.held.contains_key(&launch) {
             self.fail(&format!("{launch} is launched twice"));
+        }
+        let is_first = role == Role::StartPre(0) || role == Role::Main && spec.exec.start_pre.is_empty();
+        let unit = self.engine.find(&spec.name).map(|(_, unit)| unit);
+        if is_first && unit.is_some_and(|unit| unit.hold.is_some()) && self.malice.crashes == 0 {
+            self.fail(&format!("{} is started though it is held", spec.name));
         }
         if role == Role::Main {
             if self
@@ -251,6 +259,64 @@ impl World {
                 _ => Exit::Code(1),
             };
             self.exit_later(ms, launch, exit);
+        }
+    }
+
+    /// A process from outside: taken, if the dice find that it is there.
+    fn adopt(&mut self, launch: LaunchId, spec: &UnitSpec) {
+        if self.kept.held.contains_key(&launch) {
+            self.fail(&format!("{launch} is adopted twice"));
+        }
+        if self
+            .live
+            .iter()
+            .any(|(id, p)| p.unit == spec.name && id.is_main())
+        {
+            self.fail(&format!("{} takes a process while it has one", spec.name));
+        }
+        let delay = 1 + self.dice.below(20);
+        if self.dice.percent(30) {
+            let failure = LaunchFailure {
+                text: "it is another process by now".to_owned(),
+                host: false,
+            };
+            self.later(delay, Event::LaunchFailed { launch, failure });
+            return;
+        }
+        let process = Process {
+            unit: spec.name.clone(),
+            is_ready: true,
+            ignores_term: self.dice.percent(self.malice.ignores_term),
+            leaves_others: self.dice.percent(self.malice.leaves_others),
+            has_exited: false,
+            is_destroyed: false,
+        };
+        self.live.insert(launch, process);
+        self.kept.held.insert(launch, Told::default());
+        let event = Event::Launched {
+            launch,
+            pid: 7,
+            start_time: 8,
+            note: None,
+        };
+        self.later(delay, event);
+        if self.dice.percent(self.malice.exits) {
+            let ms = delay + 1 + self.dice.below(120_000);
+            self.exit_later(ms, launch, Exit::Unknown);
+        }
+    }
+
+    fn some_hold(&mut self, by: By) -> Held {
+        let ms = self.dice.below(600_000);
+        let is_endless = self.dice.percent(50);
+        Held {
+            hold: Hold {
+                by,
+                note: None,
+                since_us: 1,
+                until_us: (!is_endless).then_some(2),
+            },
+            until: (!is_endless).then_some(Mono(self.now + ms * 1_000_000)),
         }
     }
 
@@ -364,7 +430,12 @@ impl World {
             .map(|_| name(self.dice.below(count) as usize))
             .collect();
         let cascade = self.dice.percent(50);
-        let op = match self.dice.below(5) {
+        let by = By {
+            uid: 0,
+            pid: 1,
+            verb: "sim".to_owned(),
+        };
+        let op = match self.dice.below(8) {
             0 | 1 => Op::Start { units },
             2 => Op::Stop { units, cascade },
             3 => Op::Restart {
@@ -372,12 +443,19 @@ impl World {
                 only_running: self.dice.percent(30),
                 cascade,
             },
-            _ => Op::ResetFailed { units },
-        };
-        let by = By {
-            uid: 0,
-            pid: 1,
-            verb: "sim".to_owned(),
+            4 => Op::ResetFailed { units },
+            5 => Op::Hold {
+                units,
+                held: self.some_hold(by.clone()),
+            },
+            6 => Op::Unhold { units },
+            _ => Op::Adopt {
+                unit: name(self.dice.below(count) as usize),
+                process: Foreign {
+                    pid: 7,
+                    start_time: 8,
+                },
+            },
         };
         self.asked.insert(RequestId(id));
         self.tell(Event::Request {
