@@ -41,10 +41,22 @@
 //! comes back by itself; only `recovered = "stay"` turns it to wanted down. A unit that is held down so is lost to
 //! those that require it in turn (`Unit::is_lost`): a chain goes down in reverse as a whole, and comes back as one.
 //!
+//! A hold wins over everything that starts, and over nothing that stops or runs (see `hold`): a held unit without a life stays
+//! in its state, is shown as `held`, and is lost to those that require it.
+//!
+//! # What is stored
+//!
+//! The manager may die after any event: what a unit remembers is stored with each one that changes it (`snapshot`), and
+//! `restore` makes the same engine of it. Stored are all fields but those that follow from others: `spec` (from the files; of a unit
+//! without a file, and of a life that began with another definition, the definition itself is stored), `word`, `armed`,
+//! `is_held_down` and `is_taken_along`. Those four may be written past `Engine::unit_mut`; all others only through it,
+//! since it notes what is to be stored.
+//!
 //! # News of the past
 //!
 //! Processes are named by `LaunchId`, never by pid, and an id is used once. News of an id that is not the present
-//! life's changes nothing; it is counted.
+//! life's changes nothing; it is counted. News may be told twice, by the keeper to a new manager: the second time changes
+//! nothing either. A launch that the keeper does not know is asked for again under its own id, never under a new one.
 
 use std::sync::Arc;
 

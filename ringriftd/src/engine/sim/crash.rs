@@ -3,6 +3,7 @@
 //! back, does all of the last actions again, hears from the keeper what it knows, and goes on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proto::reply::Exit;
 
@@ -92,6 +93,9 @@ impl World {
                     let mut engine = Engine::restore(self.kept.stored.clone(), &self.plan);
                     engine.handle(now, event.clone());
                     twin = Some(drain(&mut engine));
+                }
+                if let Event::Loaded(plan) = &event {
+                    self.plan = Arc::clone(plan);
                 }
                 self.engine.handle(now, event);
             }

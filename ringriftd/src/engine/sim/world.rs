@@ -28,6 +28,7 @@ pub(super) struct Malice {
     pub(super) leaves_others: u64,
     pub(super) requests: u64,
     pub(super) crashes: u64,
+    pub(super) reloads: u64,
 }
 
 pub(super) const CALM: Malice = Malice {
@@ -38,6 +39,7 @@ pub(super) const CALM: Malice = Malice {
     leaves_others: 0,
     requests: 0,
     crashes: 0,
+    reloads: 0,
 };
 pub(super) const HOSTILE: Malice = Malice {
     launch_fails: 10,
@@ -47,6 +49,7 @@ pub(super) const HOSTILE: Malice = Malice {
     leaves_others: 20,
     requests: 60,
     crashes: 0,
+    reloads: 10,
 };
 pub(super) const CRASHING: Malice = Malice {
     crashes: 15,
@@ -79,7 +82,10 @@ pub(super) struct World {
     pub(super) asked: BTreeSet<RequestId>,
     pub(super) replies: BTreeMap<RequestId, RequestAnswer>,
     pub(super) finished: Option<u8>,
+    /// As it was loaded last.
     pub(super) plan: Arc<Plan>,
+    /// As it was loaded first.
+    pub(super) first: Arc<Plan>,
     pub(super) seed: u64,
     pub(super) kept: Kept,
 }
@@ -101,6 +107,7 @@ impl World {
             asked: BTreeSet::new(),
             replies: BTreeMap::new(),
             finished: None,
+            first: Arc::clone(&plan),
             plan,
             seed,
             kept: Kept::default(),
@@ -196,8 +203,8 @@ impl World {
                     .live
                     .iter()
                     .any(|(id, p)| id.is_main() && p.unit == *d && p.is_ready);
-                let (_, unit) = self.engine.find(d).expect("known");
-                if !ready && !unit.is_satisfied() {
+                let unit = self.engine.find(d).map(|(_, unit)| unit);
+                if !ready && unit.is_some_and(|unit| !unit.is_satisfied()) {
                     self.fail(&format!("{} is launched before {d} is ready", spec.name));
                 }
             }
@@ -425,7 +432,7 @@ impl World {
     }
 
     pub(super) fn request(&mut self, id: u64) {
-        let count = self.plan.units.len() as u64;
+        let count = self.first.units.len() as u64;
         let units = (0..=self.dice.below(3))
             .map(|_| name(self.dice.below(count) as usize))
             .collect();
@@ -465,6 +472,24 @@ impl World {
         });
     }
 
+    /// The files change: some units are gone, some are other than they were, and some are back.
+    fn reload(&mut self) {
+        let mut units = Vec::new();
+        for spec in self.first.units.values() {
+            let mut spec = UnitSpec::clone(spec);
+            if self.dice.percent(10) {
+                continue;
+            }
+            if self.dice.percent(30) {
+                spec.digest = "2".to_owned();
+                spec.stop.signals = vec![2, 15];
+            }
+            units.push(spec);
+        }
+        let plan = plan(units, self.first.node.max_starting);
+        self.tell(Event::Loaded(plan));
+    }
+
     /// Lets time pass until `end` (in s), or until nothing is left to happen.
     pub(super) fn run(&mut self, end: u64, mut requests: u64) {
         let end = end * 1_000_000_000;
@@ -491,6 +516,9 @@ impl World {
             if requests > 0 && self.dice.percent(self.malice.requests / 4) {
                 self.request(requests);
                 requests -= 1;
+                if self.dice.percent(self.malice.reloads) {
+                    self.reload();
+                }
             }
         }
     }
