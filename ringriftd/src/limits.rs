@@ -229,3 +229,13 @@ pub const PID_FILE_PAUSE: Duration = Duration::from_millis(50);
 pub const TAILS_AT_ONCE: usize = 64;
 /// Lines of each.
 pub const TAIL_LINES: u32 = 10;
+
+// --- state that outlives a process -----------------------------------------------------------------------------
+
+/// The longest payload of one record of state, in bytes. The whole state of 10 000 units with their files is some 40 MiB.
+pub const STATE_RECORD_MAX: usize = 256 * 1024 * 1024;
+/// The largest file of state, in bytes: a base, as much again in deltas, and one record more.
+pub const STATE_FILE_MAX: u64 = 3 * STATE_RECORD_MAX as u64;
+/// Deltas of a generation in bytes before a new base is worth its price, however small the base is. Past it, a new base
+/// is due when the deltas outweigh the base: so each byte is written twice at most.
+pub const STATE_DELTAS_MIN: u64 = 4 * 1024 * 1024;
