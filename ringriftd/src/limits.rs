@@ -239,3 +239,15 @@ pub const STATE_FILE_MAX: u64 = 3 * STATE_RECORD_MAX as u64;
 /// Deltas of a generation in bytes before a new base is worth its price, however small the base is. Past it, a new base
 /// is due when the deltas outweigh the base: so each byte is written twice at most.
 pub const STATE_DELTAS_MIN: u64 = 4 * 1024 * 1024;
+/// Changes that wait for a slow disk, in bytes; past it they are dropped and the disk is given a whole state next.
+pub const STATE_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Back-off after the folder of state could not be written: first, then doubled.
+pub const STATE_RETRY_DELAY: Duration = Duration::from_millis(500);
+/// That back-off at most.
+pub const STATE_RETRY_MAX_DELAY: Duration = Duration::from_secs(10);
+/// One of the two files of the flight recorder, in bytes: some 25 000 events.
+pub const RECORDER_SEGMENT: u64 = 8 * 1024 * 1024;
+/// Events that wait for a slow disk; past it they are counted and missing from the flight recorder.
+pub const RECORDER_QUEUE: usize = 8192;
+/// Events of the flight recorder in one piece of an answer.
+pub const RECORDER_CHUNK: usize = 1024;

@@ -281,6 +281,8 @@ pub struct Pieces {
     pub records: Vec<(usize, Record)>,
     /// Where the first damage is, and what.
     pub fault: Option<(usize, Fault)>,
+    /// The latest version of the format among records of versions that are not read.
+    pub newer: Option<u16>,
 }
 
 /// Reads every sound record of `bytes`, whatever lies between them.
@@ -296,6 +298,9 @@ pub fn read_through(bytes: &[u8]) -> Pieces {
             }
             Ok(Some(Err(fault))) => {
                 pieces.fault = pieces.fault.or(Some((at, fault)));
+                if let Fault::Newer(version) = fault {
+                    pieces.newer = pieces.newer.max(Some(version));
+                }
                 match bytes.get(at + 1..).and_then(|rest| memmem::find(rest, &MAGIC)) {
                     Some(next) => at += 1 + next,
                     None => break,
