@@ -8,6 +8,8 @@ use std::time::Duration;
 pub const NAME_MAX: usize = 64;
 /// The largest unit, profile or configuration file, in bytes.
 pub const FILE_MAX: u64 = 1024 * 1024;
+/// All files of a configuration together, in bytes: they are kept with the state. 10 000 units take some 10 MiB.
+pub const FILE_SET_MAX: usize = 64 * 1024 * 1024;
 /// Files in one folder of units or profiles.
 pub const FILES_MAX: usize = 20_000;
 /// The deepest nesting of a TOML file; deeper is refused before it is parsed.
