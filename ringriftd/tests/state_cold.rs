@@ -303,6 +303,24 @@ fn a_folder_that_is_gone_or_holds_links_is_told_and_heals() {
     assert_eq!(std::fs::read(&victim).unwrap(), b"mine");
 }
 
+#[test]
+fn files_that_were_removed_promise_nothing_and_are_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let cold = Cold::start(dir.path(), Pick::Newest).unwrap();
+    cold.base(b"one".to_vec());
+    told(cold.promise()).unwrap();
+    for name in ["engine.0", "engine.1"] {
+        // The first base has made one of them.
+        let _ = std::fs::remove_file(dir.path().join(name));
+    }
+    cold.delta(b"1a".to_vec());
+    assert!(told(cold.promise()).expect_err("gone").contains("was removed"));
+    until(&cold, |s| s.wants_base);
+    cold.base(b"two".to_vec());
+    told(cold.promise()).unwrap();
+    assert_eq!(text(&recovered(dir.path())), "two");
+}
+
 /// A disk whose syncs wait for a word.
 struct SlowDisk {
     go: std::sync::mpsc::Receiver<()>,

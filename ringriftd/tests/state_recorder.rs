@@ -181,11 +181,11 @@ fn events_that_could_not_be_recorded_are_counted_and_it_heals() {
         .enable_time()
         .build()
         .unwrap();
-    let cold = Cold::start(dir.path(), Pick::Newest).unwrap();
-    let mut status = cold.status();
     let patience = std::time::Duration::from_secs(30);
     // A folder stands where the file should: nothing can be written.
     std::fs::create_dir(dir.path().join("events.0")).unwrap();
+    let cold = Cold::start(dir.path(), Pick::Newest).unwrap();
+    let mut status = cold.status();
     for seq in 1..=3 {
         cold.event(&event(seq));
     }
@@ -211,9 +211,33 @@ fn events_that_could_not_be_recorded_are_counted_and_it_heals() {
         after(dir.path(), 0)[..],
         [Entry::Missing { from: 1, to: 3 }, Entry::Event(event(4))]
     );
-    let mut end = cold.end(b"state".to_vec());
-    runtime
-        .block_on(async { (&mut end).await })
-        .expect("answered")
-        .expect("written");
+    assert_eq!(cold.recorded(), 4);
+    let ends = |cold: Cold| {
+        runtime
+            .block_on(cold.end(b"state".to_vec()))
+            .expect("answered")
+            .expect("written");
+    };
+    ends(cold);
+    // The next one goes on there, and what it is told again is left out.
+    let cold = Cold::start(dir.path(), Pick::Newest).unwrap();
+    for seq in 3..=5 {
+        cold.event(&event(seq));
+    }
+    ends(cold);
+    assert_eq!(after(dir.path(), 3), events(4..=5));
+}
+
+#[test]
+fn a_file_that_was_removed_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut segments = open(dir.path());
+    segments.append(&texts(1..=3)).unwrap();
+    assert!(segments.is_in_place());
+    std::fs::remove_file(dir.path().join("events.0")).unwrap();
+    assert!(!segments.is_in_place());
+    let mut again = open(dir.path());
+    again.append(&texts(4..=5)).unwrap();
+    assert!(again.is_in_place());
+    assert_eq!(after(dir.path(), 3), events(4..=5));
 }

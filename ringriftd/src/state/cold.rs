@@ -6,6 +6,7 @@
 //! is never written over. Only a promise makes the thread sync. Read first: [`Cold`]; [`read`] is for the next start.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -158,6 +159,12 @@ impl Cold {
         }
     }
 
+    /// The number of the last event that the flight recorder has, or 0 before the thread has looked. Later ones must be
+    /// kept elsewhere, so that they can be handed over again after a crash.
+    pub fn recorded(&self) -> u64 {
+        self.queue.recorded()
+    }
+
     /// How the disk is. The receiver is also told of each change, so that a loop can wait for `wants_base`.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.queue.status()
@@ -195,6 +202,11 @@ struct Writer<D> {
 
 impl<D: Disk> Writer<D> {
     fn run(mut self) {
+        // A fault is told with the first event that it costs.
+        if let Ok(segments) = Folder::open(&self.folder).and_then(Segments::open) {
+            self.queue.set_recorded(segments.last_seq());
+            self.segments = Some(segments);
+        }
         loop {
             let batch = self.queue.take(self.again_at);
             let is_last = batch.is_last;
@@ -257,6 +269,11 @@ impl<D: Disk> Writer<D> {
                 self.folder.display()
             ));
         };
+        if !half.file().metadata().is_ok_and(|m| m.nlink() > 0) {
+            // A sync of it would promise what nobody can find.
+            self.current = None;
+            return Err(format!("the state in {} was removed", self.folder.display()));
+        }
         if self.is_dirty {
             if let Err(e) = self.disk.sync(half.file()) {
                 // After a failed fsync(2) the kernel may have thrown away what it could not write, and a second one
@@ -320,14 +337,16 @@ impl<D: Disk> Writer<D> {
         if events.is_empty() {
             return;
         }
-        let mut segments = match self.segments.take() {
+        let mut segments = match self.segments.take().filter(Segments::is_in_place) {
             Some(segments) => segments,
             None => match Folder::open(&self.folder).and_then(Segments::open) {
                 Ok(segments) => segments,
                 Err(e) => return self.miss(events.len(), &e),
             },
         };
-        match segments.append(events) {
+        let result = segments.append(events);
+        self.queue.set_recorded(segments.last_seq());
+        match result {
             Ok(()) => {
                 self.segments = Some(segments);
                 self.queue.recorder(0, None);

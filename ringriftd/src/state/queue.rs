@@ -3,6 +3,7 @@
 //!
 //! Read first: [`Queue`] and [`Batch`].
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -60,6 +61,8 @@ pub struct Queue {
     waiting: Mutex<Waiting>,
     wake: Condvar,
     status: watch::Sender<Status>,
+    /// The number of the last recorded event.
+    recorded: AtomicU64,
 }
 
 impl Default for Queue {
@@ -75,6 +78,7 @@ impl Default for Queue {
                 wants_base: true,
                 ..Status::default()
             }),
+            recorded: AtomicU64::new(0),
         }
     }
 }
@@ -234,6 +238,16 @@ impl Queue {
         let mut waiting = self.lock();
         waiting.is_backing_off = false;
         self.publish(&waiting, |status| status.degraded = None);
+    }
+
+    /// The number of the last event that the flight recorder has, or 0.
+    pub fn recorded(&self) -> u64 {
+        self.recorded.load(Ordering::Relaxed)
+    }
+
+    /// The flight recorder has all it was given up to this one.
+    pub fn set_recorded(&self, seq: u64) {
+        self.recorded.store(seq, Ordering::Relaxed);
     }
 
     /// How the flight recorder fares: `dropped` more are missing, for this reason.

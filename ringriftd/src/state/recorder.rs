@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use proto::reply::Event;
@@ -138,6 +138,11 @@ impl Segments {
             last = *seq;
         }
         self.write(&bytes, last)
+    }
+
+    /// The file that is written is still where readers look for it.
+    pub fn is_in_place(&self) -> bool {
+        self.file.metadata().is_ok_and(|m| m.nlink() > 0)
     }
 
     /// The number of the last event that is recorded, or 0.
