@@ -98,8 +98,15 @@ pub const LOG_TAILS_MAX: usize = 4;
 /// Queries of the manager for a unit's last lines that wait; past it the answer is empty. Four answers with
 /// [`TAILS_AT_ONCE`] units each.
 pub const LOG_TAILS_WAITING: usize = 4 * TAILS_AT_ONCE;
-/// Records of one unit that wait for one write(2), in bytes; also what is kept in memory while its disk refuses.
+/// Records of one unit that go into one write(2), in bytes.
 pub const LOG_WRITE_BUFFER: usize = 256 * 1024;
+/// Pipes that may hold a begun line (or one that the last logger left half moved) at the same time; past it begun lines
+/// are written in pieces.
+pub const LOG_CARRIES: usize = 4096;
+/// Of those, how many keep their memory when their line is done.
+pub const LOG_CARRIES_WARM: usize = 64;
+/// Pipes of one unit that are kept past their time because its log cannot be written; past it the oldest is lost.
+pub const LOG_PIPES_WAITING: usize = 4;
 /// Log files that the writer holds open at once; past it the one opened first is closed (half of a usual limit of
 /// descriptors goes to the pipes).
 pub const LOG_FILES_OPEN_MAX: usize = 512;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, setsockopt, socketpair,
     sockopt,
@@ -22,7 +23,7 @@ use proto::reply::{LineEnd, LogLine, Reply};
 use ringriftd::ids::{Invocation, LaunchId};
 use ringriftd::keeper::wire::{FromLogger, LogQuery, LogTail, Output, ToLogger};
 use ringriftd::limits::{LOG_FILES_OPEN_MAX, LOG_LINE_MAX, LOG_QUERIES_MAX};
-use ringriftd::logger::{record, serve};
+use ringriftd::logger::{Given, record, serve};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const LOGGER: &str = "logger-in-test";
@@ -53,6 +54,33 @@ fn hear<T: serde::de::DeserializeOwned>(link: &OwnedFd) -> T {
     proto::codec::decode(&buffer[..n]).expect("a message")
 }
 
+/// What a keeper holds for its logger: a memfd, and a pipe.
+struct Held {
+    memory: OwnedFd,
+    hold: [OwnedFd; 2],
+}
+
+impl Held {
+    fn new() -> Self {
+        let (read, write) = std::io::pipe().expect("a pipe");
+        Self {
+            memory: memfd_create(c"logger", MFdFlags::MFD_CLOEXEC).expect("a memfd"),
+            hold: [read.into(), write.into()],
+        }
+    }
+
+    /// For a logger: other names of the same things.
+    fn given(&self, keeper: OwnedFd, peer: OwnedFd) -> Given {
+        let again = |fd: &OwnedFd| fd.try_clone().expect("a descriptor");
+        Given {
+            keeper,
+            peer,
+            memory: again(&self.memory),
+            hold: self.hold.each_ref().map(again),
+        }
+    }
+}
+
 /// A logger in a thread, and the keeper's and manager's ends of its links.
 struct Logger {
     dir: PathBuf,
@@ -74,9 +102,10 @@ impl Logger {
         let (keeper, theirs) = pair();
         let (manager, peer) = pair();
         let path = dir.to_owned();
+        let given = Held::new().given(theirs, peer);
         let thread = std::thread::Builder::new().name(LOGGER.to_owned());
         let thread = thread
-            .spawn(move || serve(&path, theirs, peer))
+            .spawn(move || serve(&path, given))
             .expect("a thread");
         assert_eq!(hear::<FromLogger>(&keeper), FromLogger::Ready);
         Self {
