@@ -22,7 +22,7 @@ use proto::frame::Answer;
 use proto::reply::{LineEnd, LogLine, Reply};
 use ringriftd::ids::{Invocation, LaunchId};
 use ringriftd::keeper::wire::{FromLogger, LogQuery, LogTail, Output, ToLogger};
-use ringriftd::limits::{LOG_FILES_OPEN_MAX, LOG_LINE_MAX, LOG_QUERIES_MAX};
+use ringriftd::limits::{LOG_FILES_OPEN_MAX, LOG_LINE_MAX, LOG_PIPES_WAITING, LOG_QUERIES_MAX};
 use ringriftd::logger::{Given, record, serve};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -104,9 +104,7 @@ impl Logger {
         let path = dir.to_owned();
         let given = Held::new().given(theirs, peer);
         let thread = std::thread::Builder::new().name(LOGGER.to_owned());
-        let thread = thread
-            .spawn(move || serve(&path, given))
-            .expect("a thread");
+        let thread = thread.spawn(move || serve(&path, given)).expect("a thread");
         assert_eq!(hear::<FromLogger>(&keeper), FromLogger::Ready);
         Self {
             dir: dir.to_owned(),
@@ -672,7 +670,7 @@ fn many_tails_at_once_are_all_answered() {
 }
 
 #[test]
-fn what_is_there_is_written_when_the_daemon_ends_or_the_keeper_dies() {
+fn what_is_there_is_written_when_the_daemon_ends_or_keeper_and_manager_die() {
     for is_dead in [false, true] {
         let temp = tempfile::tempdir().expect("a folder");
         let mut logger = Logger::at(&temp.path().join("log"));
@@ -681,6 +679,7 @@ fn what_is_there_is_written_when_the_daemon_ends_or_the_keeper_dies() {
         let thread = logger.thread.take().expect("once");
         if is_dead {
             drop(logger.keeper);
+            drop(logger.manager);
         } else {
             tell(&logger.keeper, &ToLogger::End, None);
         }
@@ -701,6 +700,57 @@ fn a_managers_death_is_no_reason_to_end() {
     unit.say("still here\n");
     logger.close(unit);
     assert_eq!(texts(&logger.query(&["a"], None, false).all()), ["still here"]);
+    logger.end();
+}
+
+#[test]
+fn a_keepers_death_is_no_reason_to_end() {
+    let mut logger = Logger::new();
+    let mut unit = logger.open("a", 1);
+    unit.say("before\nbe");
+    // Dead before the unit's end was told, which is told to the next one.
+    let ended = logger.open("b", 2).id;
+    let (keeper, theirs) = pair();
+    drop(std::mem::replace(&mut logger.keeper, keeper));
+    let mut reader = logger.query(&["a"], None, true);
+    unit.say("tween\n");
+    assert_eq!(texts(&reader.lines(2)), ["before", "between"]);
+    tell(&logger.manager, &LogQuery::Keeper, Some(&theirs));
+    assert_eq!(hear::<FromLogger>(&logger.keeper), FromLogger::Ready);
+    tell(&logger.keeper, &ToLogger::Close { id: ended }, None);
+    assert_eq!(
+        hear::<FromLogger>(&logger.keeper),
+        FromLogger::Closed { id: ended }
+    );
+    logger.settle();
+    // The new keeper names every pipe that it knows: the same pipe is not read twice.
+    let again =
+        std::fs::File::open(format!("/proc/self/fd/{}", unit.pipe.as_raw_fd())).expect("opened again");
+    let output = Output {
+        unit: "a".to_owned(),
+        max_size: 16 << 20,
+        max_files: 5,
+        drain_ms: 60_000,
+    };
+    let id = unit.id;
+    tell(
+        &logger.keeper,
+        &ToLogger::Open { id, output },
+        Some(&again.into()),
+    );
+    unit.say("after\n");
+    logger.close(unit);
+    assert_eq!(
+        logger.messages("a.log"),
+        ["before", "between", "after"].map(|text| (1, LineEnd::Whole, text.into()))
+    );
+    // Without any manager it goes on too, as long as there is a keeper.
+    let (manager, peer) = pair();
+    drop(std::mem::replace(&mut logger.manager, manager));
+    logger.settle();
+    tell(&logger.keeper, &ToLogger::Peer, Some(&peer));
+    logger.settle();
+    assert_eq!(logger.query(&["a"], Some(1), false).all().len(), 1);
     logger.end();
 }
 
@@ -785,22 +835,70 @@ fn a_link_in_a_logs_place_is_refused_until_it_is_gone() {
     logger.end();
 }
 
+/// So that a unit that starts again and again on a full disk does not take all descriptors.
 #[test]
-fn last_lines_outlive_their_pipe_while_the_log_cannot_be_written() {
+fn only_a_few_pipes_of_a_unit_outlive_their_time() {
+    let logger = Logger::new();
+    std::os::unix::fs::symlink("nowhere", logger.dir.join("a.log")).expect("linked");
+    let count = LOG_PIPES_WAITING as u64 + 1;
+    let units: Vec<_> = (1..=count)
+        .map(|life| {
+            let mut unit = logger.open_with("a", life, |o| o.drain_ms = 20);
+            unit.say(format!("life {life}\n"));
+            tell(&logger.keeper, &ToLogger::Close { id: unit.id }, None);
+            unit
+        })
+        .collect();
+    // One too many: the first one's bytes are lost, and nobody else's.
+    let id = units[0].id;
+    assert_eq!(hear::<FromLogger>(&logger.keeper), FromLogger::Closed { id });
+    std::fs::remove_file(logger.dir.join("a.log")).expect("removed");
+    for _ in 1..units.len() {
+        hear::<FromLogger>(&logger.keeper);
+    }
+    let lives: Vec<_> = logger.messages("a.log").into_iter().map(|m| m.0).collect();
+    assert_eq!(lives, (2..=count).collect::<Vec<_>>());
+    logger.end();
+}
+
+/// A write(2) that fills a pipe wakes its reader only if the pipe was empty: a begun line must not be left in it.
+#[test]
+fn a_line_that_is_begun_and_then_goes_on_for_ever_holds_up_nobody() {
+    let logger = Logger::new();
+    let mut unit = logger.open("a", 1);
+    let mut other = logger.open("b", 2);
+    for round in 0..20 {
+        unit.say("begun");
+        // The first was seen, since the pipes have their turns in order.
+        other.say("line\n");
+        wait_until("the other's line", || {
+            logger.dir.join("b.log").exists() && logger.messages("b.log").len() > round
+        });
+        unit.say(vec![b'x'; 300 << 10]);
+        unit.say("\n");
+    }
+    logger.close(unit);
+    logger.close(other);
+    let all = logger.bytes(&["a.log".to_owned()]);
+    assert_eq!(all.len(), 20 * ((300 << 10) + 6));
+    logger.end();
+}
+
+#[test]
+fn a_pipe_outlives_its_time_while_its_log_cannot_be_written() {
     let logger = Logger::new();
     std::os::unix::fs::symlink("nowhere", logger.dir.join("a.log")).expect("linked");
     let mut unit = logger.open_with("a", 1, |o| o.drain_ms = 50);
     unit.say("why it died\nthe last wor");
-    // The pipe is still held by somebody: only the drain time ends it.
+    // The pipe is still held by somebody: only the drain time ends it. It is kept past that, since the bytes in it are
+    // nowhere else.
     tell(&logger.keeper, &ToLogger::Close { id: unit.id }, None);
+    pause(Duration::from_millis(200));
+    std::fs::remove_file(logger.dir.join("a.log")).expect("removed");
     assert_eq!(
         hear::<FromLogger>(&logger.keeper),
         FromLogger::Closed { id: unit.id }
     );
-    std::fs::remove_file(logger.dir.join("a.log")).expect("removed");
-    wait_until("the log", || {
-        std::fs::metadata(logger.dir.join("a.log")).is_ok_and(|m| m.len() > 0)
-    });
     assert_eq!(
         logger.messages("a.log"),
         [

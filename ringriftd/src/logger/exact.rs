@@ -556,7 +556,9 @@ impl<K: Kernel> Exact<K> {
                 done = whole(&batch.records[..written], source.carry.len);
                 done.refused = Some(refused);
                 if done.written < written
-                    && let Err(e) = self.kernel.truncate(target.file, target.len + done.written as u64)
+                    && let Err(e) = self
+                        .kernel
+                        .truncate(target.file, target.len + done.written as u64)
                 {
                     crate::say!(
                         "ringriftd logger: cannot take back a piece of a record from the log of {}: {e}; it stays there",
@@ -598,8 +600,7 @@ impl<K: Kernel> Exact<K> {
             (!old.is_second, 0)
         };
         let offset = line_at(slot, is_second) + from as u64;
-        self.kernel
-            .keep(&self.memory, &batch.partial[from..], offset)?;
+        self.kernel.keep(&self.memory, &batch.partial[from..], offset)?;
         if source.slot.is_none() {
             let base = at::SLOTS + slot * SLOT_WORDS;
             self.store(base, source.id.invocation.0);

@@ -371,11 +371,7 @@ impl Splitter {
 
     /// Hands the lines of `input` to `put`, each with its mark, and keeps what has no end yet. Returns how many bytes
     /// were taken: all, unless `put` failed; then no line is begun behind them, unless `put` took none.
-    pub fn split(
-        &mut self,
-        input: &[u8],
-        mut put: impl FnMut(LineEnd, &[u8]) -> Result<(), Stop>,
-    ) -> usize {
+    pub fn split(&mut self, input: &[u8], mut put: impl FnMut(LineEnd, &[u8]) -> Result<(), Stop>) -> usize {
         const MAX: usize = crate::limits::LOG_LINE_MAX;
         let mut taken = 0;
         while taken < input.len() {

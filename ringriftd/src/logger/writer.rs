@@ -84,12 +84,7 @@ enum Turn {
 
 impl Writer {
     /// A writer with its links. Says `Ready` to the keeper.
-    pub fn new(
-        shared: Arc<Shared>,
-        exact: Exact<Linux>,
-        keeper: OwnedFd,
-        peer: OwnedFd,
-    ) -> io::Result<Self> {
+    pub fn new(shared: Arc<Shared>, exact: Exact<Linux>, keeper: OwnedFd, peer: OwnedFd) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&keeper, EpollEvent::new(EpollFlags::EPOLLIN, KEEPER))?;
         epoll.add(&peer, EpollEvent::new(EpollFlags::EPOLLIN, PEER))?;
@@ -261,9 +256,7 @@ impl Writer {
     }
 
     fn watch_keeper(&self, keeper: &OwnedFd, flags: EpollFlags) -> io::Result<()> {
-        Ok(self
-            .epoll
-            .modify(keeper, &mut EpollEvent::new(flags, KEEPER))?)
+        Ok(self.epoll.modify(keeper, &mut EpollEvent::new(flags, KEEPER))?)
     }
 
     fn hear_peer(&mut self) -> io::Result<()> {
@@ -407,8 +400,7 @@ impl Writer {
         unwatch(&self.epoll, &mut pipe);
         self.by_id.remove(&pipe.source.id);
         self.closing.retain(|t| *t != token);
-        self.answers
-            .push_back(FromLogger::Closed { id: pipe.source.id });
+        self.answers.push_back(FromLogger::Closed { id: pipe.source.id });
     }
 
     /// A launch's time to drain is over: what is there now is read.
@@ -555,12 +547,10 @@ fn read_pipe(
     buffer: &mut [u8],
 ) -> Turn {
     let source = &mut pipe.source;
-    let seen = exact
-        .pay(source)
-        .and_then(|()| match source.owes() {
-            true => Ok(Peek::Empty), // the rest of it next time
-            false => exact.peek(&source.fd, buffer),
-        });
+    let seen = exact.pay(source).and_then(|()| match source.owes() {
+        true => Ok(Peek::Empty), // the rest of it next time
+        false => exact.peek(&source.fd, buffer),
+    });
     match seen {
         Ok(Peek::End) => Turn::End,
         Ok(Peek::Empty) => Turn::Empty,
