@@ -267,7 +267,8 @@ pub struct Exact<K> {
     /// Slots that the last logger used, by launch and pipe, until the keeper hands that pipe over.
     left: BTreeMap<(LaunchId, u64), usize>,
     buffer: Vec<u8>,
-    is_hold_empty: bool,
+    /// Bytes in the hold; None: it has to be asked.
+    in_hold: Option<usize>,
 }
 
 impl<K: Kernel> Exact<K> {
@@ -301,7 +302,7 @@ impl<K: Kernel> Exact<K> {
             free: BTreeSet::new(),
             left: BTreeMap::new(),
             buffer: vec![0; LOG_READ],
-            is_hold_empty: false,
+            in_hold: None,
         };
         match exact.words.get(at::MAGIC) {
             MAGIC => {}
@@ -427,10 +428,10 @@ impl<K: Kernel> Exact<K> {
 
     /// Only while the note is *idle*.
     fn empty_hold(&mut self) -> io::Result<()> {
-        if self.is_hold_empty {
-            return Ok(());
-        }
-        let mut count = waiting(&self.hold[0])?;
+        let mut count = match self.in_hold.take() {
+            Some(count) => count,
+            None => waiting(&self.hold[0])?,
+        };
         while count > 0 {
             let room = count.min(self.buffer.len());
             match self.kernel.drain(&self.hold[0], &mut self.buffer[..room]) {
@@ -440,7 +441,7 @@ impl<K: Kernel> Exact<K> {
                 Err(e) => return Err(e),
             }
         }
-        self.is_hold_empty = true;
+        self.in_hold = Some(0);
         Ok(())
     }
 
@@ -696,22 +697,26 @@ impl<K: Kernel> Exact<K> {
     /// How many bytes are in the hold now, or gone by another reader's hand.
     fn move_out(&mut self, pipe: &OwnedFd, count: usize) -> (usize, io::Result<()>) {
         let mut moved = 0;
-        self.is_hold_empty &= count == 0;
-        while moved < count {
+        self.in_hold = None;
+        let result = loop {
+            if moved == count {
+                break Ok(());
+            }
             match self.kernel.splice(pipe, &self.hold[1], count - moved) {
-                // A unit may read its own pipe: what it took has left as well.
-                Ok(0) => return (count, Ok(())),
-                Ok(n) => moved += n,
+                Ok(n) if n > 0 => moved += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // A unit may read its own pipe: what it took has left as well. Else the hold is full.
+                Ok(_) => return (count, Ok(())),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => match waiting(pipe) {
                     Ok(0) => return (count, Ok(())),
-                    Ok(_) => return (moved, Ok(())), // the hold is full
-                    Err(e) => return (moved, Err(e)),
+                    Ok(_) => break Ok(()),
+                    Err(e) => break Err(e),
                 },
-                Err(e) => return (moved, Err(e)),
+                Err(e) => break Err(e),
             }
-        }
-        (moved, Ok(()))
+        };
+        self.in_hold = Some(moved);
+        (moved, result)
     }
 }
 

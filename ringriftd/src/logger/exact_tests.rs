@@ -281,10 +281,17 @@ fn no_byte_is_lost_or_doubled_at_whatever_call_a_logger_and_its_successor_are_ki
         let calls = all_is_there(round, never, never);
         assert!(calls > 50, "{calls} calls are no test");
         for call in 0..calls {
-            for place in [Where::Before, Where::Within, Where::After] {
+            let places = [Where::Before, Where::Within, Where::After];
+            // All three places in one round, in the others one after the other.
+            let places = if round == 1 {
+                &places[..]
+            } else {
+                &places[call % 3..][..1]
+            };
+            for place in places {
                 // The successor dies in its first calls, which are its recovery's, or later.
                 let next = [Where::Before, Where::Within, Where::After][kills % 3];
-                all_is_there(round, (call, place), ((kills / 3) % 17, next));
+                all_is_there(round, (call, *place), ((kills / 3) % 17, next));
                 kills += 1;
             }
         }
