@@ -349,17 +349,11 @@ impl<K: Kernel> Exact<K> {
         }
         self.set_state(State::Idle);
         self.empty_hold()?;
-        self.free.clear();
-        self.left.clear();
-        for slot in 0..LOG_CARRIES {
-            let base = at::SLOTS + slot * SLOT_WORDS;
-            if Carry::of(self.words.get(base + 3)).is_free() {
-                self.free.insert(slot);
-            } else {
-                let of = self.launch_at(base);
-                self.left.insert(of, slot);
-            }
-        }
+        let number = |slot: &usize| self.words.get(at::SLOTS + slot * SLOT_WORDS + 3);
+        let (used, free): (Vec<_>, Vec<_>) = (0..LOG_CARRIES).partition(|slot| number(slot) != 0);
+        self.free = free.into_iter().collect();
+        let launch = |slot: &usize| self.launch_at(at::SLOTS + slot * SLOT_WORDS);
+        self.left = used.into_iter().map(|slot| (launch(&slot), slot)).collect();
         Ok(())
     }
 
