@@ -347,5 +347,5 @@ fn no_line_is_lost_or_doubled_by_a_kill_at_any_system_call() {
             keeper.check(&expected);
         }
     }
-    assert!(killed > 25, "strace killed only {killed} loggers");
+    assert!(killed > 20, "strace killed only {killed} loggers");
 }

@@ -13,6 +13,7 @@ mod history;
 mod journal;
 mod link;
 mod memory;
+mod note;
 mod place;
 mod query;
 pub mod record;
