@@ -349,3 +349,20 @@ fn no_line_is_lost_or_doubled_by_a_kill_at_any_system_call() {
     }
     assert!(killed > 20, "strace killed only {killed} loggers");
 }
+
+#[test]
+fn a_logger_without_what_the_keeper_holds_refuses_to_start() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let output = Command::new(env!("CARGO_BIN_EXE_ringriftd"))
+        .args(["logger", "--log-dir"])
+        .arg(temp.path().join("log"))
+        .output()
+        .expect("started");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("descriptor 3 is missing; only the keeper starts a logger"),
+        "{text}"
+    );
+    assert!(!temp.path().join("log").exists());
+}
