@@ -136,6 +136,8 @@ pub const NOTIFY_MAX: usize = 4096;
 pub const STATUS_TEXT_MAX: usize = 512;
 /// Datagrams a second of one unit that are looked at; more are counted and dropped.
 pub const NOTIFY_RATE: u32 = 100;
+/// Bytes of a readiness pipe that are looked at in one go.
+pub const READY_LOOK: usize = 1024;
 
 // --- control -------------------------------------------------------------------------------------------------
 

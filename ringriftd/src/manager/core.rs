@@ -22,7 +22,7 @@ use crate::control::view::{NodeFacts, Said, refused, reloaded};
 use crate::engine::Engine;
 use crate::engine::types::{Action, Event, LaunchFailure, RequestId};
 use crate::host::link::Link;
-use crate::host::notify::Notice;
+use crate::host::notify::{Notice, Told};
 use crate::ids::{Invocation, LaunchId};
 use crate::keeper::wire::{FromKeeper, LogQuery, LogTail, ToKeeper};
 use crate::limits;
@@ -93,7 +93,7 @@ pub(super) struct Channels {
     pub(super) asks: mpsc::Receiver<Asked>,
     pub(super) inside: mpsc::Receiver<Inside>,
     pub(super) news: mpsc::Receiver<News>,
-    pub(super) notices: mpsc::Receiver<(Invocation, Notice)>,
+    pub(super) notices: mpsc::Receiver<Told>,
     pub(super) term: Signal,
     pub(super) int: Signal,
     pub(super) quit: Signal,
@@ -128,7 +128,10 @@ impl Manager {
                     }
                 },
                 Some(news) = on.news.recv() => self.on_inside(Inside::News(news)),
-                Some((life, notice)) = on.notices.recv() => self.on_notice(life, notice),
+                Some((life, notice, consumed)) = on.notices.recv() => {
+                    self.on_notice(life, notice);
+                    consumed.done();
+                }
                 Some(inside) = on.inside.recv() => self.on_inside(inside),
                 tail = self.logger.recv::<LogTail>(), if !self.is_logger_gone => self.on_tail(tail),
                 Some(asked) = on.asks.recv() => self.on_asked(asked),

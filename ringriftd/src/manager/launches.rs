@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::engine::types::{LaunchFailure, Role};
-use crate::host::notify::{Expected, Notice, NotifySocket, listen};
+use crate::host::notify::{Expected, NotifySocket, Told, listen};
 use crate::host::prepare::{Prepared, Preparer};
 use crate::host::ready::{PipeSaid, read_ready};
 use crate::ids::{Invocation, LaunchId, invocation_text};
@@ -78,7 +78,7 @@ pub struct Launches {
     cgroup: Option<PathBuf>,
     seed: u64,
     news: mpsc::Sender<News>,
-    notices: mpsc::Sender<(Invocation, Notice)>,
+    notices: mpsc::Sender<Told>,
     open: BTreeMap<LaunchId, InFlight>,
 }
 
@@ -88,7 +88,7 @@ impl Launches {
         preparer: Preparer,
         cgroup: Option<PathBuf>,
         news: mpsc::Sender<News>,
-        notices: mpsc::Sender<(Invocation, Notice)>,
+        notices: mpsc::Sender<Told>,
     ) -> Self {
         let seed = preparer.node().seed;
         Self {
