@@ -47,6 +47,10 @@ pub enum Reply {
     Names(Names),
     /// The stream lost frames because the client was slow; so many events were dropped.
     Lagged(u64),
+    /// For `adopt`: what was done, or would be.
+    Adopted(Box<Adopted>),
+    /// For `upgrade`.
+    Upgraded(Upgraded),
 }
 
 /// Why a request was not done. `code` is the exit code of `spec/cli.md`'s one table.
@@ -229,6 +233,21 @@ pub struct UnitStatus {
     pub memory_bytes: Option<u64>,
     /// Processes that outlived a stop, if it failed.
     pub remains: Vec<u32>,
+    /// It is held.
+    pub held: Option<Hold>,
+}
+
+/// An operator's word that a unit is not to be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Whose word.
+    pub by: By,
+    /// Why.
+    pub note: Option<String>,
+    /// Since when.
+    pub since_us: u64,
+    /// It ends by itself then.
+    pub until_us: Option<u64>,
 }
 
 /// How a main process last ended.
@@ -585,4 +604,30 @@ pub struct Names {
     pub profiles: Vec<String>,
     /// All categories.
     pub categories: Vec<String>,
+}
+
+/// A process that became, or would become, a unit's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// Whose it is now.
+    pub unit: String,
+    /// The process.
+    pub pid: u32,
+    /// Its command line.
+    pub command: String,
+    /// The life that it is, 32 hex digits; absent when nothing was done.
+    pub invocation: Option<String>,
+    /// Nothing was done: this is what would be.
+    pub dry_run: bool,
+    /// What a process that ringriftd did not start lacks, one sentence each: its log, its exit code …
+    pub lacks: Vec<String>,
+}
+
+/// An upgrade that was confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// The version that ran before.
+    pub from: String,
+    /// The version that runs now.
+    pub to: String,
 }

@@ -210,6 +210,8 @@ fn hear(
                     progress.plan(plan);
                 }
                 Reply::Event(event) => progress.event(&event),
+                // An answer that begins anew tells again what it told before.
+                Reply::Verdict(verdict) if verdicts.iter().any(|v| v.unit == verdict.unit) => {}
                 Reply::Verdict(verdict) => {
                     progress.verdict(&verdict);
                     progress.erase();
@@ -233,7 +235,7 @@ fn hear(
                 Reply::End | Reply::Failed(_) => news = None,
                 _ => {}
             },
-            Wake::Reply(..) => {}
+            Wake::Reply(..) | Wake::Again => {}
         }
     }
 }

@@ -206,6 +206,14 @@ pub const COMPLAINTS_BURST: u32 = 10;
 pub const COMPLAINT_EVERY: Duration = Duration::from_secs(5);
 /// The longest program name in a client's hello that is kept, in bytes.
 pub const PROGRAM_MAX: usize = 64;
+/// Processes of the host that are looked at to find one to adopt; with more there is no answer.
+pub const OUTSIDE_PROCESSES_MAX: usize = 131_072;
+/// Of each command line so much is looked at, in bytes.
+pub const OUTSIDE_COMMAND_MAX: usize = 16 * 1024;
+/// Processes that are named when several match.
+pub const OUTSIDE_NAMED: usize = 20;
+/// Of each so much of its command line is shown, in characters.
+pub const OUTSIDE_SHOWN: usize = 200;
 /// Processes of one unit that are looked at to tell what it uses.
 pub const USAGE_PROCESSES_MAX: usize = 4096;
 /// Messages that wait in the keeper for the manager or the logger before it reads no more requests.

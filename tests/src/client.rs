@@ -84,6 +84,7 @@ impl Client {
         self.last += 1;
         let ask = Ask {
             id: self.last,
+            token: None,
             request,
         };
         self.send(&encode(&ask).map_err(io::Error::other)?)?;

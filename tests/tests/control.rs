@@ -200,6 +200,7 @@ fn trailing_bytes_are_refused() {
     let mut client = node.client();
     let mut body = encode(&Ask {
         id: 1,
+        token: None,
         request: Request::Version,
     })
     .expect("it is small");
@@ -311,6 +312,7 @@ fn senseless_names_are_refused() {
     let mut client = node.client();
     let mut body = encode(&Ask {
         id: 1,
+        token: None,
         request: Request::Stop(job("a")),
     })
     .expect("it is small");

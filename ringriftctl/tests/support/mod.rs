@@ -208,6 +208,7 @@ pub fn unit(name: &str, state: State, minutes: u64) -> UnitStatus {
         cpu_us: up.then_some(1_250_000),
         memory_bytes: up.then_some(25_270_000),
         remains: vec![],
+        held: None,
     }
 }
 

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use proto::frame::{Ask, Hello, MAGIC, VERSION, Welcome, framing};
+use proto::frame::{Ask, Hello, MAGIC, Token, VERSION, Welcome, framing};
 use proto::reply::Failure;
 use proto::request::Request;
 use tokio::net::{UnixListener, UnixStream};
@@ -31,6 +31,8 @@ use crate::limits;
 pub struct Asked {
     /// The number that the client chose for it.
     pub ask_id: u64,
+    /// Names this run of a request that changes something: asked again, it gets the same answer.
+    pub token: Option<Token>,
     /// What it wants.
     pub request: Request,
     /// Who asks.
@@ -510,6 +512,7 @@ impl Connection {
         };
         let asked = Asked {
             ask_id: ask.id,
+            token: ask.token,
             request: ask.request,
             peer: self.peer,
             answers,

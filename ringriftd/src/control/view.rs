@@ -97,6 +97,7 @@ pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
         cpu_us: None,
         memory_bytes: None,
         remains: unit.remains.clone(),
+        held: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What clients ask: reads are answered from memory at once, changes become the engine's requests.
 
-use proto::reply::{By, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, VersionInfo};
+use proto::reply::{Adopted, By, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, VersionInfo};
 use proto::request::{Job, Request, WaitFor, Whom};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -16,9 +16,11 @@ use crate::engine::Engine;
 use crate::engine::types::{Event, Op};
 use crate::engine::unit::Desired;
 use crate::graph::Ix;
+use crate::host::outside::{self, Ours, Wanted};
 use crate::host::usage::usage;
 use crate::ids::Scope;
 use crate::keeper::wire::LogQuery;
+use crate::limits::PREPARE_TIMEOUT;
 use crate::spec::UnitName;
 
 /// What selectors are resolved against.
@@ -191,6 +193,27 @@ impl Manager {
             }
             Request::Version => answers.stream([Reply::Version(self.version())]),
             Request::Names => answers.stream([Reply::Names(view::names(&self.loaded))]),
+            Request::Hold { selectors, .. } | Request::Unhold { selectors } => {
+                if let Some((_, answers)) = self.selected(&selectors, answers) {
+                    answers.fail(refused(7, "this ringriftd cannot hold units yet".to_owned()));
+                }
+            }
+            Request::Adopt {
+                unit,
+                pid,
+                pattern,
+                dry_run,
+            } => {
+                if let Some((units, answers)) = self.selected(std::slice::from_ref(&unit), answers) {
+                    self.adopt(&units, Wanted::new(pid, pattern), dry_run, by.pid, answers);
+                }
+            }
+            Request::Upgrade { .. } => {
+                answers.fail(refused(
+                    7,
+                    "this ringriftd cannot be upgraded in place yet".to_owned(),
+                ));
+            }
         }
     }
 
@@ -373,6 +396,66 @@ impl Manager {
         if let Some(ms) = timeout_ms {
             self.set_timeout(id, ms);
         }
+    }
+
+    /// Looks for the process, off the loop, and says what there is to say of it.
+    fn adopt(
+        &mut self,
+        units: &[UnitName],
+        wanted: Option<Wanted>,
+        dry_run: bool,
+        asker: u32,
+        answers: Answers,
+    ) {
+        let ([unit], Some(wanted)) = (units, wanted) else {
+            return answers.fail(refused(7, "adopt takes one unit and one process".to_owned()));
+        };
+        let life = self
+            .engine
+            .find(unit)
+            .and_then(|(_, found)| found.state.life()?.pid());
+        if let Some(pid) = life {
+            let mut failure = refused(7, format!("{unit} runs already (pid {pid})"));
+            failure.hint = Some(format!("ringriftctl stop {unit} makes room for another process"));
+            return answers.fail(failure);
+        }
+        let ours = Ours {
+            keeper: self.hello.keeper_pid,
+            units: self
+                .engine
+                .units()
+                .filter_map(|(_, unit)| unit.state.life()?.pid())
+                .collect(),
+            asker,
+        };
+        let unit = unit.to_string();
+        tokio::spawn(async move {
+            let look = tokio::task::spawn_blocking(move || outside::find(&wanted, &ours));
+            let found = match tokio::time::timeout(PREPARE_TIMEOUT, look).await {
+                Ok(Ok(found)) => found,
+                Ok(Err(_)) | Err(_) => {
+                    return answers.fail(refused(
+                        1,
+                        "the processes could not be examined in time".to_owned(),
+                    ));
+                }
+            };
+            match found {
+                Ok(process) if dry_run => answers.stream([Reply::Adopted(Box::new(Adopted {
+                    unit,
+                    pid: process.pid,
+                    command: process.command,
+                    invocation: None,
+                    dry_run,
+                    lacks: outside::LACKS.map(str::to_owned).to_vec(),
+                }))]),
+                Ok(process) => answers.fail(refused(
+                    7,
+                    format!("this ringriftd cannot take over pid {} yet", process.pid),
+                )),
+                Err(none) => answers.fail(none.failure()),
+            }
+        });
     }
 
     /// The units asked for; then, off the loop, what has to be measured or read.
