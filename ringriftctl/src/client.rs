@@ -591,6 +591,11 @@ impl Client {
         }
     }
 
+    /// The connection is lost, and not yet back.
+    pub fn is_lost(&self) -> bool {
+        !matches!(self.line, Line::Open)
+    }
+
     /// Waits until nobody listens at the socket any more; false when `within` was not enough.
     pub fn gone(&self, within: Duration) -> bool {
         let is_gone = || dial(&self.socket, Instant::now()).is_err_and(|e| e.kind() != ErrorKind::WouldBlock);

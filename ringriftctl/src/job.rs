@@ -138,8 +138,11 @@ pub fn watch(
     );
     progress.erase();
     // Waiting changes nothing, so nothing goes on without it.
+    let is_lost = client.is_lost();
     let goes_on = if verb == "wait" {
         String::new()
+    } else if is_lost {
+        format!("; the connection was lost, and whether the {verb} was done is not known")
     } else {
         format!(": the {verb} goes on")
     };
@@ -148,7 +151,12 @@ pub fn watch(
         Heard::Interrupted => (stop::INTERRUPTED, format!("interrupted{goes_on}")),
         Heard::TimedOut => {
             let after = measure::duration(timeout_ms.unwrap_or(0));
-            (stop::TIMED_OUT, format!("no result after {after}{goes_on}"))
+            let code = if is_lost {
+                stop::UNAVAILABLE
+            } else {
+                stop::TIMED_OUT
+            };
+            (code, format!("no result after {after}{goes_on}"))
         }
     };
     let see = format!("see: ringriftctl status {}", named.join(" "));

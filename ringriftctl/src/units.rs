@@ -55,7 +55,11 @@ pub fn health_ink(health: Health) -> Ink {
 /// What there is to say of a unit beside its columns: what is wrong first, then marks such as `stand-in`.
 pub fn remarks(style: &Style, unit: &UnitStatus) -> String {
     let mut said = Vec::new();
-    said.extend(unit.held.as_ref().map(|hold| held(style, hold)));
+    said.extend(
+        unit.held
+            .as_ref()
+            .map(|hold| format!("held {}", held(style, hold))),
+    );
     match unit.state {
         State::Waiting if !unit.blocked_by.is_empty() => {
             said.push(format!("waits for {}", blockers(style, unit, false)));
@@ -90,7 +94,7 @@ pub fn remarks(style: &Style, unit: &UnitStatus) -> String {
     said.join("; ")
 }
 
-/// `held by uid 1000 for 3m, ends in 2h: the disk is being changed`.
+/// Of a hold: `by uid 1000 for 3m, ends in 2h: the disk is being changed`.
 pub fn held(style: &Style, hold: &Hold) -> String {
     let since = if style.iso { "since" } else { "for" };
     let mut text = format!(
