@@ -237,19 +237,6 @@ pub struct UnitStatus {
     pub held: Option<Hold>,
 }
 
-/// An operator's word that a unit is not to be started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
-    /// Whose word.
-    pub by: By,
-    /// Why.
-    pub note: Option<String>,
-    /// Since when.
-    pub since_us: u64,
-    /// It ends by itself then.
-    pub until_us: Option<u64>,
-}
-
 /// How a main process last ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastExit {
@@ -348,6 +335,19 @@ pub struct Cause {
     pub by: Option<By>,
     /// In words.
     pub text: String,
+}
+
+/// A unit's hold: nothing starts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Who holds it.
+    pub by: By,
+    /// Why.
+    pub note: Option<String>,
+    /// Since when.
+    pub since_us: u64,
+    /// Until when; absent: until `unhold`.
+    pub until_us: Option<u64>,
 }
 
 /// Who gave a command.

@@ -98,7 +98,7 @@ pub fn remarks(style: &Style, unit: &UnitStatus) -> String {
 pub fn held(style: &Style, hold: &Hold) -> String {
     let since = if style.iso { "since" } else { "for" };
     let mut text = format!(
-        "held by uid {} {since} {}",
+        "by uid {} {since} {}",
         hold.by.uid,
         style.since(hold.since_us)
     );
