@@ -97,11 +97,7 @@ pub fn remarks(style: &Style, unit: &UnitStatus) -> String {
 /// Of a hold: `by uid 1000 for 3m, ends in 2h: the disk is being changed`.
 pub fn held(style: &Style, hold: &Hold) -> String {
     let since = if style.iso { "since" } else { "for" };
-    let mut text = format!(
-        "by uid {} {since} {}",
-        hold.by.uid,
-        style.since(hold.since_us)
-    );
+    let mut text = format!("by uid {} {since} {}", hold.by.uid, style.since(hold.since_us));
     if let Some(until) = hold.until_us {
         text.push_str(&format!(", ends {}", style.ahead(until)));
     }

@@ -163,6 +163,12 @@ pub const SUBSCRIBER_LAG: usize = 4096;
 pub const EVENTS_KEPT: usize = 8192;
 /// The longest path of a socket, in bytes (`sun_path` less its NUL; unix(7)).
 pub const SOCKET_PATH_MAX: usize = 107;
+/// How soon the keeper is asked again for a control socket that it could not make.
+pub const RELISTEN_RETRY: Duration = Duration::from_secs(2);
+/// Between two times that it is made again: whoever removes it again and again gets no loop.
+pub const RELISTEN_PAUSE: Duration = Duration::from_millis(500);
+/// How often its name is looked for where the kernel cannot tell (no inotify instance left).
+pub const SOCKET_LOOK_AGAIN: Duration = Duration::from_secs(4);
 /// Requests that wait for the manager's loop.
 pub const ASKS_QUEUE: usize = 256;
 

@@ -50,7 +50,7 @@ fn start(options: Options) -> Server {
             }
         }
     });
-    let handle = serve(OwnedFd::from(listener), options, tx).expect("serve");
+    let handle = serve(OwnedFd::from(listener), options, tx, mpsc::channel(1).1).expect("serve");
     Server {
         _dir: dir,
         path,
@@ -797,6 +797,31 @@ async fn d20_token_arrives_with_its_request() {
         let asked = next(&mut server).await;
         assert_eq!((asked.ask_id, asked.token), (9, token));
         asked.answers.end();
+        assert!(matches!(client.answer().await.reply, Reply::End));
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn c15_new_listener_takes_over_and_connections_live_on() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("s");
+    let listen = || OwnedFd::from(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
+    let (tx, asked) = mpsc::channel(16);
+    let (renew, renewed) = mpsc::channel(1);
+    let handle = serve(listen(), Options::default(), tx, renewed).expect("serve");
+    let mut server = Server {
+        path: path.clone(),
+        asked,
+        handle,
+        _dir: dir,
+    };
+    let mut before = Client::hello(&path).await;
+    std::fs::remove_file(&path).expect("removed");
+    renew.send(listen()).await.expect("the server runs");
+    let mut after = Client::hello(&path).await;
+    for client in [&mut before, &mut after] {
+        client.ask(3, events()).await;
+        next(&mut server).await.answers.end();
         assert!(matches!(client.answer().await.reply, Reply::End));
     }
 }

@@ -16,6 +16,6 @@ pub mod notify;
 pub mod outside;
 pub mod prepare;
 pub mod ready;
-mod receive;
+pub(crate) mod receive;
 mod types;
 pub mod usage;

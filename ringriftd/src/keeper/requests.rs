@@ -8,7 +8,7 @@ use super::state::{Keeper, say};
 use super::sweep::{Owners, Picture};
 use super::types::Proc;
 use super::wire::{FromKeeper, FromLogger, Launch, ToKeeper, ToLogger};
-use super::{proc, signal, sys};
+use super::{lock, proc, signal, sys};
 use crate::ids::{LaunchId, Scope};
 use crate::limits;
 
@@ -54,6 +54,7 @@ impl Keeper {
                 self.untaken_signals.retain(|(untaken, _)| *untaken != number);
             }
             ToKeeper::Pong { .. } | ToKeeper::Adopt(_) => {}
+            ToKeeper::Relisten => self.on_relisten(),
             ToKeeper::End { code } => self.begin_end(code),
         }
     }
@@ -132,6 +133,30 @@ impl Keeper {
         self.tell_manager(&FromKeeper::Exited { id, exit, remains }, Vec::new());
         if is_over && was_anything_left {
             self.tell_manager(&FromKeeper::Emptied { id }, Vec::new());
+        }
+    }
+
+    /// The control socket has lost its name: another takes its place, for this manager and for those to come.
+    fn on_relisten(&mut self) {
+        // It takes its name away itself when it ends.
+        if self.phase.is_ending() {
+            return;
+        }
+        let path = self.control_path.display().to_string();
+        let made = lock::make_folder(&self.config.runtime_dir).and_then(|()| {
+            sockets::control(&self.control_path)
+                .and_then(|made| Ok((made.try_clone()?, made)))
+                .map_err(|e| e.to_string())
+        });
+        match made {
+            Ok((copy, made)) => {
+                say(&format!("{path} was removed by somebody, and is made again"));
+                self.control = made;
+                self.tell_manager(&FromKeeper::Listener, vec![copy.into()]);
+            }
+            Err(why) => say(&format!(
+                "{path} was removed by somebody, and cannot be made again: {why}"
+            )),
         }
     }
 

@@ -184,6 +184,8 @@ pub enum ToKeeper {
     /// Take over a process of an earlier keeper's (or nobody's), if it can be proven to be this launch. Answered like
     /// `Launch`: by `Launched`, and by `Exited` when the main process is gone and others are left; or by `Missing`.
     Adopt(Box<Adopt>),
+    /// The control socket has lost its name in the run-time folder: make it again. Answered by `Listener`, if it can be.
+    Relisten,
     /// Nothing of any unit is left: end, with this exit code.
     End {
         /// The code.
@@ -336,6 +338,8 @@ pub enum FromKeeper {
         /// The same number.
         nonce: u64,
     },
+    /// To `Relisten`. Attached: the new control listener, in place of the one that has no name any more.
+    Listener,
 }
 
 /// From the keeper to the logger.

@@ -19,6 +19,7 @@ use crate::config::{self, Loaded, Report};
 use crate::control::outbox::Answers;
 use crate::control::server::Asked;
 use crate::control::view::{NodeFacts, Said, refused, reloaded};
+use crate::control::watch::Renewal;
 use crate::engine::Engine;
 use crate::engine::types::{Action, Event, LaunchFailure, RequestId};
 use crate::host::link::Link;
@@ -76,6 +77,7 @@ pub(super) struct Manager {
     pub(super) launches: Launches,
     pub(super) events: Events,
     pub(super) jobs: Jobs,
+    pub(super) renewal: Renewal,
     pub(super) said: BTreeMap<UnitName, Said>,
     pub(super) tails: BTreeMap<u64, oneshot::Sender<LogTail>>,
     pub(super) inside: mpsc::Sender<Inside>,
@@ -94,6 +96,8 @@ pub(super) struct Channels {
     pub(super) inside: mpsc::Receiver<Inside>,
     pub(super) news: mpsc::Receiver<News>,
     pub(super) notices: mpsc::Receiver<Told>,
+    /// The control socket has lost its name.
+    pub(super) lost: mpsc::Receiver<()>,
     pub(super) term: Signal,
     pub(super) int: Signal,
     pub(super) quit: Signal,
@@ -134,6 +138,7 @@ impl Manager {
                 }
                 Some(inside) = on.inside.recv() => self.on_inside(inside),
                 tail = self.logger.recv::<LogTail>(), if !self.is_logger_gone => self.on_tail(tail),
+                Some(()) = on.lost.recv() => self.send(&ToKeeper::Relisten),
                 Some(asked) = on.asks.recv() => self.on_asked(asked),
                 _ = on.term.recv() => self.on_signal(libc::SIGTERM),
                 _ = on.int.recv() => self.on_signal(libc::SIGINT),
@@ -253,6 +258,12 @@ impl Manager {
                         }
                         Err(e) => tracing::error!("cannot reach the new logger: {e}"),
                     }
+                }
+            }
+            FromKeeper::Listener => {
+                if let Some(listener) = fds.into_iter().next() {
+                    tracing::warn!("the control socket had been removed, and is there again");
+                    self.renewal.listener(listener);
                 }
             }
             FromKeeper::Hello { .. }

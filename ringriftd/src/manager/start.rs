@@ -15,6 +15,7 @@ use super::launches::Launches;
 use crate::clock::Clock;
 use crate::config;
 use crate::control::server::{self, Options};
+use crate::control::watch::Renewal;
 use crate::engine::Engine;
 use crate::host::environment::own_environment;
 use crate::host::link::Link;
@@ -101,7 +102,11 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
     let (inside_tx, inside) = mpsc::channel(limits::ASKS_QUEUE);
     let (news_tx, news) = mpsc::channel(limits::ASKS_QUEUE);
     let (notice_tx, notices) = mpsc::channel(limits::ASKS_QUEUE);
-    server::serve(listener, Options::default(), ask_tx).map_err(|e| bug("serve the control socket", &e))?;
+    let (relisten_tx, relistened) = mpsc::channel(1);
+    let (lost_tx, lost) = mpsc::channel(1);
+    server::serve(listener, Options::default(), ask_tx, relistened)
+        .map_err(|e| bug("serve the control socket", &e))?;
+    let renewal = Renewal::watch(places.socket(), lost_tx, relisten_tx);
     let on = |kind| signal(kind).map_err(|e| bug("listen to signals", &e));
     // They mean nothing here, and by default they would end the manager, and the node with it. tokio never takes a
     // handler away again.
@@ -113,6 +118,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         inside,
         news,
         notices,
+        lost,
         term: on(SignalKind::terminate())?,
         int: on(SignalKind::interrupt())?,
         quit: on(SignalKind::quit())?,
@@ -141,6 +147,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         launches: Launches::new(Preparer::new(node), cgroup, news_tx, notice_tx),
         events: Events::default(),
         jobs: Jobs::default(),
+        renewal,
         said: BTreeMap::new(),
         tails: BTreeMap::new(),
         inside: inside_tx,
