@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use proto::codec;
 use proto::frame::{Answer, Ask, Hello, MAGIC, MAX_FRAME, VERSION, Welcome};
 use proto::reply::Reply;
 use proto::request::Request;
 
 use crate::again::Asked;
+use crate::dial::{dial, pause, ready, remaining, said, wait_until};
 use crate::place;
 use crate::render::talk;
 use crate::stop::{self, Stop};
@@ -36,8 +36,6 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(20);
 /// How long it may take to answer that.
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long to wait before a full backlog, or whatever else tells nothing by itself, is looked at again.
-const BACKLOG_PAUSE: Duration = Duration::from_millis(20);
 /// How long a lost connection may take to come back: until the next manager has begun and says hello.
 const BACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the socket itself may be missing meanwhile. A daemon that ends takes it away; one that replaces it needs no time.
@@ -107,75 +105,6 @@ pub struct Client {
     /// Whether to ask a silent daemon for a sign of life. Not while the logger answers, which has the connection to
     /// itself and hears nothing else.
     pub asks_for_life: bool,
-}
-
-fn remaining(until: Instant) -> PollTimeout {
-    let left = until.saturating_duration_since(Instant::now());
-    // Rounded up: a poll of 0 ms just before the end would spin.
-    let ms = left.as_micros().div_ceil(1000).min(60_000);
-    PollTimeout::try_from(ms as u32).unwrap_or(PollTimeout::ZERO)
-}
-
-/// Waits until `fd` is ready for `flags`; false when the time came first.
-fn ready(fd: &impl AsFd, flags: PollFlags, until: Instant) -> Result<bool, Stop> {
-    loop {
-        let mut fds = [PollFd::new(fd.as_fd(), flags)];
-        match nix::poll::poll(&mut fds, remaining(until)) {
-            Ok(0) if Instant::now() >= until => return Ok(false),
-            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-            Ok(_) => return Ok(true),
-            Err(e) => {
-                return Err(Stop::new(
-                    stop::FAILED,
-                    format!("cannot wait for the daemon: {}", e.desc()),
-                ));
-            }
-        }
-    }
-}
-
-/// Connects without ever blocking in `connect`, which a full backlog does for as long as it likes.
-fn dial(path: &Path, until: Instant) -> Result<UnixStream, std::io::Error> {
-    let address = UnixAddr::new(path)?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    loop {
-        let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        match connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address) {
-            Ok(()) => return Ok(UnixStream::from(fd)),
-            Err(nix::errno::Errno::EAGAIN) if Instant::now() < until => {
-                nix::poll::poll(
-                    &mut [],
-                    PollTimeout::try_from(BACKLOG_PAUSE).unwrap_or(PollTimeout::ZERO),
-                )?;
-            }
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-}
-
-/// Waits a moment, or until one of these signals comes.
-fn pause(signals: Option<&SignalFd>) {
-    let mut fds: Vec<PollFd<'_>> = signals
-        .iter()
-        .map(|signals| PollFd::new(signals.as_fd(), PollFlags::POLLIN))
-        .collect();
-    let pause = PollTimeout::try_from(BACKLOG_PAUSE).unwrap_or(PollTimeout::ZERO);
-    let _ = nix::poll::poll(&mut fds, pause);
-}
-
-/// Looks again and again until it holds; false when `within` was not enough. For what no descriptor tells.
-pub fn wait_until(within: Duration, holds: impl Fn() -> bool) -> bool {
-    let until = Instant::now() + within;
-    loop {
-        if holds() {
-            return true;
-        }
-        if Instant::now() >= until {
-            return false;
-        }
-        pause(None);
-    }
 }
 
 impl Client {
@@ -706,15 +635,6 @@ impl Client {
             format!("cannot understand what answers at {place}: {cause}"),
         )
         .hint("it is not a ringriftd of this version, or one of the two has a bug")
-    }
-}
-
-/// The words of an error, without "(os error 2)".
-fn said(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    match text.split_once(" (os error") {
-        Some((words, _)) => words.to_lowercase(),
-        None => text,
     }
 }
 

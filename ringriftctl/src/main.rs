@@ -10,6 +10,7 @@ mod again;
 mod cli;
 mod client;
 mod cmd;
+mod dial;
 mod job;
 mod json;
 mod measure;

@@ -7,7 +7,8 @@ use clap::Args as ClapArgs;
 use proto::reply::{JobPlan, Outcome, Reply, Verdict};
 use proto::request::Request;
 
-use crate::client::{Client, wait_until};
+use crate::client::Client;
+use crate::dial::wait_until;
 use crate::job::{self, Others, Proof};
 use crate::json;
 use crate::measure;
