@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt};
 use proto::codec;
 use proto::frame::{Answer, Ask, Hello, MAGIC, MAX_FRAME, VERSION, Welcome};
 use proto::reply::Reply;
@@ -164,6 +164,13 @@ impl Client {
             format!("no ringriftd is running here ({causes})"),
         )
         .hint("start one with ringriftd --profile NAME, or name its socket with --socket"))
+    }
+
+    /// Who made the listening socket, as the kernel names it in this client's own pid namespace; 0 for a process that is
+    /// not visible here, None where the kernel does not tell.
+    pub fn listener_pid(&self) -> Option<u32> {
+        let peer = getsockopt(&self.stream, sockopt::PeerCredentials).ok()?;
+        u32::try_from(peer.pid()).ok()
     }
 
     fn over(stream: UnixStream, socket: PathBuf) -> Self {

@@ -11,7 +11,7 @@ use ringriftd::{keeper, logger, manager, standin};
 
 /// A process supervisor: starts the units of a profile in order, watches them, and takes orders from ringriftctl.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(version, args_conflicts_with_subcommands = true, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     verb: Option<Verb>,
@@ -55,7 +55,7 @@ enum Verb {
         args: Vec<OsString>,
     },
     /// The role that thinks; started by the keeper
-    #[command(hide = true)]
+    #[command(hide = true, args_override_self = true)]
     Manager(DaemonArgs),
     /// The role that writes logs; started by the keeper
     #[command(hide = true)]
@@ -103,12 +103,12 @@ fn refuse(why: &str) -> u8 {
 }
 
 fn run_keeper(daemon: &DaemonArgs) -> u8 {
-    let places = match Places::of_process(&daemon.places) {
+    let places = match Places::of_process(&daemon.places).and_then(Places::settle) {
         Ok(places) => places,
         Err(why) => return refuse(&why),
     };
-    if let Err(why) = places.make() {
-        return refuse(&why);
+    for note in &places.notes {
+        ringriftd::say!("ringriftd: {note}");
     }
     let containment = match daemon.containment.as_str() {
         "auto" => Contain::Auto,
@@ -126,8 +126,9 @@ fn run_keeper(daemon: &DaemonArgs) -> u8 {
         places.log_dir.clone(),
     );
     config.containment = containment;
-    // The same words again: the manager finds the same places, and reads the files itself.
-    config.manager_args = std::env::args_os().skip(1).collect();
+    // The same words again, for the manager reads the files itself; and the folders as they were settled here, so that it
+    // finds the same ones whatever becomes of the host.
+    config.manager_args = std::env::args_os().skip(1).chain(places.flags()).collect();
     config.logger_args = vec!["--log-dir".into(), places.log_dir.into_os_string()];
     keeper::run(config)
 }

@@ -5,6 +5,7 @@
 //! Read first: [`node::Node`] and [`oracle`].
 
 pub mod client;
+pub mod contained;
 pub mod ctl;
 pub mod node;
 pub mod oracle;

@@ -419,6 +419,15 @@ impl Node {
         }
     }
 
+    /// Waits until a daemon that somebody else started on this node's places takes connections.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    #[track_caller]
+    pub fn wait_listening(&self) {
+        crate::until("somebody listens", || UnixStream::connect(self.socket()).ok());
+    }
+
     /// Notes who the daemon's processes are, and holds it to the containment that was asked for.
     #[track_caller]
     fn remember(&mut self) {

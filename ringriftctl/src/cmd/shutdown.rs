@@ -93,8 +93,9 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
     Ok(code)
 }
 
-/// The keeper's pid and when it was born, so that another process with its number is not taken for it. None where
-/// /proc does not show it (another pid namespace): then only the socket can be asked.
+/// The keeper's pid and when it was born, so that another process with its number is not taken for it. What the daemon
+/// says is its number in its own pid namespace, perhaps a container's: who made the socket is asked of the kernel, which
+/// knows its number here. None where it cannot be seen from here: then only the socket can be asked.
 fn keeper(client: &mut Client) -> Result<Option<(u32, u64)>, Stop> {
     let found = client
         .collect(Request::Version)?
@@ -103,7 +104,14 @@ fn keeper(client: &mut Client) -> Result<Option<(u32, u64)>, Stop> {
             Reply::Version(info) => Some(info.keeper_pid),
             _ => None,
         });
-    Ok(found.and_then(|pid| Some((pid, birth_of(pid)?))))
+    let here = match client.listener_pid() {
+        Some(maker) if birth_of(maker).is_some() => Some(maker),
+        // Not visible from here.
+        Some(0) | None => None,
+        // Whoever made the socket has died, and another holds it.
+        Some(_) => found,
+    };
+    Ok(here.and_then(|pid| Some((pid, birth_of(pid)?))))
 }
 
 /// When a process was born, in the kernel's ticks; None when it has ended, reaped or not. See proc_pid_stat(5).

@@ -509,7 +509,7 @@ impl Manager {
     }
 
     pub(super) fn node_facts(&self, now: Now) -> NodeFacts {
-        let mut notices = Vec::new();
+        let mut notices = self.places.notes.clone();
         if self.logger_deaths > 0 {
             notices.push(format!(
                 "the logger died {} times and was started again",
