@@ -11,6 +11,7 @@ pub mod node;
 pub mod oracle;
 pub mod processes;
 pub mod programs;
+pub mod systemd;
 pub mod unit;
 
 pub use node::{Containment, Node, NodeBuilder};
