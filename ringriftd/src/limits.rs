@@ -168,8 +168,25 @@ pub const ASKS_QUEUE: usize = 256;
 
 /// How long the manager may take from its start until it serves.
 pub const MANAGER_START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a new keeper waits for the lock of a dead one, whose manager still holds it.
+pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// How long the keeper waits for manager and logger to end after the last unit.
 pub const ROLE_END_TIMEOUT: Duration = Duration::from_secs(5);
+/// Back-off before a dead manager is started again, from the second death in a row on: first, then doubled. After one death
+/// it is started at once.
+pub const MANAGER_RESTART_DELAY: Duration = Duration::from_millis(100);
+/// That back-off at most.
+pub const MANAGER_RESTART_MAX_DELAY: Duration = Duration::from_secs(10);
+/// A manager that served so long has proved itself: its next death is the first in a row again.
+pub const MANAGER_STABLE_AFTER: Duration = Duration::from_secs(60);
+/// Deaths in a row after which the manager begins with the last state that held.
+pub const MANAGER_SAFE_AFTER: u32 = 5;
+/// A manager that said nothing for so long is asked whether it lives: the only wake-up of an idle node.
+pub const MANAGER_SILENCE: Duration = Duration::from_secs(30);
+/// How long it may take to answer before it is hung.
+pub const MANAGER_ANSWER: Duration = Duration::from_secs(15);
+/// A keeper that wakes so long after its own deadline was itself held up (stopped, or the machine was): it judges nobody.
+pub const KEEPER_LATE: Duration = Duration::from_secs(1);
 /// Back-off before a dead logger is started again: first, then doubled.
 pub const LOGGER_RESTART_DELAY: Duration = Duration::from_millis(100);
 /// That back-off at most.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::launch::{Containment, kill_each};
 use super::over::some_pids;
-use super::state::{Keeper, Phase, say};
+use super::state::{Attention, Keeper, Phase, say};
 use super::sweep::Picture;
 use super::types::Proc;
 use super::wire::ToLogger;
@@ -20,6 +20,8 @@ impl Keeper {
             return;
         }
         self.logger_restarts.at = None;
+        self.lives.at = None;
+        self.lives.attention = Attention::Nobody;
         let until = Instant::now() + limits::KILL_TIMEOUT;
         self.phase = Phase::Destroying { code, until };
         let ids: Vec<LaunchId> = self.launches.keys().copied().collect();
@@ -135,9 +137,15 @@ impl Keeper {
 
     /// The manager took too long to serve.
     pub fn on_start_timeout(&mut self) {
-        let seconds = limits::MANAGER_START_TIMEOUT.as_secs();
+        let time = self.config.manager_bounds.start;
+        if !self.launches.is_empty() {
+            // They were taken over from another keeper: its successor is for them.
+            self.phase = Phase::Serving;
+            self.replace_manager(&format!("did not serve within {time:?}"));
+            return;
+        }
         say(&format!(
-            "the manager did not serve within {seconds} s: it is killed"
+            "the manager did not serve within {time:?}: it is killed"
         ));
         if let Some(process) = self.manager.process {
             kill_each(&[process]);

@@ -1,6 +1,7 @@
 //! From a request to a running process: everything is made here, and taken away again when any of it fails.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -103,6 +104,8 @@ pub struct Held {
     pub exit: Option<Exit>,
     /// What was left when it ended, or what a sweep proved later; empty: nothing is.
     pub left: Vec<Proc>,
+    /// What the manager was told that is left when it ended; if that was anything, `Emptied` is told too.
+    pub told_left: Vec<u32>,
     /// Its cgroup.
     pub leaf: Option<Leaf>,
     /// Its output, until the logger has closed it.
@@ -232,6 +235,7 @@ impl Machine {
             main: leader,
             exit: None,
             left: Vec::new(),
+            told_left: Vec::new(),
             leaf,
             pipe: Some(Pipe {
                 fd: pipe.into(),
@@ -304,12 +308,21 @@ pub fn kill_each(processes: &[Proc]) {
     let _ = signal::send_all(processes, libc::SIGKILL);
 }
 
-/// O_NONBLOCK on the read end only: the two ends have open file descriptions of their own, and a program that finds
-/// its stdout non-blocking loses output.
+/// The keeper's end, to read, and the unit's. That one is opened for both: so the unit counts as a reader itself, gets
+/// no SIGPIPE when all of ringriftd is dead, and a later ringriftd can open the pipe again through /proc/PID/fd. The end
+/// of the pipe is seen as ever, when nobody is left who could write.
+///
+/// O_NONBLOCK on the keeper's end only: the two have open file descriptions of their own, and a program that finds its
+/// stdout non-blocking loses output.
 fn make_pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(descriptors)?;
     fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(descriptors)?;
-    Ok((read, write))
+    let both = File::options()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/self/fd/{}", write.as_raw_fd()))
+        .map_err(descriptors)?;
+    Ok((read, both.into()))
 }
 
 /// The request as the child needs it; `None` when it is wrong, which is a bug of the manager.

@@ -9,7 +9,7 @@
 //!
 //! Read first: [`config::KeeperConfig`], [`state::Keeper`]. The files, from the bottom: `proc`, `sys`, `types`;
 //! `signal`, `sweep`, `cgroup`, `child_steps`, `child`; `lock`, `links`, `launch`; `state`, then what it does by cause (`requests`,
-//! `over`, `roles`, `ending`), `start`, and `serve`, the loop.
+//! `over`, `roles`, `lives`, `ending`), `start`, and `serve`, the loop.
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -35,6 +35,7 @@ pub mod config;
 pub mod ending;
 pub mod launch;
 pub mod links;
+pub mod lives;
 pub mod lock;
 pub mod over;
 pub mod proc;
@@ -51,5 +52,5 @@ pub mod sys;
 pub mod types;
 pub mod wire;
 
-pub use config::{Contain, KeeperConfig};
+pub use config::{Contain, KeeperConfig, ManagerBounds};
 pub use serve::{run, run_with_links};

@@ -100,6 +100,7 @@ impl Keeper {
                 some_pids(&left)
             };
             held.left = left;
+            held.told_left.clone_from(&remains);
             if remains.is_empty() {
                 self.clear_up(*id);
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::child::Failure;
 use super::sockets;
-use super::state::{Keeper, Phase, say};
+use super::state::{Keeper, say};
 use super::sweep::{Owners, Picture};
 use super::types::Proc;
 use super::wire::{FromKeeper, FromLogger, Launch, ToKeeper, ToLogger};
@@ -24,12 +24,9 @@ pub struct Look {
 impl Keeper {
     /// A request of the manager.
     pub fn on_request(&mut self, request: ToKeeper) {
+        self.on_manager_word();
         match request {
-            ToKeeper::Serving => {
-                if let Phase::Starting { .. } = self.phase {
-                    self.phase = Phase::Serving;
-                }
-            }
+            ToKeeper::Serving => self.on_manager_serves(),
             ToKeeper::Launch(launch) => self.on_launch(&launch),
             ToKeeper::Signal {
                 id,
@@ -112,18 +109,29 @@ impl Keeper {
                 }
             }
         }
+        self.tell_launch(id);
+    }
+
+    /// Tells what a launch has come to: that it was launched (with its main process of now), how that one ended, and that
+    /// nothing is left, as far as that is so.
+    pub fn tell_launch(&mut self, id: LaunchId) {
         let Some(held) = self.launches.get(&id) else {
             return;
         };
         let (pid, start_time) = (held.main.pid_u32(), held.main.start());
-        let again = held.exit.map(|exit| {
-            let remains = super::over::some_pids(&held.left);
-            FromKeeper::Exited { id, exit, remains }
-        });
-        let fds = held.attached();
+        let is_over = held.is_over();
+        let remains = if is_over {
+            held.told_left.clone()
+        } else {
+            super::over::some_pids(&held.left)
+        };
+        let (exit, fds) = (held.exit, held.attached());
         self.tell_manager(&FromKeeper::Launched { id, pid, start_time }, fds);
-        if let Some(exited) = again {
-            self.tell_manager(&exited, Vec::new());
+        let Some(exit) = exit else { return };
+        let was_anything_left = !remains.is_empty();
+        self.tell_manager(&FromKeeper::Exited { id, exit, remains }, Vec::new());
+        if is_over && was_anything_left {
+            self.tell_manager(&FromKeeper::Emptied { id }, Vec::new());
         }
     }
 

@@ -1,4 +1,5 @@
-//! Manager and logger: how they are started, and what happens when one ends.
+//! Manager and logger: how they are started, how their ends are seen, and how the logger comes back (for the manager:
+//! `lives`).
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -10,9 +11,9 @@ use proto::reply::Exit;
 use super::child::{self, ChildSpec};
 use super::launch::kill_each;
 use super::links::{self, Link};
-use super::state::{Keeper, Phase, Role, say};
+use super::state::{Keeper, Role, say};
 use super::types::{Proc, SharedFd};
-use super::wire::{FromKeeper, ToLogger, WIRE_VERSION, fd};
+use super::wire::{FromKeeper, ToLogger, fd};
 use crate::limits;
 
 /// Of the service manager above, for the keeper alone: a role that spoke there would be taken for the daemon.
@@ -34,16 +35,36 @@ impl Keeper {
         let (manager_peer, logger_peer) =
             links::pair().map_err(|e| format!("cannot make a socket pair: {e}"))?;
         self.start_logger(&logger_peer)?;
+        self.start_manager(&manager_peer)
+    }
+
+    /// Starts a manager, whose end of its link to the logger is `peer`.
+    pub fn start_manager(&mut self, peer: &OwnedFd) -> Result<(), String> {
         let args = self.config.manager_args.clone();
-        let control = self.control.as_raw_fd();
-        let extra = [(manager_peer.as_raw_fd(), fd::PEER), (control, fd::CONTROL)];
+        let mut extra = vec![
+            (peer.as_raw_fd(), fd::PEER),
+            (self.control.as_raw_fd(), fd::CONTROL),
+        ];
+        extra.extend(self.kept.state.iter().map(AsRawFd::as_raw_fd).zip(fd::STATE));
+        extra.extend(
+            self.lock
+                .fds()
+                .map(|lock| lock.as_raw_fd())
+                .into_iter()
+                .zip(fd::LOCKS),
+        );
         self.manager = self.start_role("manager", &args, &extra)?;
         Ok(())
     }
 
     fn start_logger(&mut self, peer: &OwnedFd) -> Result<(), String> {
         let args = self.config.logger_args.clone();
-        self.logger = self.start_role("logger", &args, &[(peer.as_raw_fd(), fd::PEER)])?;
+        let mut extra = vec![
+            (peer.as_raw_fd(), fd::PEER),
+            (self.kept.buffer.as_raw_fd(), fd::BUFFER),
+        ];
+        extra.extend(self.kept.hold.iter().map(AsRawFd::as_raw_fd).zip(fd::HOLD));
+        self.logger = self.start_role("logger", &args, &extra)?;
         self.logger_restarts.since = Some(Instant::now());
         Ok(())
     }
@@ -109,24 +130,6 @@ impl Keeper {
         })
     }
 
-    /// The first message to the manager.
-    pub fn greet(&mut self) {
-        let hello = FromKeeper::Hello {
-            version: WIRE_VERSION,
-            pid: self.own_pid.unsigned_abs(),
-            logger_pid: self.logger.process.map(Proc::pid_u32).unwrap_or_default(),
-            seed: self.seed,
-            containment: self.machine.containment.text(),
-            is_fresh: true,
-            is_wrapped: self.outer.is_some(),
-            manager_deaths: 0,
-            is_safe: false,
-            last_order: self.last_order,
-            note: None,
-        };
-        self.tell_manager(&hello, Vec::new());
-    }
-
     /// `pid` was reaped. True when it was a role's.
     pub fn on_role_end(&mut self, pid: i32, exit: Exit) -> bool {
         if self.manager.process.is_some_and(|p| p.pid() == pid) {
@@ -176,32 +179,6 @@ impl Keeper {
                 role.kill_at = None;
                 kill_each(role.process.as_slice());
             }
-        }
-    }
-
-    fn on_manager_gone(&mut self) {
-        match self.phase {
-            Phase::Starting { .. } => {
-                let code = match self.manager.exit {
-                    Some(Exit::Code(code)) => u8::try_from(code).unwrap_or(BUG),
-                    _ => BUG,
-                };
-                if code == BUG {
-                    say(&format!(
-                        "the manager ended before it served ({})",
-                        describe(self.manager.exit)
-                    ));
-                }
-                self.begin_end(code);
-            }
-            Phase::Serving => {
-                say(&format!(
-                    "the manager ended unasked ({}): all units are killed, and ringriftd ends with {BUG}",
-                    describe(self.manager.exit)
-                ));
-                self.begin_end(BUG);
-            }
-            _ => {}
         }
     }
 
@@ -278,7 +255,8 @@ impl Keeper {
     }
 }
 
-fn describe(exit: Option<Exit>) -> String {
+/// How a role ended, for messages.
+pub fn describe(exit: Option<Exit>) -> String {
     match exit {
         Some(Exit::Code(code)) => format!("exit code {code}"),
         Some(Exit::Signal { signal, core }) => {

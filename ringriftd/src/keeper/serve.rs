@@ -257,6 +257,8 @@ impl Keeper {
             self.look_again,
             self.logger_restarts.at,
             self.manager.kill_at,
+            self.lives.at,
+            self.attention_deadline(),
             self.logger.kill_at,
         ]
         .into_iter()
@@ -282,6 +284,10 @@ impl Keeper {
         if is_due(self.logger_restarts.at) {
             self.on_logger_time();
         }
+        if is_due(self.lives.at) {
+            self.on_manager_time();
+        }
+        self.on_attention_time(now);
         if let Phase::Starting { until } = self.phase
             && until <= now
         {

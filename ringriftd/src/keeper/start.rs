@@ -18,9 +18,8 @@ use super::child::Stack;
 use super::config::{Contain, KeeperConfig};
 use super::launch::{Containment, Machine};
 use super::lock::{self, LockError};
-use super::state::{Keeper, LoggerRestarts, Phase, Role, say};
+use super::state::{Keeper, Kept, LoggerRestarts, ManagerLives, Phase, Role, say};
 use super::{sockets, sys};
-use crate::limits;
 
 /// EX_TEMPFAIL: another keeper already runs here.
 const ALREADY_RUNS: u8 = 75;
@@ -79,15 +78,18 @@ pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
         watches: BTreeMap::new(),
         graves: Vec::new(),
         look_again: None,
+        kept: Kept::make().map_err(|e| fail(format!("cannot make memory for manager and logger: {e}")))?,
         manager: Role::default(),
+        lives: ManagerLives::default(),
         logger: Role::default(),
         logger_restarts: LoggerRestarts::default(),
+        note: None,
         last_order: 0,
         untaken_signals: VecDeque::new(),
         last_signal: 0,
         is_spawning_roles: true,
         phase: Phase::Starting {
-            until: Instant::now() + limits::MANAGER_START_TIMEOUT,
+            until: Instant::now() + config.manager_bounds.start,
         },
         config,
     };

@@ -1,12 +1,14 @@
 //! Everything that the keeper holds, and how it speaks.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use nix::fcntl::OFlag;
 use nix::sys::inotify::{Inotify, WatchDescriptor};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use proto::reply::Exit;
 
 use super::cgroup::Leaf;
@@ -41,12 +43,12 @@ impl Role {
 /// How far the keeper is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// The manager has not said `Serving`: its end ends the keeper with its exit code.
+    /// No manager has said `Serving` yet: its end ends the keeper with its exit code.
     Starting {
         /// It must have said so until then.
         until: Instant,
     },
-    /// The manager serves.
+    /// A manager has served, and should it end, another one is started.
     Serving,
     /// All launches are being destroyed.
     Destroying {
@@ -100,6 +102,74 @@ pub struct LoggerRestarts {
     pub times: u32,
 }
 
+/// What the keeper does about the manager's silence.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Attention {
+    /// Nothing: there is no manager that the keeper could kill, or it has just been killed.
+    #[default]
+    Nobody,
+    /// It was started again and does not serve yet.
+    Starting {
+        /// It must serve by then.
+        until: Instant,
+    },
+    /// It serves.
+    Serving {
+        /// When it is asked whether it lives, unless it says something.
+        ask_at: Instant,
+    },
+    /// It was asked whether it lives.
+    Asked {
+        /// It must have said something by then.
+        until: Instant,
+    },
+}
+
+/// The manager's lives so far.
+#[derive(Debug, Default)]
+pub struct ManagerLives {
+    /// What is done about its silence.
+    pub attention: Attention,
+    /// When the next one is started.
+    pub at: Option<Instant>,
+    /// Since when the present one serves.
+    pub serves_since: Option<Instant>,
+    /// One has served since this keeper began: it is not fresh any more.
+    pub has_served: bool,
+    /// How often one died or was replaced.
+    pub deaths: u32,
+    /// How often in a row, none having served for long.
+    pub deaths_in_a_row: u32,
+    /// Attempts to start it in a row, for the back-off.
+    pub step: u32,
+    /// The last number of a `Ping`.
+    pub last_nonce: u64,
+}
+
+/// What the keeper holds for manager and logger so that it outlives them. It never looks into any of it.
+#[derive(Debug)]
+pub struct Kept {
+    /// The manager's state, in two halves.
+    pub state: [OwnedFd; 2],
+    /// The logger's state.
+    pub buffer: OwnedFd,
+    /// The logger's pipe: read end, write end.
+    pub hold: [OwnedFd; 2],
+}
+
+impl Kept {
+    /// Everything empty.
+    pub fn make() -> nix::Result<Self> {
+        let memory = |name: &CStr| memfd_create(name, MFdFlags::MFD_CLOEXEC);
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        Ok(Self {
+            state: [memory(c"ringrift-state-0")?, memory(c"ringrift-state-1")?],
+            buffer: memory(c"ringrift-log-buffer")?,
+            hold: [read, write],
+        })
+    }
+}
+
 /// A leaf that the kernel still counts busy.
 #[derive(Debug)]
 pub struct Grave {
@@ -149,14 +219,20 @@ pub struct Keeper {
     pub graves: Vec<Grave>,
     /// When to look again at what cannot be watched.
     pub look_again: Option<Instant>,
+    /// What manager and logger leave to their successors.
+    pub kept: Kept,
     /// The manager.
     pub manager: Role,
+    /// The manager's lives.
+    pub lives: ManagerLives,
     /// The logger.
     pub logger: Role,
     /// The logger's returns.
     pub logger_restarts: LoggerRestarts,
     /// Roles are processes that the keeper started, not ends that a test holds.
     pub is_spawning_roles: bool,
+    /// What happened to the keeper itself, in words, for each manager.
+    pub note: Option<String>,
     /// The highest order of a signal that was carried out.
     pub last_order: u64,
     /// Signals to the whole daemon that the manager has not taken yet, numbered.
