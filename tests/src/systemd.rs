@@ -113,6 +113,13 @@ impl Guest {
         std::fs::write(path, text).expect("the guest's disk is ours");
     }
 
+    /// Changes keys of the service's `[Service]` section.
+    pub fn service(&self, keys: &str) {
+        let text = format!("[Service]\n{keys}\n");
+        self.file(&format!("etc/systemd/system/{SERVICE}.d/test.conf"), &text);
+        self.run(&["systemctl", "daemon-reload"]).ended(0);
+    }
+
     /// Gives the node these units, all of them wanted.
     pub fn units(&self, units: &[(&str, &Unit)]) {
         for (name, unit) in units {

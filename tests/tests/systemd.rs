@@ -75,6 +75,31 @@ fn it_starts_reloads_and_stops_in_order() {
     );
 }
 
+/// The watchdog is fed while nothing happens: an idle node outlives it.
+#[test]
+fn an_idle_node_feeds_the_watchdog() {
+    need!(missing().is_none(), missing().unwrap_or_default());
+    let guest = Guest::boot();
+    guest.service("WatchdogSec=3");
+    guest.units(&[("a", &Unit::bad(&["run"]))]);
+    guest.systemctl("start").ended(0);
+    let fed = |shown: &std::collections::BTreeMap<String, String>| -> u64 {
+        shown["WatchdogTimestampMonotonic"].parse().expect("a time in us")
+    };
+    let first = guest.show();
+    let last = until("it was fed for twice as long", || {
+        let shown = guest.show();
+        (fed(&shown) >= fed(&first) + 6_000_000).then_some(shown)
+    });
+    assert_eq!(
+        (&last["MainPID"], &*last["NRestarts"]),
+        (&first["MainPID"], "0"),
+        "{last:#?}"
+    );
+    guest.systemctl("stop").ended(0);
+    assert_eq!(guest.show()["Result"], "success");
+}
+
 /// A restart is orderly: every unit is stopped and started again, and nothing of the first life is left.
 #[test]
 fn a_restart_is_orderly() {

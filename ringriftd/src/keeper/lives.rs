@@ -65,6 +65,7 @@ impl Keeper {
     fn await_word(&mut self) {
         let ask_at = Instant::now() + self.config.manager_bounds.silence;
         self.lives.attention = Attention::Serving { ask_at };
+        self.tell_watchdog();
     }
 
     /// The manager's process is reaped, and its last words are read.

@@ -50,6 +50,7 @@ pub mod sweep;
 #[allow(unsafe_code)] // the calls that nix does not have
 pub mod sys;
 pub mod types;
+pub mod watchdog;
 pub mod wire;
 
 pub use config::{Contain, KeeperConfig, ManagerBounds};

@@ -220,7 +220,8 @@ impl Keeper {
         }
     }
 
-    fn on_announce(&mut self, text: &str) {
+    /// Says `text` to the service manager above, if there is one.
+    pub fn on_announce(&mut self, text: &str) {
         if let Some(address) = &self.outer
             && let Err(e) = sockets::announce(address, text)
         {

@@ -19,6 +19,7 @@ use super::config::{Contain, KeeperConfig};
 use super::launch::{Containment, Machine};
 use super::lock::{self, LockError};
 use super::state::{Keeper, Kept, LoggerRestarts, ManagerLives, Phase, Role, say};
+use super::watchdog::Watchdog;
 use super::{sockets, sys};
 
 /// EX_TEMPFAIL: another keeper already runs here.
@@ -30,7 +31,7 @@ const OWN_OOM_SCORE_ADJ: &str = "-900";
 
 /// Makes the process a keeper with everything in place but its roles, and the descriptor that its signals come by.
 /// On failure, which has been said, the exit code.
-pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
+pub fn prepare(mut config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
     let fail = |why: String| {
         say(&why);
         FAILED
@@ -59,13 +60,20 @@ pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
         .map_err(|e| fail(format!("cannot listen on {}: {e}", control_path.display())))?;
     close_runtime_folder(&config);
     let machine = make_machine(&config, seed).map_err(fail)?;
+    let own_pid = std::process::id().cast_signed();
+    let watchdog = Watchdog::asked_for(own_pid, |name| std::env::var(name).ok());
+    if let Some(watchdog) = &watchdog {
+        let silence = &mut config.manager_bounds.silence;
+        *silence = (*silence).min(watchdog.silence());
+    }
     let keeper = Keeper {
         lock,
         control,
         control_path,
         machine,
         seed,
-        own_pid: std::process::id().cast_signed(),
+        own_pid,
+        watchdog,
         outer: std::env::var_os("NOTIFY_SOCKET"),
         launches: BTreeMap::new(),
         by_pid: BTreeMap::new(),

@@ -17,6 +17,7 @@ use super::launch::{Held, Machine, Pipe};
 use super::links::Link;
 use super::lock::Lock;
 use super::types::{Proc, SharedFd};
+use super::watchdog::Watchdog;
 use super::wire::{FromKeeper, ToLogger};
 use crate::ids::LaunchId;
 
@@ -197,6 +198,8 @@ pub struct Keeper {
     pub own_pid: i32,
     /// NOTIFY_SOCKET of the service manager above.
     pub outer: Option<OsString>,
+    /// Its watchdog, if it has one for us.
+    pub watchdog: Option<Watchdog>,
     /// The launches.
     pub launches: BTreeMap<LaunchId, Held>,
     /// The main processes that have not ended.
