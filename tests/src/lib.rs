@@ -11,6 +11,7 @@ pub mod node;
 pub mod oracle;
 pub mod processes;
 pub mod programs;
+pub mod strace;
 pub mod systemd;
 pub mod unit;
 

@@ -253,3 +253,16 @@ fn a_container_without_any_writable_folder_is_refused_with_one_sentence() {
         "{said}"
     );
 }
+
+/// The kernel ends a namespace with its PID 1: nothing of the container outlives its keeper.
+#[test]
+fn the_keepers_death_is_the_containers() {
+    need!(harness::is_root(), NEEDS_ROOT);
+    let node = one_unit().prepare();
+    let inside = Container::new(&node, Who::Root).start();
+    node.wait_listening();
+    node.wait_state("a", State::Running);
+    inside.signal(libc::SIGKILL);
+    inside.wait_end();
+    assert_nothing_left(&node);
+}
