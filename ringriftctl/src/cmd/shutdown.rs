@@ -105,13 +105,21 @@ fn keeper(client: &mut Client) -> Result<Option<(u32, u64)>, Stop> {
             _ => None,
         });
     let here = match client.listener_pid() {
-        Some(maker) if birth_of(maker).is_some() => Some(maker),
+        // In a pid namespace below this one: its number here is the kernel's word.
+        Some(maker) if is_below(maker) => Some(maker),
         // Not visible from here.
         Some(0) | None => None,
-        // Whoever made the socket has died, and another holds it.
+        // In this one; the socket may be held by a successor of who made it.
         Some(_) => found,
     };
     Ok(here.and_then(|pid| Some((pid, birth_of(pid)?))))
+}
+
+/// A process has another number in a pid namespace of its own. See proc_pid_status(5), NSpid.
+fn is_below(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.is_some_and(|numbers| numbers.split_whitespace().count() > 1)
 }
 
 /// When a process was born, in the kernel's ticks; None when it has ended, reaped or not. See proc_pid_stat(5).
