@@ -280,7 +280,7 @@ fn a_number_that_is_used_again_is_somebody_else() {
         let found = inside
             .children()
             .into_iter()
-            .find(|p| p.env.get("NO_COLOR").is_some() && p.name == "sh");
+            .find(|p| p.env.contains_key("NO_COLOR") && p.name == "sh");
         if got != number {
             // Somebody else was faster: this one goes, and it is tried again.
             Held::open(found.as_ref()?.pid)?.signal(libc::SIGKILL);
