@@ -235,6 +235,23 @@ pub const SIGNALS_KEPT: usize = 16;
 pub const KEEPER_DOUBT: Duration = Duration::from_secs(2);
 /// How often it looks at a busy cgroup before it leaves it in place and says so.
 pub const CGROUP_REMOVE_TRIES: u32 = 50;
+/// The largest picture of a keeper that another program takes over, in bytes: some 20 000 launches.
+pub const HANDOVER_MAX: u64 = 64 * 1024 * 1024;
+/// How long a new program may take to say what it is, before an upgrade is refused.
+pub const SELF_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// What it may print meanwhile, in bytes.
+pub const SELF_CHECK_BYTES: usize = 64 * 1024;
+/// How long the manager of a new program may take to serve, before the old program comes back.
+pub const UPGRADE_TRIAL: Duration = Duration::from_secs(4);
+/// Managers of a new program that may die meanwhile.
+pub const UPGRADE_DEATHS: u32 = 2;
+/// Seconds after which a new program that has not even taken over what the old one left is killed; the old manager, which
+/// is still there, then takes the keeper's place.
+pub const UPGRADE_ALARM_SECONDS: u32 = 2;
+/// How long a manager may take to stand still before an upgrade.
+pub const ROLE_STOP_WAIT: Duration = Duration::from_millis(500);
+/// How long a new program waits for both old roles to be dead before it starts what it can.
+pub const ROLE_REPLACE_WAIT: Duration = Duration::from_secs(1);
 /// A logger that lived so long has proved itself: its next death is followed by the first back-off again.
 pub const LOGGER_STABLE_AFTER: Duration = Duration::from_secs(60);
 

@@ -1,10 +1,13 @@
 //! Chooses the role: keeper (no word), manager, logger, stand-in, or a verb that needs no running daemon (check).
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use ringriftd::config::verb::{CheckArgs, check_verb};
+use ringriftd::keeper::config::STATE_VERSIONS;
+use ringriftd::keeper::upgrade::{self, SelfCheck};
 use ringriftd::keeper::{Contain, KeeperConfig};
 use ringriftd::places::{PlaceArgs, Places, ProfileArgs};
 use ringriftd::{keeper, logger, manager, standin};
@@ -57,6 +60,9 @@ enum Verb {
     /// The role that thinks; started by the keeper
     #[command(hide = true)]
     Manager(DaemonArgs),
+    /// What this program is, for a keeper that is asked to go on as it
+    #[command(name = upgrade::SELF_CHECK, hide = true)]
+    SelfCheck(DaemonArgs),
     /// The role that writes logs; started by the keeper
     #[command(hide = true)]
     Logger {
@@ -91,6 +97,8 @@ fn main() -> ExitCode {
         },
         Some(Verb::StandIn { args }) => standin::run(args),
         Some(Verb::Manager(daemon)) => run_manager(&daemon),
+        // That its arguments are understood is part of the answer.
+        Some(Verb::SelfCheck(_)) => self_check(),
         Some(Verb::Logger { log_dir }) => logger::run(&log_dir),
     };
     ExitCode::from(code)
@@ -130,6 +138,14 @@ fn run_keeper(daemon: &DaemonArgs) -> u8 {
     config.manager_args = std::env::args_os().skip(1).collect();
     config.logger_args = vec!["--log-dir".into(), places.log_dir.into_os_string()];
     keeper::run(config)
+}
+
+fn self_check() -> u8 {
+    let line = SelfCheck::own(STATE_VERSIONS).line();
+    match writeln!(std::io::stdout(), "{line}") {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
 }
 
 fn run_manager(daemon: &DaemonArgs) -> u8 {

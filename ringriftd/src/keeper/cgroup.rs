@@ -58,6 +58,28 @@ impl Root {
         Ok(root)
     }
 
+    /// The folder that an earlier keeper, or this one before its upgrade, made.
+    pub fn reopen(path: PathBuf) -> Result<Self, String> {
+        let inside = Mount::find()?.inside(&path)?;
+        if !path.join("cgroup.events").exists() {
+            return Err(format!("{} is no cgroup any more", path.display()));
+        }
+        Ok(Self {
+            has_kill: path.join("cgroup.kill").exists(),
+            path,
+            inside,
+        })
+    }
+
+    /// A leaf that is there already.
+    pub fn leaf_again(&self, name: &str) -> Leaf {
+        Leaf {
+            path: self.path.join(name),
+            inside: format!("{}/{name}", self.inside),
+            has_kill: self.has_kill,
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -87,6 +109,12 @@ impl Root {
 }
 
 impl Leaf {
+    /// Its folder's name.
+    pub fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
     /// `cgroup.procs`, open for the child to write "0" to.
     pub fn door(&self) -> io::Result<OwnedFd> {
         Ok(File::options()

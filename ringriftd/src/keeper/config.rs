@@ -4,7 +4,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::upgrade::Versions;
 use crate::limits;
+
+/// The versions of the manager's state.
+pub const STATE_VERSIONS: Versions = Versions {
+    writes: 1,
+    reads: (1, 1),
+};
 
 /// How launches are held together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +73,8 @@ pub struct KeeperConfig {
     pub containment: Contain,
     /// How long the manager may take for what.
     pub manager_bounds: ManagerBounds,
+    /// The versions of the manager's state, which the keeper only compares with a candidate's.
+    pub state_versions: Versions,
 }
 
 impl KeeperConfig {
@@ -80,6 +89,7 @@ impl KeeperConfig {
             logger_args: Vec::new(),
             containment: Contain::Auto,
             manager_bounds: ManagerBounds::default(),
+            state_versions: STATE_VERSIONS,
         }
     }
 }

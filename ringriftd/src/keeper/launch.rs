@@ -288,6 +288,7 @@ impl Machine {
             umask: 0o077,
             identity: None,
             no_new_privs: false,
+            wakes_at_death: false,
             fds: Vec::new(),
         };
         let child = child::spawn(&mut self.stack, &spec, &self.marker).map_err(|failure| {
@@ -367,6 +368,7 @@ fn check(launch: &Launch) -> Option<ChildSpec> {
         umask: launch.umask,
         identity: launch.identity.clone(),
         no_new_privs: launch.no_new_privs,
+        wakes_at_death: false,
         fds: Vec::new(),
     })
 }

@@ -55,6 +55,7 @@ impl Keeper {
         }
         self.phase = Phase::Serving;
         self.lives.has_served = true;
+        self.end_trial();
         self.lives.serves_since.get_or_insert_with(Instant::now);
         // One whose end of the link somebody else holds cannot be replaced, so there is nothing to find out.
         if self.manager.process.is_some() {
@@ -92,6 +93,7 @@ impl Keeper {
                     self.lives.deaths_in_a_row = 0;
                     self.lives.step = 0;
                 }
+                self.on_trial_death(&how);
                 self.lives.deaths = self.lives.deaths.saturating_add(1);
                 self.lives.deaths_in_a_row = self.lives.deaths_in_a_row.saturating_add(1);
                 let delay = self.begin_manager_back_off();
@@ -138,6 +140,11 @@ impl Keeper {
     /// Starts the next manager, with a new link to the logger.
     pub fn on_manager_time(&mut self) {
         self.lives.at = None;
+        if self.manager.process.is_some() {
+            // The program before this one's: it was killed, and does not go.
+            self.lives.at = Some(Instant::now() + limits::ROLE_REPLACE_WAIT);
+            return;
+        }
         let started = links::pair()
             .map_err(|e| format!("cannot make a socket pair: {e}"))
             .and_then(|(manager_peer, logger_peer)| {

@@ -3,7 +3,7 @@
 
 use std::fs::{DirBuilder, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,6 +21,17 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// Writes this process's pid into the files. Best effort: a full disk must not keep the node down.
+    fn sign(&self) {
+        for held in [Some(&self.state), self.runtime.as_ref()].into_iter().flatten() {
+            let mut file: &File = held;
+            let _ = file
+                .set_len(0)
+                .and_then(|()| file.seek(SeekFrom::Start(0)))
+                .and_then(|_| writeln!(file, "{}", std::process::id()));
+        }
+    }
+
     /// The locked descriptors, of the state and the run-time folder (one twice, where they are one folder). Whoever gets
     /// a duplicate holds the lock too: it is the open file description's.
     pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
@@ -29,6 +40,21 @@ impl Lock {
             self.runtime.as_ref().unwrap_or(&self.state).as_fd(),
         ]
     }
+}
+
+/// The locks that this process, or the one before it, holds already on these files; the second is absent where both folders
+/// are one. The pid in them becomes this process's.
+pub fn again(state: OwnedFd, runtime: Option<OwnedFd>) -> Result<Lock, String> {
+    let relock = |fd: OwnedFd| {
+        Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, e)| format!("the lock that was handed over is not held: {e}"))
+    };
+    let lock = Lock {
+        state: relock(state)?,
+        runtime: runtime.map(relock).transpose()?,
+    };
+    lock.sign();
+    Ok(lock)
 }
 
 /// Why it is not held.
@@ -66,14 +92,9 @@ pub fn take(state_dir: &Path, runtime_dir: &Path) -> Result<Lock, LockError> {
     } else {
         Some(take_one(&runtime_dir.join("lock"))?)
     };
-    for held in [Some(&state), runtime.as_ref()].into_iter().flatten() {
-        // Best effort: a full disk must not keep the node down.
-        let mut file: &File = held;
-        let _ = file
-            .set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-    }
-    Ok(Lock { state, runtime })
+    let lock = Lock { state, runtime };
+    lock.sign();
+    Ok(lock)
 }
 
 fn take_one(path: &Path) -> Result<Flock<File>, LockError> {

@@ -33,12 +33,15 @@ pub mod child;
 pub mod child_steps;
 pub mod config;
 pub mod ending;
+pub mod handover;
+pub mod in_place;
 pub mod launch;
 pub mod links;
 pub mod lives;
 pub mod lock;
 pub mod over;
 pub mod proc;
+pub mod rebuild;
 pub mod requests;
 pub mod roles;
 pub mod serve;
@@ -50,6 +53,7 @@ pub mod sweep;
 #[allow(unsafe_code)] // the calls that nix does not have
 pub mod sys;
 pub mod types;
+pub mod upgrade;
 pub mod wire;
 
 pub use config::{Contain, KeeperConfig, ManagerBounds};

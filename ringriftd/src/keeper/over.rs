@@ -36,7 +36,7 @@ impl Keeper {
         while let Some(pid) = sys::peek_ended_child() {
             is_any = true;
             let exit = sys::reap(pid).unwrap_or(Exit::Unknown);
-            if self.on_role_end(pid, exit) {
+            if self.on_role_end(pid, exit) || self.on_check_end(pid, exit) {
                 continue;
             }
             if let Some(id) = self.by_pid.remove(&pid) {
@@ -326,7 +326,8 @@ impl Keeper {
         killing.is_some_and(|killing| killing.again <= now)
     }
 
-    fn watch(&mut self, id: LaunchId) {
+    /// Watches the leaf of a launch of which something is left.
+    pub fn watch(&mut self, id: LaunchId) {
         let Some(leaf) = self.launches.get(&id).and_then(|held| held.leaf.as_ref()) else {
             return;
         };

@@ -1,6 +1,7 @@
 //! What the manager and the logger ask of the keeper.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
 use super::child::Failure;
 use super::sockets;
@@ -23,7 +24,7 @@ pub struct Look {
 
 impl Keeper {
     /// A request of the manager.
-    pub fn on_request(&mut self, request: ToKeeper) {
+    pub fn on_request(&mut self, request: ToKeeper, fds: Vec<OwnedFd>) {
         self.on_manager_word();
         match request {
             ToKeeper::Serving => self.on_manager_serves(),
@@ -55,6 +56,7 @@ impl Keeper {
             }
             ToKeeper::Pong { .. } | ToKeeper::Adopt(_) => {}
             ToKeeper::End { code } => self.begin_end(code),
+            ToKeeper::Upgrade => self.on_upgrade(fds),
         }
     }
 

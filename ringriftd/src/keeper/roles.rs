@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use proto::reply::Exit;
 
 use super::child::{self, ChildSpec};
+use super::handover;
 use super::launch::kill_each;
 use super::links::{self, Link};
 use super::state::{Keeper, Role, say};
@@ -17,13 +18,14 @@ use super::wire::{FromKeeper, ToLogger, fd};
 use crate::limits;
 
 /// Of the service manager above, for the keeper alone: a role that spoke there would be taken for the daemon.
-const KEPT_FROM_ROLES: [&str; 6] = [
+const KEPT_FROM_ROLES: [&str; 7] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
     "LISTEN_PID",
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
+    handover::VARIABLE,
 ];
 
 /// EX_SOFTWARE: a bug in ringrift.
@@ -46,6 +48,10 @@ impl Keeper {
             (self.control.as_raw_fd(), fd::CONTROL),
         ];
         extra.extend(self.kept.state.iter().map(AsRawFd::as_raw_fd).zip(fd::STATE));
+        let picture = self.picture_for_manager().seal()?;
+        extra.push((picture.as_raw_fd(), fd::HANDOVER));
+        extra.push((self.kept.buffer.as_raw_fd(), fd::LOG_BUFFER));
+        extra.extend(self.kept.hold.iter().map(AsRawFd::as_raw_fd).zip(fd::LOG_HOLD));
         extra.extend(
             self.lock
                 .fds()
@@ -83,15 +89,7 @@ impl Keeper {
         for arg in args {
             argv.push(c(arg)?);
         }
-        let mut env = Vec::new();
-        for (name, value) in std::env::vars_os() {
-            if !KEPT_FROM_ROLES.iter().any(|kept| name == *kept) {
-                let mut entry = name;
-                entry.push("=");
-                entry.push(value);
-                env.push(c(&entry)?);
-            }
-        }
+        let env = environment().map_err(failed)?;
         let mut fds = vec![
             (self.machine.null.as_raw_fd(), 0),
             (1, 1),
@@ -111,6 +109,7 @@ impl Keeper {
             umask: 0o077,
             identity: None,
             no_new_privs: false,
+            wakes_at_death: true,
             fds,
         };
         let process =
@@ -133,6 +132,11 @@ impl Keeper {
     /// `pid` was reaped. True when it was a role's.
     pub fn on_role_end(&mut self, pid: i32, exit: Exit) -> bool {
         if self.manager.process.is_some_and(|p| p.pid() == pid) {
+            if self.manager.is_replaced {
+                self.manager = Role::default();
+                self.on_replaced();
+                return true;
+            }
             // What it said last counts: an `End` may wait in its link.
             self.read_last_words();
             self.manager = Role {
@@ -143,6 +147,11 @@ impl Keeper {
             return true;
         }
         if self.logger.process.is_some_and(|p| p.pid() == pid) {
+            if self.logger.is_replaced {
+                self.logger = Role::default();
+                self.on_replaced();
+                return true;
+            }
             self.logger = Role {
                 exit: Some(exit),
                 ..Role::default()
@@ -209,6 +218,11 @@ impl Keeper {
     /// Starts the logger again, with a new link to the manager and with every pipe that is open.
     pub fn on_logger_time(&mut self) {
         self.logger_restarts.at = None;
+        if self.logger.process.is_some() {
+            // The program before this one's: it was killed, and does not go.
+            self.logger_restarts.at = Some(Instant::now() + limits::ROLE_REPLACE_WAIT);
+            return;
+        }
         let started = links::pair()
             .map_err(|e| e.to_string())
             .and_then(|(manager_peer, logger_peer)| {
@@ -223,7 +237,18 @@ impl Keeper {
                 return;
             }
         };
-        self.logger_restarts.times += 1;
+        if !std::mem::take(&mut self.logger_restarts.is_planned) {
+            self.logger_restarts.times += 1;
+        }
+        self.tell_pipes();
+        let pid = self.logger.process.map(Proc::pid_u32).unwrap_or_default();
+        let times = self.logger_restarts.times;
+        let peer: SharedFd = manager_peer.into();
+        self.tell_manager(&FromKeeper::LoggerRestarted { pid, times }, vec![peer]);
+    }
+
+    /// Gives a new logger every pipe that is open.
+    fn tell_pipes(&mut self) {
         let held = self
             .launches
             .iter()
@@ -248,11 +273,21 @@ impl Keeper {
             );
             self.tell_logger(&ToLogger::Close { id }, Vec::new());
         }
-        let pid = self.logger.process.map(Proc::pid_u32).unwrap_or_default();
-        let times = self.logger_restarts.times;
-        let peer: SharedFd = manager_peer.into();
-        self.tell_manager(&FromKeeper::LoggerRestarted { pid, times }, vec![peer]);
     }
+}
+
+/// What manager, logger and a candidate for an upgrade get of the environment.
+pub fn environment() -> Result<Vec<CString>, String> {
+    let mut env = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        if !KEPT_FROM_ROLES.iter().any(|kept| name == *kept) {
+            let mut entry = name;
+            entry.push("=");
+            entry.push(value);
+            env.push(CString::new(entry.as_bytes()).map_err(|e| e.to_string())?);
+        }
+    }
+    Ok(env)
 }
 
 /// How a role ended, for messages.

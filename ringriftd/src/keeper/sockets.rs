@@ -36,6 +36,26 @@ pub struct Notify {
 }
 
 impl Notify {
+    /// One that exists already, from [`Notify::path`] and [`Notify::folder`].
+    pub fn again(socket: OwnedFd, path: &[u8], folder: Option<&[u8]>) -> Self {
+        let place = |bytes: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(bytes));
+        Self {
+            socket: socket.into(),
+            path: place(path),
+            folder: folder.map(place),
+        }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder that was made for it.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
     /// Makes it at `path`, below `runtime_dir`, in a folder that others can pass through and not list.
     pub fn make(runtime_dir: &Path, path: &[u8], identity: Option<&Identity>) -> io::Result<Self> {
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));

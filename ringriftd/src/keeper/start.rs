@@ -1,7 +1,6 @@
 //! From settings to a keeper: signals, folders, locks, the control socket, the containment that works here.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -16,10 +15,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::cgroup::{self, Root};
 use super::child::Stack;
 use super::config::{Contain, KeeperConfig};
+use super::handover::Received;
 use super::launch::{Containment, Machine};
 use super::lock::{self, LockError};
+use super::rebuild::Ground;
 use super::state::{Keeper, Kept, LoggerRestarts, ManagerLives, Phase, Role, say};
-use super::{sockets, sys};
+use super::upgrade::Upgrade;
+use super::{rebuild, sockets, sys};
 
 /// EX_TEMPFAIL: another keeper already runs here.
 const ALREADY_RUNS: u8 = 75;
@@ -30,7 +32,9 @@ const OWN_OOM_SCORE_ADJ: &str = "-900";
 
 /// Makes the process a keeper with everything in place but its roles, and the descriptor that its signals come by.
 /// On failure, which has been said, the exit code.
-pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
+///
+/// `left` is what another program leaves to this one.
+pub fn prepare(config: KeeperConfig, left: Option<&mut Received>) -> Result<(Keeper, SignalFd), u8> {
     let fail = |why: String| {
         say(&why);
         FAILED
@@ -40,25 +44,22 @@ pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
     for folder in [&config.state_dir, &config.runtime_dir, &config.log_dir] {
         lock::make_folder(folder).map_err(fail)?;
     }
-    let lock = lock::take(&config.state_dir, &config.runtime_dir).map_err(|e| match e {
-        LockError::Held { pid, path } => {
-            let who = pid.map_or_else(|| "another process".to_owned(), |pid| format!("pid {pid}"));
-            let lock = path.display();
-            say(&format!(
-                "another ringriftd already runs here: {who} holds {lock}; end it with `ringriftctl \
-                     shutdown`, or give this one a --runtime-dir and a --state-dir of its own"
-            ));
-            ALREADY_RUNS
-        }
-        LockError::Failed { text } => fail(text),
-    })?;
     sys::become_subreaper().map_err(|e| fail(format!("cannot become subreaper: {e}")))?;
-    let seed = sys::random().map_err(|e| fail(format!("cannot get a random number: {e}")))?;
     let control_path = config.runtime_dir.join("control.sock");
-    let control = sockets::control(&control_path)
-        .map_err(|e| fail(format!("cannot listen on {}: {e}", control_path.display())))?;
-    close_runtime_folder(&config);
-    let machine = make_machine(&config, seed).map_err(fail)?;
+    let ground = match left {
+        Some(left) => {
+            sys::set_name(c"ringriftd");
+            rebuild::ground(&config, left).map_err(|e| fail(format!("cannot take over: {e}")))?
+        }
+        None => new_ground(&config, &control_path)?,
+    };
+    let Ground {
+        lock,
+        control,
+        seed,
+        machine,
+        kept,
+    } = ground;
     let keeper = Keeper {
         lock,
         control,
@@ -78,11 +79,13 @@ pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
         watches: BTreeMap::new(),
         graves: Vec::new(),
         look_again: None,
-        kept: Kept::make().map_err(|e| fail(format!("cannot make memory for manager and logger: {e}")))?,
+        kept,
         manager: Role::default(),
         lives: ManagerLives::default(),
         logger: Role::default(),
         logger_restarts: LoggerRestarts::default(),
+        upgrade: Upgrade::No,
+        ends: BTreeMap::new(),
         note: None,
         last_order: 0,
         untaken_signals: VecDeque::new(),
@@ -96,6 +99,38 @@ pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
     Ok((keeper, signals))
 }
 
+/// What a keeper stands on that begins with nothing.
+fn new_ground(config: &KeeperConfig, control_path: &Path) -> Result<Ground, u8> {
+    let fail = |why: String| {
+        say(&why);
+        FAILED
+    };
+    let lock = lock::take(&config.state_dir, &config.runtime_dir).map_err(|e| match e {
+        LockError::Held { pid, path } => {
+            let who = pid.map_or_else(|| "another process".to_owned(), |pid| format!("pid {pid}"));
+            let lock = path.display();
+            say(&format!(
+                "another ringriftd already runs here: {who} holds {lock}; end it with `ringriftctl \
+                     shutdown`, or give this one a --runtime-dir and a --state-dir of its own"
+            ));
+            ALREADY_RUNS
+        }
+        LockError::Failed { text } => fail(text),
+    })?;
+    let seed = sys::random().map_err(|e| fail(format!("cannot get a random number: {e}")))?;
+    let control = sockets::control(control_path)
+        .map_err(|e| fail(format!("cannot listen on {}: {e}", control_path.display())))?;
+    close_runtime_folder(config);
+    let machine = make_machine(config, seed).map_err(fail)?;
+    let kept = Kept::make().map_err(|e| fail(format!("cannot make memory for manager and logger: {e}")))?;
+    Ok(Ground {
+        lock,
+        control,
+        seed,
+        machine,
+        kept,
+    })
+}
 /// TERM, INT, QUIT and HUP are for the whole daemon and go to the manager; CHLD is the keeper's own; USR1, USR2 and
 /// PIPE are ignored.
 fn prepare_signals() -> io::Result<SignalFd> {
@@ -133,7 +168,7 @@ fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {
         .open("/dev/null")
         .map_err(|e| format!("cannot open /dev/null: {e}"))?;
     let stack = Stack::map().map_err(|e| format!("cannot map a stack: {e}"))?;
-    let marker = CString::new(format!("rr-{:012x}", seed & 0xffff_ffff_ffff)).map_err(|e| e.to_string())?;
+    let marker = rebuild::marker(seed)?;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| format!("cannot read limits: {e}"))?;
     // Each launch costs a pipe; best effort.
     let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);

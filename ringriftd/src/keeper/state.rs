@@ -16,7 +16,9 @@ use super::config::KeeperConfig;
 use super::launch::{Held, Machine, Pipe};
 use super::links::Link;
 use super::lock::Lock;
+use super::rebuild::AllEnds;
 use super::types::{Proc, SharedFd};
+use super::upgrade::Upgrade;
 use super::wire::{FromKeeper, ToLogger};
 use crate::ids::LaunchId;
 
@@ -31,6 +33,8 @@ pub struct Role {
     pub exit: Option<Exit>,
     /// Its link is closed and its process lives: it is killed then.
     pub kill_at: Option<Instant>,
+    /// It is of the program before an upgrade, and was killed.
+    pub is_replaced: bool,
 }
 
 impl Role {
@@ -100,6 +104,8 @@ pub struct LoggerRestarts {
     pub since: Option<Instant>,
     /// How often it was restarted.
     pub times: u32,
+    /// The next start is no death's: the program was exchanged.
+    pub is_planned: bool,
 }
 
 /// What the keeper does about the manager's silence.
@@ -231,6 +237,10 @@ pub struct Keeper {
     pub logger_restarts: LoggerRestarts,
     /// Roles are processes that the keeper started, not ends that a test holds.
     pub is_spawning_roles: bool,
+    /// How far an upgrade is.
+    pub upgrade: Upgrade,
+    /// What a dead keeper's manager had of launches that are still to be adopted.
+    pub ends: AllEnds,
     /// What happened to the keeper itself, in words, for each manager.
     pub note: Option<String>,
     /// The highest order of a signal that was carried out.

@@ -28,6 +28,12 @@ pub mod fd {
     /// Manager: the locks of the state and the run-time folder (one file twice, where they are one folder). Whoever
     /// holds them is the daemon; the manager keeps them so that it can take the keeper's place.
     pub const LOCKS: [i32; 2] = [8, 9];
+    /// Manager: what a program needs to know that takes a dead keeper's place (`keeper::handover`).
+    pub const HANDOVER: i32 = 10;
+    /// Manager: what the logger has as [`BUFFER`] and [`HOLD`], for the same end.
+    pub const LOG_BUFFER: i32 = 11;
+    /// See [`LOG_BUFFER`].
+    pub const LOG_HOLD: [i32; 2] = [12, 13];
     /// Logger: the state of what it is writing, memory that the keeper holds.
     pub const BUFFER: i32 = 5;
     /// Logger: both ends of a pipe that the keeper holds, read end first. Bytes on their way from a unit's pipe to its
@@ -189,6 +195,9 @@ pub enum ToKeeper {
         /// The code.
         code: u8,
     },
+    /// Go on as this program. Attached: the program, open for reading. Answered by `UpgradeRefused`, or by the next
+    /// manager's `Hello`, whose `note` tells how it went.
+    Upgrade,
 }
 
 /// Which step of a start failed. The words are for people.
@@ -335,6 +344,11 @@ pub enum FromKeeper {
     Pong {
         /// The same number.
         nonce: u64,
+    },
+    /// The answer to `Upgrade`: everything goes on as it is.
+    UpgradeRefused {
+        /// Why, in words.
+        why: String,
     },
 }
 

@@ -255,7 +255,8 @@ impl Manager {
             FromKeeper::Hello { .. }
             | FromKeeper::Pong { .. }
             | FromKeeper::Missing { .. }
-            | FromKeeper::Inventoried => {}
+            | FromKeeper::Inventoried
+            | FromKeeper::UpgradeRefused { .. } => {}
         }
     }
 

@@ -10,5 +10,6 @@ mod events;
 mod jobs;
 mod launches;
 mod start;
+pub mod takeover;
 
 pub use start::run;

@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -20,9 +21,10 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use proto::reply::Exit;
 use ringriftd::ids::{Invocation, LaunchId, Scope, invocation_text};
-use ringriftd::keeper::wire::{FromKeeper, FromLogger, Launch, Output, Stage, ToKeeper, ToLogger};
-use ringriftd::keeper::{Contain, KeeperConfig, links, run, run_with_links};
+use ringriftd::keeper::wire::{FromKeeper, FromLogger, Launch, Output, Stage, ToKeeper, ToLogger, fd};
+use ringriftd::keeper::{Contain, KeeperConfig, handover, links, run, run_with_links};
 use ringriftd::limits;
+use ringriftd::manager::takeover::{Knows, take_over};
 
 /// Longer than anything takes on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -92,6 +94,10 @@ fn role_process() {
     let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else {
         return;
     };
+    // It was the manager, and took the keeper's place.
+    if std::env::var_os(handover::VARIABLE).is_some() {
+        return keeper_process();
+    }
     let word = std::env::args().nth(1).unwrap();
     let mut socket = UnixStream::connect(dir.join("roles.sock")).unwrap();
     let last = if word == "manager" { 9 } else { 7 };
@@ -99,7 +105,18 @@ fn role_process() {
     let control = [ControlMessage::ScmRights(&fds)];
     let data = [IoSlice::new(word.as_bytes())];
     sendmsg::<()>(socket.as_raw_fd(), &data, &control, MsgFlags::empty(), None).unwrap();
-    let _ = socket.read(&mut [0]);
+    let mut said = [0];
+    if socket.read(&mut said).is_ok_and(|count| count == 1) {
+        // SAFETY: the keeper's fixed place for it, still open.
+        let logger = unsafe { BorrowedFd::borrow_raw(fd::PEER) };
+        let why = take_over(&Knows {
+            logger: Some(logger),
+            launches: Vec::new(),
+            last_order: 7,
+            last_signal: 3,
+        });
+        panic!("{why}");
+    }
 }
 
 /// A role whose part the test plays.
@@ -154,6 +171,22 @@ impl Played {
         let bytes = proto::codec::encode(value).unwrap();
         let data = [IoSlice::new(&bytes)];
         sendmsg::<()>(self.keeper.as_raw_fd(), &data, &[], MsgFlags::MSG_NOSIGNAL, None).unwrap();
+    }
+
+    /// Asks the keeper to go on as `program`.
+    pub fn upgrade(&self, program: &File) {
+        let bytes = proto::codec::encode(&ToKeeper::Upgrade).unwrap();
+        let data = [IoSlice::new(&bytes)];
+        let fds = [program.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<()>(
+            self.keeper.as_raw_fd(),
+            &data,
+            &control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )
+        .unwrap();
     }
 
     pub fn receive<T: serde::de::DeserializeOwned>(&self) -> (T, Vec<OwnedFd>) {
@@ -757,6 +790,12 @@ impl Cast {
     /// The manager after this one, which has died or will: what it was told.
     pub fn next_manager(&mut self) -> Told {
         self.manager = Played::accept(&self.listener, "manager");
+        self.manager.told()
+    }
+
+    /// Both roles after these: what the manager was told.
+    pub fn next_roles(&mut self) -> Told {
+        (self.logger, self.manager) = Played::accept_both(&self.listener);
         self.manager.told()
     }
 
