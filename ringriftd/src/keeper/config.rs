@@ -66,6 +66,8 @@ pub struct KeeperConfig {
     pub containment: Contain,
     /// How long the manager may take for what.
     pub manager_bounds: ManagerBounds,
+    /// How long after a fresh manager serves the processes of an earlier keeper that it did not take over are named.
+    pub adopt_window: Duration,
 }
 
 impl KeeperConfig {
@@ -80,6 +82,7 @@ impl KeeperConfig {
             logger_args: Vec::new(),
             containment: Contain::Auto,
             manager_bounds: ManagerBounds::default(),
+            adopt_window: limits::ADOPT_WINDOW,
         }
     }
 }

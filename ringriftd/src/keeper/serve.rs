@@ -258,6 +258,7 @@ impl Keeper {
             self.logger_restarts.at,
             self.manager.kill_at,
             self.lives.at,
+            self.name_orphans_at,
             self.attention_deadline(),
             self.logger.kill_at,
         ]
@@ -288,6 +289,9 @@ impl Keeper {
             self.on_manager_time();
         }
         self.on_attention_time(now);
+        if is_due(self.name_orphans_at) {
+            self.name_orphans();
+        }
         if let Phase::Starting { until } = self.phase
             && until <= now
         {
