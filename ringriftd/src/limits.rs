@@ -168,6 +168,8 @@ pub const ASKS_QUEUE: usize = 256;
 
 /// How long the manager may take from its start until it serves.
 pub const MANAGER_START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long after a fresh manager serves the processes that bear the node's mark and that it did not take over are named.
+pub const ADOPT_WINDOW: Duration = Duration::from_secs(10);
 /// How long a new keeper waits for the lock of a dead one, whose manager still holds it.
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// How long the keeper waits for manager and logger to end after the last unit.

@@ -75,6 +75,8 @@ pub struct KeeperConfig {
     pub manager_bounds: ManagerBounds,
     /// The versions of the manager's state, which the keeper only compares with a candidate's.
     pub state_versions: Versions,
+    /// How long after a fresh manager serves the processes of an earlier keeper that it did not take over are named.
+    pub adopt_window: Duration,
 }
 
 impl KeeperConfig {
@@ -90,6 +92,7 @@ impl KeeperConfig {
             containment: Contain::Auto,
             manager_bounds: ManagerBounds::default(),
             state_versions: STATE_VERSIONS,
+            adopt_window: limits::ADOPT_WINDOW,
         }
     }
 }

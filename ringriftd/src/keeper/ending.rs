@@ -21,6 +21,7 @@ impl Keeper {
         }
         self.logger_restarts.at = None;
         self.lives.at = None;
+        self.name_orphans_at = None;
         self.lives.attention = Attention::Nobody;
         let until = Instant::now() + limits::KILL_TIMEOUT;
         self.phase = Phase::Destroying { code, until };

@@ -18,6 +18,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use proto::reply::Exit;
 use serde::{Deserialize, Serialize};
 
+use super::launch::Origin;
 use super::wire::Output;
 use crate::ids::LaunchId;
 use crate::limits;
@@ -64,6 +65,9 @@ pub struct Handover {
     /// The folder of its leaf cgroups.
     #[serde(default)]
     pub cgroup: Option<String>,
+    /// Folders of leaves that keepers before left.
+    #[serde(default)]
+    pub left_cgroups: Vec<String>,
     /// Why there is none.
     #[serde(default)]
     pub why_no_cgroup: String,
@@ -103,7 +107,7 @@ pub struct Handover {
     /// Pipes of released launches that the logger still reads.
     #[serde(default)]
     pub draining: Vec<Draining>,
-    /// Leaves that could not be removed yet, by name.
+    /// Leaves that could not be removed yet.
     #[serde(default)]
     pub graves: Vec<String>,
     /// The highest order of a signal that was carried out.
@@ -152,6 +156,9 @@ pub struct Ends {
 pub struct LaunchLeft {
     /// Which.
     pub id: LaunchId,
+    /// How it came to this keeper.
+    #[serde(default)]
+    pub origin: Origin,
     /// RINGRIFT_INVOCATION_ID.
     pub invocation: String,
     /// RINGRIFT_ROLE.
@@ -169,7 +176,7 @@ pub struct LaunchLeft {
     /// What the manager was told that is left.
     #[serde(default)]
     pub told_left: Vec<u32>,
-    /// Its cgroup's name.
+    /// Its cgroup.
     #[serde(default)]
     pub leaf: Option<String>,
     /// Its output.
@@ -217,9 +224,6 @@ pub struct NotifyLeft {
     pub fd: RawFd,
     /// Its path; bytes, since a path may be any.
     pub path: Vec<u8>,
-    /// The folder that was made for it.
-    #[serde(default)]
-    pub folder: Option<Vec<u8>>,
 }
 
 /// What is read first, whatever the version.
@@ -410,6 +414,7 @@ mod tests {
             nofile: (1024, u64::MAX),
             oom_score_adj: -3,
             cgroup: Some("/sys/fs/cgroup/ringriftd-00".to_owned()),
+            left_cgroups: vec!["/sys/fs/cgroup/ringriftd-01".to_owned()],
             why_no_cgroup: String::new(),
             note: Some("upgraded".to_owned()),
             descriptors: vec![5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21],
@@ -432,6 +437,7 @@ mod tests {
             }],
             launches: vec![LaunchLeft {
                 id,
+                origin: Origin::Adopted,
                 invocation: "ab".to_owned(),
                 role: "main".to_owned(),
                 leader: (300, 400),
@@ -442,7 +448,7 @@ mod tests {
                 }),
                 left: vec![(302, 402)],
                 told_left: vec![302],
-                leaf: Some("web.5.0".to_owned()),
+                leaf: Some("/sys/fs/cgroup/ringriftd-00/web.5.0".to_owned()),
                 pipe: Some(PipeLeft {
                     fd: 17,
                     output: output(),
@@ -450,7 +456,6 @@ mod tests {
                 notify: Some(NotifyLeft {
                     fd: 18,
                     path: b"/run/n/\xff".to_vec(),
-                    folder: Some(b"/run/n".to_vec()),
                 }),
                 ready: Some(19),
                 foreign: Some(20),
@@ -467,7 +472,7 @@ mod tests {
                     output: output(),
                 },
             }],
-            graves: vec!["old.3.0".to_owned()],
+            graves: vec!["/sys/fs/cgroup/ringriftd-00/old.3.0".to_owned()],
             last_order: 12,
             untaken_signals: vec![(3, 15)],
             last_signal: 3,

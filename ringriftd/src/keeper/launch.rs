@@ -9,12 +9,13 @@ use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use proto::reply::Exit;
+use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Leaf, Root};
 use super::child::{self, ChildSpec, Failure, Stack};
 use super::signal;
 use super::sockets::Notify;
-use super::sweep::Claim;
+use super::sweep::{Claim, Reach};
 use super::types::{Proc, SharedFd};
 use super::wire::{Launch, Output, Stage};
 use crate::ids::LaunchId;
@@ -47,6 +48,8 @@ impl Containment {
 pub struct Machine {
     /// How launches are held together.
     pub containment: Containment,
+    /// Folders of leaves that earlier keepers left, because somebody lives there.
+    pub left_roots: Vec<Root>,
     /// /dev/null.
     pub null: OwnedFd,
     /// Where children run until they execute.
@@ -89,9 +92,24 @@ impl Killing {
     }
 }
 
+/// How a launch came to this keeper.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// It started it: the processes are its descendants.
+    #[default]
+    Launched,
+    /// It took it over from another keeper: another process is the parent of its orphans.
+    Adopted,
+    /// It took it over from somebody else, on an operator's word: it bears no mark and is in somebody's session.
+    Foreign,
+}
+
 /// A launch that lives, or whose end has not been acknowledged.
 #[derive(Debug)]
 pub struct Held {
+    /// How it came here.
+    pub origin: Origin,
     /// RINGRIFT_INVOCATION_ID.
     pub invocation: String,
     /// RINGRIFT_ROLE.
@@ -135,6 +153,11 @@ impl Held {
             leader: self.leader,
             main: self.main,
             known: &self.left,
+            reach: match (self.origin, &self.leaf) {
+                (Origin::Launched, _) | (_, Some(_)) => Reach::Below,
+                (Origin::Adopted, None) => Reach::Everywhere,
+                (Origin::Foreign, None) => Reach::ByParent,
+            },
         }
     }
 
@@ -205,7 +228,7 @@ impl Machine {
         let leaf = match &self.containment {
             Containment::Group { .. } => None,
             Containment::Cgroup(root) => {
-                let name = format!("{}.{}", launch.tag, launch.id);
+                let name = leaf_name(&launch.tag, launch.id);
                 Some(root.leaf(&name).map_err(|e| Failure::new(Stage::Cgroup, &e))?)
             }
         };
@@ -229,6 +252,7 @@ impl Machine {
             }
         };
         Ok(Held {
+            origin: Origin::Launched,
             invocation: launch.invocation.clone(),
             role: launch.role.clone(),
             leader,
@@ -326,15 +350,25 @@ fn make_pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
     Ok((read, both.into()))
 }
 
-/// The request as the child needs it; `None` when it is wrong, which is a bug of the manager.
-fn check(launch: &Launch) -> Option<ChildSpec> {
-    let text = |bytes: &Vec<u8>| CString::new(bytes.clone()).ok();
+/// It can be part of a folder's name, and of no other path.
+pub fn is_tag(tag: &str) -> bool {
     let is_tag_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.-".contains(&b);
-    let tag = launch.tag.as_bytes();
-    let is_good = !tag.is_empty()
+    let tag = tag.as_bytes();
+    !tag.is_empty()
         && tag.len() <= limits::NAME_MAX
         && !tag.starts_with(b".")
         && tag.iter().all(|b| is_tag_byte(*b))
+}
+
+/// The name of a launch's leaf.
+pub fn leaf_name(tag: &str, id: LaunchId) -> String {
+    format!("{tag}.{id}")
+}
+
+/// The request as the child needs it; `None` when it is wrong, which is a bug of the manager.
+fn check(launch: &Launch) -> Option<ChildSpec> {
+    let text = |bytes: &Vec<u8>| CString::new(bytes.clone()).ok();
+    let is_good = is_tag(&launch.tag)
         && launch.program.contains(&b'/')
         && !launch.argv.is_empty()
         && launch.working_dir.starts_with(b"/")

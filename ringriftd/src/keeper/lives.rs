@@ -54,6 +54,9 @@ impl Keeper {
             return;
         }
         self.phase = Phase::Serving;
+        if !self.lives.has_served && self.may_have_orphans {
+            self.name_orphans_at = Some(Instant::now() + self.config.adopt_window);
+        }
         self.lives.has_served = true;
         self.end_trial();
         self.lives.serves_since.get_or_insert_with(Instant::now);

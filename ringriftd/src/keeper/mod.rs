@@ -9,7 +9,7 @@
 //!
 //! Read first: [`config::KeeperConfig`], [`state::Keeper`]. The files, from the bottom: `proc`, `sys`, `types`;
 //! `signal`, `sweep`, `cgroup`, `child_steps`, `child`; `lock`, `links`, `launch`; `state`, then what it does by cause (`requests`,
-//! `over`, `roles`, `lives`, `ending`), `start`, and `serve`, the loop.
+//! `adopt`, `over`, `roles`, `lives`, `ending`), `start`, and `serve`, the loop.
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -26,6 +26,7 @@
     )
 )]
 
+pub mod adopt;
 pub mod cgroup;
 #[allow(unsafe_code)] // the child between clone(2) and execve(2) may only make raw calls
 pub mod child;

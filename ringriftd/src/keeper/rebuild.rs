@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Instant;
 
-use super::cgroup::Root;
+use super::cgroup::{Leaf, Root};
 use super::child::Stack;
 use super::config::KeeperConfig;
 use super::handover::{
@@ -24,6 +24,11 @@ use super::types::{Proc, SharedFd};
 use super::wire::fd;
 use crate::ids::LaunchId;
 
+/// The path of a cgroup, of which `Root` has made sure that it is UTF-8 up to the names that ringriftd gave itself.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
 fn process(of: Proc) -> Process {
     (of.pid(), of.start())
 }
@@ -36,8 +41,7 @@ impl Keeper {
     /// What any program needs to know that goes on from here, with nothing of launches and roles.
     fn sketch(&self, kind: Kind, numbers: &mut Numbers) -> Handover {
         let (cgroup, why_no_cgroup) = match &self.machine.containment {
-            // `Root` has made sure that it is UTF-8.
-            Containment::Cgroup(root) => (Some(root.path().to_string_lossy().into_owned()), String::new()),
+            Containment::Cgroup(root) => (Some(text(root.path())), String::new()),
             Containment::Group { why } => (None, why.clone()),
         };
         let limit = &self.machine.nofile;
@@ -50,6 +54,12 @@ impl Keeper {
             nofile: (limit.rlim_cur, limit.rlim_max),
             oom_score_adj: self.machine.oom_score_adj,
             cgroup,
+            left_cgroups: self
+                .machine
+                .left_roots
+                .iter()
+                .map(|root| text(root.path()))
+                .collect(),
             why_no_cgroup,
             note: None,
             descriptors: Vec::new(),
@@ -127,7 +137,7 @@ impl Keeper {
                 pipe: pipe_left(pipe, n),
             })
             .collect();
-        picture.graves = self.graves.iter().map(|grave| grave.leaf.name()).collect();
+        picture.graves = self.graves.iter().map(|grave| text(grave.leaf.path())).collect();
         picture.descriptors = numbers.into_vec();
         picture
     }
@@ -155,31 +165,29 @@ impl Keeper {
             let pipe = take_pipe(pipe, left)?;
             self.draining.insert(id, pipe);
         }
-        if let Containment::Cgroup(root) = &self.machine.containment {
-            let again = |name: &String| Grave {
-                leaf: root.leaf_again(name),
-                tries: 1,
-            };
-            self.graves = picture.graves.iter().map(again).collect();
-        }
+        let again = |path: &String| {
+            let leaf = self.leaf_again(path)?;
+            Some(Grave { leaf, tries: 1 })
+        };
+        self.graves = picture.graves.iter().filter_map(again).collect();
         self.manager = take_role(&picture.manager, left)?;
         self.logger = take_role(&picture.logger, left)?;
         Ok(())
+    }
+
+    fn leaf_again(&self, path: &str) -> Option<Leaf> {
+        self.roots().find_map(|root| root.leaf_again(Path::new(path)))
     }
 
     fn take_up_launch(&mut self, launch: LaunchLeft, left: &mut Received) -> Result<(), String> {
         let id = launch.id;
         let notify = match launch.notify {
             None => None,
-            Some(NotifyLeft { fd, path, folder }) => {
-                Some(Notify::again(left.fd(fd)?, &path, folder.as_deref()))
-            }
+            Some(NotifyLeft { fd, path }) => Some(Notify::again(left.fd(fd)?.into(), &path)),
         };
-        let leaf = match (&self.machine.containment, &launch.leaf) {
-            (Containment::Cgroup(root), Some(name)) => Some(root.leaf_again(name)),
-            (Containment::Cgroup(_), None) | (Containment::Group { .. }, Some(_) | None) => None,
-        };
+        let leaf = launch.leaf.as_ref().and_then(|path| self.leaf_again(path));
         let held = Held {
+            origin: launch.origin,
             invocation: launch.invocation,
             role: launch.role,
             leader: proc(launch.leader)?,
@@ -239,6 +247,7 @@ fn pipe_left(pipe: &Pipe, numbers: &mut Numbers) -> PipeLeft {
 fn launch_left(id: LaunchId, held: &Held, numbers: &mut Numbers) -> LaunchLeft {
     LaunchLeft {
         id,
+        origin: held.origin,
         invocation: held.invocation.clone(),
         role: held.role.clone(),
         leader: process(held.leader),
@@ -246,14 +255,11 @@ fn launch_left(id: LaunchId, held: &Held, numbers: &mut Numbers) -> LaunchLeft {
         exit: held.exit,
         left: held.left.iter().copied().map(process).collect(),
         told_left: held.told_left.clone(),
-        leaf: held.leaf.as_ref().map(super::cgroup::Leaf::name),
+        leaf: held.leaf.as_ref().map(|leaf| text(leaf.path())),
         pipe: held.pipe.as_ref().map(|pipe| pipe_left(pipe, numbers)),
         notify: held.notify.as_ref().map(|notify| NotifyLeft {
             fd: numbers.keep(&notify.socket),
             path: notify.path().as_os_str().as_bytes().to_vec(),
-            folder: notify
-                .folder()
-                .map(|folder| folder.as_os_str().as_bytes().to_vec()),
         }),
         ready: held.ready.as_ref().map(|ready| numbers.keep(ready)),
         foreign: None,
@@ -294,6 +300,8 @@ pub struct Ground {
     pub machine: Machine,
     /// What manager and logger leave to their successors.
     pub kept: Kept,
+    /// Processes of an earlier keeper's may live that this one does not know yet.
+    pub may_have_orphans: bool,
 }
 
 /// The ground that the program before left.
@@ -308,7 +316,10 @@ pub fn ground(config: &KeeperConfig, left: &mut Received) -> Result<Ground, Stri
     };
     let lock = lock::again(state_lock_fd, runtime_lock_fd)?;
     let containment = match picture.cgroup {
-        Some(path) => Containment::Cgroup(Root::reopen(PathBuf::from(path))?),
+        Some(path) => {
+            let root = Root::left(Path::new(&path));
+            Containment::Cgroup(root.ok_or_else(|| format!("the cgroup {path} is gone"))?)
+        }
         None => Containment::Group {
             why: picture.why_no_cgroup,
         },
@@ -320,6 +331,11 @@ pub fn ground(config: &KeeperConfig, left: &mut Received) -> Result<Ground, Stri
         .map_err(|e| format!("cannot open /dev/null: {e}"))?;
     let machine = Machine {
         containment,
+        left_roots: picture
+            .left_cgroups
+            .iter()
+            .filter_map(|path| Root::left(Path::new(path)))
+            .collect(),
         null: null.into(),
         stack: Stack::map().map_err(|e| format!("cannot map a stack: {e}"))?,
         marker: marker(picture.seed)?,
@@ -342,6 +358,7 @@ pub fn ground(config: &KeeperConfig, left: &mut Received) -> Result<Ground, Stri
             buffer: left.fd(picture.buffer)?,
             hold: [left.fd(read)?, left.fd(write)?],
         },
+        may_have_orphans: picture.kind == Kind::TakeOver,
     })
 }
 

@@ -54,7 +54,8 @@ impl Keeper {
             ToKeeper::SignalTaken { number } => {
                 self.untaken_signals.retain(|(untaken, _)| *untaken != number);
             }
-            ToKeeper::Pong { .. } | ToKeeper::Adopt(_) => {}
+            ToKeeper::Adopt(adopt) => self.on_adopt(&adopt),
+            ToKeeper::Pong { .. } => {}
             ToKeeper::End { code } => self.begin_end(code),
             ToKeeper::Upgrade => self.on_upgrade(fds),
         }
@@ -168,16 +169,7 @@ impl Keeper {
                 several => return Err(format!("{} processes are left, and none is named", several.len())),
             },
         };
-        let stat = proc::stat(main.pid()).map_err(|_| "it has just ended".to_owned())?;
-        if stat.ppid != self.own_pid {
-            // Another process will reap it, unless that one ends first: the pidfd tells its end in either case.
-            let watch = sys::pidfd_open(main.pid()).map_err(|e| format!("it cannot be watched: {e}"))?;
-            if proc::stat(main.pid()).is_ok_and(|now| now.process == main) {
-                self.foreign.insert(id, watch);
-            } else {
-                return Err("it has just ended".to_owned());
-            }
-        }
+        self.watch_main(id, main)?;
         self.unwatch(id);
         self.leftover.remove(&id);
         self.by_pid.insert(main.pid(), id);
@@ -187,6 +179,21 @@ impl Keeper {
             held.left = found;
         }
         Ok(main)
+    }
+
+    /// The end of a launch's main process is seen from now on, whoever is its parent.
+    pub fn watch_main(&mut self, id: LaunchId, main: Proc) -> Result<(), String> {
+        let ended = || "it has just ended".to_owned();
+        let stat = proc::stat(main.pid()).map_err(|_| ended())?;
+        if stat.ppid != self.own_pid {
+            // Another process will reap it, unless that one ends first: the pidfd tells its end in either case.
+            let watch = sys::pidfd_open(main.pid()).map_err(|e| format!("it cannot be watched: {e}"))?;
+            if !proc::stat(main.pid()).is_ok_and(|now| now.process == main) {
+                return Err(ended());
+            }
+            self.foreign.insert(id, watch);
+        }
+        Ok(())
     }
 
     fn on_release(&mut self, id: LaunchId) {

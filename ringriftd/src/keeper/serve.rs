@@ -294,6 +294,7 @@ impl Keeper {
             self.logger_restarts.at,
             self.manager.kill_at,
             self.lives.at,
+            self.name_orphans_at,
             self.attention_deadline(),
             self.upgrade_deadline(),
             self.logger.kill_at,
@@ -325,6 +326,9 @@ impl Keeper {
             self.on_manager_time();
         }
         self.on_attention_time(now);
+        if is_due(self.name_orphans_at) {
+            self.name_orphans();
+        }
         self.on_upgrade_time(now);
         if let Phase::Starting { until } = self.phase
             && until <= now

@@ -36,24 +36,19 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// One that exists already, from [`Notify::path`] and [`Notify::folder`].
-    pub fn again(socket: OwnedFd, path: &[u8], folder: Option<&[u8]>) -> Self {
-        let place = |bytes: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(bytes));
+    /// One that exists already, in a folder that was made for such sockets.
+    pub fn again(socket: super::types::SharedFd, path: &[u8]) -> Self {
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
         Self {
-            socket: socket.into(),
-            path: place(path),
-            folder: folder.map(place),
+            socket,
+            folder: path.parent().map(Path::to_path_buf),
+            path,
         }
     }
 
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The folder that was made for it.
-    pub fn folder(&self) -> Option<&Path> {
-        self.folder.as_deref()
     }
 
     /// Makes it at `path`, below `runtime_dir`, in a folder that others can pass through and not list.

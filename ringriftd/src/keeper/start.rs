@@ -59,6 +59,7 @@ pub fn prepare(config: KeeperConfig, left: Option<&mut Received>) -> Result<(Kee
         seed,
         machine,
         kept,
+        may_have_orphans,
     } = ground;
     let keeper = Keeper {
         lock,
@@ -89,6 +90,8 @@ pub fn prepare(config: KeeperConfig, left: Option<&mut Received>) -> Result<(Kee
         note: None,
         last_order: 0,
         untaken_signals: VecDeque::new(),
+        may_have_orphans,
+        name_orphans_at: None,
         last_signal: 0,
         is_spawning_roles: true,
         phase: Phase::Starting {
@@ -117,7 +120,7 @@ fn new_ground(config: &KeeperConfig, control_path: &Path) -> Result<Ground, u8> 
         }
         LockError::Failed { text } => fail(text),
     })?;
-    let seed = sys::random().map_err(|e| fail(format!("cannot get a random number: {e}")))?;
+    let (seed, is_old_seed) = seed_of(&config.state_dir).map_err(fail)?;
     let control = sockets::control(control_path)
         .map_err(|e| fail(format!("cannot listen on {}: {e}", control_path.display())))?;
     close_runtime_folder(config);
@@ -129,8 +132,35 @@ fn new_ground(config: &KeeperConfig, control_path: &Path) -> Result<Ground, u8> 
         seed,
         machine,
         kept,
+        may_have_orphans: is_old_seed,
     })
 }
+
+/// The node's random number, and whether an earlier keeper of this state had it already: every process that one of them
+/// started bears it (RINGRIFT_INVOCATION_ID), and the folder of their cgroups is named by it. The manager's serial numbers
+/// go on from one keeper to the next, so the two together name one life for ever.
+fn seed_of(state_dir: &Path) -> Result<(u64, bool), String> {
+    let path = state_dir.join("seed");
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    if let Some(seed) = Some(text.trim())
+        .filter(|text| text.len() == 16)
+        .and_then(|text| u64::from_str_radix(text, 16).ok())
+    {
+        return Ok((seed, true));
+    }
+    let seed = sys::random().map_err(|e| format!("cannot get a random number: {e}"))?;
+    // A process's death loses nothing of a rename; after a loss of power there is nobody to be recognised.
+    let new = state_dir.join("seed.new");
+    let written = std::fs::write(&new, format!("{seed:016x}\n")).and_then(|()| std::fs::rename(&new, &path));
+    if let Err(e) = written {
+        say(&format!(
+            "cannot write {}: {e}; should ringriftd be killed, its successor will not find its units",
+            path.display()
+        ));
+    }
+    Ok((seed, false))
+}
+
 /// TERM, INT, QUIT and HUP are for the whole daemon and go to the manager; CHLD is the keeper's own; USR1, USR2 and
 /// PIPE are ignored.
 fn prepare_signals() -> io::Result<SignalFd> {
@@ -186,6 +216,7 @@ fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {
             rlim_cur: soft,
             rlim_max: hard,
         },
+        left_roots: Vec::new(),
         oom_score_adj: oom.trim().parse().unwrap_or(0),
         runtime_dir: config.runtime_dir.clone(),
     };
@@ -198,7 +229,7 @@ fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {
         }
     };
     let made = tried.as_ref().ok().map(Root::path);
-    replace_left_cgroups(&config.state_dir.join("cgroups"), made);
+    machine.left_roots = replace_left_cgroups(&config.state_dir.join("cgroups"), made);
     machine.containment = match tried {
         Ok(root) => Containment::Cgroup(root),
         Err(why) => Containment::Group { why },
@@ -208,14 +239,20 @@ fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {
 
 /// Takes away what keepers before this one, killed, left of their cgroups, and notes this one's for the next. A folder in
 /// which somebody lives stays, and stays noted. All of it is best effort: it is about empty folders only.
-fn replace_left_cgroups(note: &Path, made: Option<&Path>) {
+fn replace_left_cgroups(note: &Path, made: Option<&Path>) -> Vec<Root> {
     let noted = std::fs::read_to_string(note).unwrap_or_default();
+    let made = made.and_then(Path::to_str);
     let mut lines: Vec<&str> = noted
         .lines()
-        .filter(|line| !cgroup::remove_left(Path::new(line)))
+        .filter(|line| Some(*line) != made && !cgroup::remove_left(Path::new(line)))
         .collect();
-    lines.extend(made.and_then(Path::to_str));
+    lines.extend(made);
     let _ = std::fs::write(note, lines.join("\n"));
+    lines
+        .iter()
+        .filter(|line| Some(**line) != made)
+        .filter_map(|line| Root::left(Path::new(line)))
+        .collect()
 }
 
 fn try_cgroup(machine: &mut Machine, parent: Option<&Path>, seed: u64) -> Result<Root, String> {

@@ -249,6 +249,10 @@ pub struct Keeper {
     pub untaken_signals: VecDeque<(u64, i32)>,
     /// The last of those numbers.
     pub last_signal: u64,
+    /// An earlier keeper had this state: processes of its may live.
+    pub may_have_orphans: bool,
+    /// When those that were not taken over are named.
+    pub name_orphans_at: Option<Instant>,
     /// How far it is.
     pub phase: Phase,
 }

@@ -40,6 +40,43 @@ pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()>
     Ok(())
 }
 
+/// How the process of a pidfd ended, once its parent has reaped it (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
+/// `None` before, and on an older kernel.
+pub fn pidfd_exit(process: BorrowedFd<'_>) -> Option<Exit> {
+    /// `struct pidfd_info` of linux/pidfd.h, in its first size.
+    #[repr(C)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    // _IOWR(0xFF, 11, struct pidfd_info)
+    const PIDFD_GET_INFO: libc::Ioctl =
+        (3 << 30) | ((size_of::<Info>() as libc::Ioctl) << 16) | (0xFF << 8) | 11;
+    let mut info = Info {
+        mask: PIDFD_INFO_EXIT,
+        cgroup: 0,
+        ids: [0; 11],
+        exit_code: 0,
+    };
+    // SAFETY: `info` is ours and writable for the whole call, and as large as the request's number says.
+    let result = unsafe { libc::ioctl(process.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then(|| exit_of_status(info.exit_code))
+}
+
+/// A status of wait(2).
+pub fn exit_of_status(status: i32) -> Exit {
+    match status & 0x7f {
+        0 => Exit::Code((status >> 8) & 0xff),
+        signal => Exit::Signal {
+            signal,
+            core: status & 0x80 != 0,
+        },
+    }
+}
+
 /// A child that ended and has not been reaped: its pid.
 pub fn peek_ended_child() -> Option<i32> {
     wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)

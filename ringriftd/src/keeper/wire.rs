@@ -127,8 +127,11 @@ pub struct Adopt {
     pub notify: Option<Vec<u8>>,
     /// Whose the notify socket is.
     pub identity: Option<Identity>,
-    /// As in [`Launch`]: the pipe is opened again through /proc/PID/fd.
+    /// As in [`Launch`]: the pipe is opened again through /proc/PID/fd. Where that cannot be, the pipe that is attached is
+    /// at its end.
     pub ready_fd: Option<u32>,
+    /// It never was ringriftd's: an operator named `main`, and pid and start time are all the proof. It has no pipe.
+    pub is_foreign: bool,
 }
 
 /// From the manager to the keeper.
@@ -188,7 +191,8 @@ pub enum ToKeeper {
         number: u64,
     },
     /// Take over a process of an earlier keeper's (or nobody's), if it can be proven to be this launch. Answered like
-    /// `Launch`: by `Launched`, and by `Exited` when the main process is gone and others are left; or by `Missing`.
+    /// `Launch`: by `Launched`, and by `Exited` when the main process is gone and others are left or its code can still be
+    /// read (where its pid was never known, `Launched` names one of those); or by `Missing`.
     Adopt(Box<Adopt>),
     /// Nothing of any unit is left: end, with this exit code.
     End {
@@ -270,7 +274,7 @@ pub enum FromKeeper {
         /// Its start time (field 22 of /proc/PID/stat), which with pid and boot id is its identity.
         start_time: u64,
     },
-    /// The answer to `Adopt`: nothing of it lives.
+    /// The answer to `Adopt`: nothing that can be proven to be of it lives.
     Missing {
         /// Which.
         id: LaunchId,

@@ -13,6 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ const MODE: &str = "KEEPER_TEST_MODE";
 const LINKS: &str = "KEEPER_TEST_LINKS";
 const PROGRAM: &str = "KEEPER_TEST_PROGRAM";
 const BOUNDS: &str = "KEEPER_TEST_BOUNDS";
+/// In ms: how long a fresh manager may take to name what it adopts.
+pub const ADOPT_WINDOW: &str = "KEEPER_TEST_ADOPT_WINDOW";
 
 /// The keeper itself, when another test starts it; nothing when run by hand.
 #[test]
@@ -47,6 +50,9 @@ fn keeper_process() {
         Ok("cgroup") => Contain::Auto,
         _ => Contain::ProcessGroup,
     };
+    if let Ok(ms) = std::env::var(ADOPT_WINDOW) {
+        config.adopt_window = Duration::from_millis(ms.parse().unwrap());
+    }
     if let Ok(bounds) = std::env::var(BOUNDS) {
         let ms: Vec<u64> = bounds.split(',').map(|ms| ms.parse().unwrap()).collect();
         let [start, silence, answer, stable] = ms[..] else {
@@ -677,7 +683,7 @@ pub fn command_with_roles(dir: &Path, program: &Path) -> Command {
 
 /// A keeper that starts and restarts its roles as processes, whose parts the test plays.
 pub struct Cast {
-    pub dir: tempfile::TempDir,
+    pub dir: Rc<tempfile::TempDir>,
     pub keeper: Child,
     pub listener: UnixListener,
     pub manager: Played,
@@ -740,17 +746,17 @@ impl Played {
 
 impl Cast {
     pub fn start(mode: Mode) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), mode, |_| {})
+        Self::start_in(Rc::new(tempfile::tempdir().unwrap()), mode, |_| {})
     }
 
     /// With bounds in ms: the manager's start, silence, answer and stability.
     pub fn start_bounded(mode: Mode, bounds: [u64; 4]) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), mode, |command| {
+        Self::start_in(Rc::new(tempfile::tempdir().unwrap()), mode, |command| {
             command.env(BOUNDS, bounds.map(|ms| ms.to_string()).join(","));
         })
     }
 
-    pub fn start_in(dir: tempfile::TempDir, mode: Mode, change: impl FnOnce(&mut Command)) -> Self {
+    pub fn start_in(dir: Rc<tempfile::TempDir>, mode: Mode, change: impl FnOnce(&mut Command)) -> Self {
         let path = dir.path().join("roles.sock");
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(path).unwrap();
@@ -828,6 +834,21 @@ impl Cast {
         }
     }
 
+    /// All of ringriftd is killed at once; the folders stay, and the units live.
+    pub fn fall(mut self) -> Fallen {
+        let survivors = descendants(self.keeper.id());
+        let roles = [self.manager.pid, self.logger.pid].map(|pid| (pid, start_time(pid)));
+        self.keeper.kill().unwrap();
+        wait_child(&mut self.keeper);
+        for (pid, start) in roles {
+            kill_proven(pid, start);
+        }
+        Fallen {
+            dir: Rc::clone(&self.dir),
+            survivors,
+        }
+    }
+
     /// Asks the keeper to end, and checks that nothing of it is left.
     pub fn end(mut self, code: u8) {
         let below = descendants(self.keeper.id());
@@ -840,6 +861,20 @@ impl Cast {
             assert!(!is_running(pid, start), "process {pid} is left");
         }
         assert!(self.cgroup.as_ref().is_none_or(|folder| !folder.exists()));
+    }
+}
+
+/// What a keeper that was killed left. No unit of its outlives the test.
+pub struct Fallen {
+    pub dir: Rc<tempfile::TempDir>,
+    survivors: Vec<(u32, u64)>,
+}
+
+impl Drop for Fallen {
+    fn drop(&mut self) {
+        for (pid, start) in &self.survivors {
+            kill_proven(*pid, *start);
+        }
     }
 }
 
