@@ -22,7 +22,10 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use proto::reply::Exit;
 use ringriftd::ids::{Invocation, LaunchId, Scope, invocation_text};
-use ringriftd::keeper::wire::{FromKeeper, FromLogger, Launch, Output, Stage, ToKeeper, ToLogger, fd};
+use ringriftd::keeper::types::Proc;
+use ringriftd::keeper::wire::{
+    FromKeeper, FromLogger, Launch, LogQuery, Output, Stage, ToKeeper, ToLogger, fd,
+};
 use ringriftd::keeper::{Contain, KeeperConfig, handover, links, run, run_with_links};
 use ringriftd::limits;
 use ringriftd::manager::takeover::{Knows, take_over};
@@ -691,6 +694,8 @@ pub struct Cast {
     pub seed: u64,
     pub mode: Mode,
     cgroup: Option<PathBuf>,
+    /// The manager that has become the keeper.
+    successor: Option<Proc>,
 }
 
 /// What a manager is told before anything else.
@@ -774,6 +779,7 @@ impl Cast {
             seed: 0,
             mode,
             cgroup: None,
+            successor: None,
         };
         let told = cast.manager.told();
         assert!(told.inventory.is_empty());
@@ -803,6 +809,25 @@ impl Cast {
     pub fn next_roles(&mut self) -> Told {
         (self.logger, self.manager) = Played::accept_both(&self.listener);
         self.manager.told()
+    }
+
+    /// The keeper has died, or dies now, and its manager takes its place: what the next manager is told.
+    pub fn take_over(&mut self) -> Told {
+        // So that the test hears of the successor's end, which is nobody's child.
+        ringriftd::keeper::sys::become_subreaper().unwrap();
+        let _ = self.keeper.kill();
+        wait_child(&mut self.keeper);
+        let mut ended = [PollFd::new(self.manager.keeper.as_fd(), PollFlags::empty())];
+        let timeout = PollTimeout::try_from(PATIENCE).unwrap();
+        assert_eq!(nix::poll::poll(&mut ended, timeout).unwrap(), 1, "the link's end");
+        let successor = Proc::new(self.manager.pid.cast_signed(), start_time(self.manager.pid)).unwrap();
+        self.successor = Some(successor);
+        self.manager.leash.write_all(b"t").unwrap();
+        wait_readable(&self.logger.peer);
+        let (word, mut fds) = receive::<LogQuery>(self.logger.peer.as_raw_fd()).unwrap();
+        assert_eq!(word, LogQuery::Keeper);
+        self.logger.keeper = fds.remove(0);
+        self.next_manager()
     }
 
     pub fn kill_manager(&self) {
@@ -851,12 +876,20 @@ impl Cast {
 
     /// Asks the keeper to end, and checks that nothing of it is left.
     pub fn end(mut self, code: u8) {
-        let below = descendants(self.keeper.id());
+        let below = descendants(self.successor.map_or(self.keeper.id(), Proc::pid_u32));
         self.manager.send(&ToKeeper::End { code });
         for role in [&self.manager, &self.logger] {
             role.leash.shutdown(std::net::Shutdown::Both).unwrap();
         }
-        assert_eq!(wait_child(&mut self.keeper).code(), Some(code.into()));
+        // The logger of a keeper that died is nobody's child: its link's end is its end.
+        self.logger.keeper = File::open("/dev/null").unwrap().into();
+        match self.successor.take() {
+            None => assert_eq!(wait_child(&mut self.keeper).code(), Some(code.into())),
+            Some(successor) => {
+                let exit = ringriftd::keeper::sys::reap(successor.pid()).unwrap();
+                assert_eq!(exit, Exit::Code(code.into()));
+            }
+        }
         for (pid, start) in below {
             assert!(!is_running(pid, start), "process {pid} is left");
         }
@@ -881,6 +914,13 @@ impl Drop for Fallen {
 impl Drop for Cast {
     fn drop(&mut self) {
         // After a test that failed: nothing that it started may stay.
+        if let Some(successor) = self.successor {
+            let below = descendants(successor.pid_u32());
+            kill_proven(successor.pid_u32(), successor.start());
+            for (pid, start) in below {
+                kill_proven(pid, start);
+            }
+        }
         if self.keeper.try_wait().unwrap().is_some() {
             return;
         }
