@@ -404,3 +404,37 @@ fn what_nobody_takes_over_is_named_and_left_alone() {
     assert!(is_running(orphan, orphan_start));
     kill_proven(orphan, orphan_start);
 }
+
+#[test]
+fn a_first_manager_that_dies_after_it_took_over_takes_nothing_with_it() {
+    for mode in modes() {
+        let cast = Cast::start(mode);
+        let wait = format!("read x <>{}", cast.fifo().display());
+        let [one, other] = [cast.shell(1, &wait), cast.shell(2, &wait)];
+        let mains = [&one, &other].map(|launch| {
+            let (pid, _) = cast.manager.launch(launch);
+            (pid, start_time(pid))
+        });
+        let fallen = cast.fall();
+        let mut cast = Cast::begin_in(Rc::clone(&fallen.dir), mode, |_| {});
+        adopted(&cast, &adopt_of(&one, Some(mains[0]))).unwrap();
+        cast.kill_manager();
+        // None has served this keeper: the state has more to name than the keeper holds.
+        let told = cast.next_manager();
+        assert!(matches!(
+            told.hello,
+            FromKeeper::Hello {
+                is_fresh: true,
+                manager_deaths: 1,
+                ..
+            }
+        ));
+        assert_eq!(told.inventory.len(), 1, "{mode:?}");
+        for (launch, main) in [(&one, mains[0]), (&other, mains[1])] {
+            let (pid, start, _) = adopted(&cast, &adopt_of(launch, Some(main))).unwrap();
+            assert_eq!((pid, start), main);
+        }
+        cast.end(0);
+        assert!(mains.iter().all(|(pid, start)| !is_running(*pid, *start)));
+    }
+}

@@ -762,6 +762,13 @@ impl Cast {
     }
 
     pub fn start_in(dir: Rc<tempfile::TempDir>, mode: Mode, change: impl FnOnce(&mut Command)) -> Self {
+        let cast = Self::begin_in(dir, mode, change);
+        cast.manager.send(&ToKeeper::Serving);
+        cast
+    }
+
+    /// The manager has been greeted and does not serve yet.
+    pub fn begin_in(dir: Rc<tempfile::TempDir>, mode: Mode, change: impl FnOnce(&mut Command)) -> Self {
         let path = dir.path().join("roles.sock");
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(path).unwrap();
@@ -795,7 +802,6 @@ impl Cast {
         cast.seed = seed;
         cast.cgroup = containment.strip_prefix("cgroup ").map(PathBuf::from);
         assert_eq!(cast.cgroup.is_some(), mode == Mode::Cgroup, "{containment}");
-        cast.manager.send(&ToKeeper::Serving);
         cast
     }
 
