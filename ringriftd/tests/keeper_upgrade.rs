@@ -223,29 +223,49 @@ fn what_is_no_ringriftd_is_refused() {
     cast.end(0);
 }
 
-/// B11: a program whose manager dies or hangs is left again.
+/// The manager's state, which is written from the start.
+fn write_state(cast: &Cast, text: &str) {
+    nix::sys::uio::pwrite(&cast.manager.kept[1], text.as_bytes(), 0).unwrap();
+}
+
+fn read_state(cast: &Cast) -> String {
+    let mut bytes = [0; 5];
+    nix::sys::uio::pread(&cast.manager.kept[1], &mut bytes, 0).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// B11: a program whose manager dies or hangs is left again. B12: and what its manager wrote is, where the old one could
+/// not read it.
 #[test]
 fn a_program_that_does_not_come_up_is_left_for_the_old_one() {
-    for (is_hung, why) in [
-        (false, "died before it served"),
-        (true, "did not serve within 4s"),
+    let own = SelfCheck::own(STATE_VERSIONS);
+    let mut newer = own.clone();
+    newer.state.writes += 1;
+    newer.state.reads.1 += 1;
+    for (is_hung, check, why, state) in [
+        (false, newer, "died before it served", "older"),
+        (true, own, "did not serve within 4s", "newer"),
     ] {
         let mut cast = Cast::start(Mode::Group);
         let script = format!("read x <>{}", cast.fifo().display());
         let (pid, _) = cast.manager.launch(&cast.shell(1, &script));
         let all = BTreeMap::from([(main_of(1), (pid, start_time(pid)))]);
-        let new = program(cast.dir.path(), "new", &good(), &itself());
+        let new = program(cast.dir.path(), "new", &says(&check), &itself());
+        write_state(&cast, "older");
         cast.manager.upgrade(&new);
         assert_eq!(launched(&cast.next_roles()), all);
+        assert_eq!(read_state(&cast), "older");
+        write_state(&cast, "newer");
         if !is_hung {
             cast.kill_manager();
             assert_eq!(launched(&cast.next_manager()), all);
+            assert_eq!(read_state(&cast), "newer");
             cast.kill_manager();
         }
         let told = cast.next_roles();
         assert!(note(&told).1.contains(why), "{}", note(&told).1);
         assert!(note(&told).1.ends_with("the old program is back"));
-        assert_eq!(launched(&told), all);
+        assert_eq!((launched(&told), read_state(&cast).as_str()), (all, state));
         cast.manager.send(&ToKeeper::Serving);
         // It can be tried again.
         cast.manager.upgrade(&new);

@@ -89,6 +89,9 @@ pub struct Handover {
     /// The program to go back to.
     #[serde(default)]
     pub old_program: Option<RawFd>,
+    /// For that one, the manager's state as it was: it could not read what the new one's manager writes.
+    #[serde(default)]
+    pub old_state: Option<[RawFd; 2]>,
     /// The manager, to be replaced.
     #[serde(default)]
     pub manager: RoleLeft,
@@ -417,13 +420,16 @@ mod tests {
             left_cgroups: vec!["/sys/fs/cgroup/ringriftd-01".to_owned()],
             why_no_cgroup: String::new(),
             note: Some("upgraded".to_owned()),
-            descriptors: vec![5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21],
+            descriptors: vec![
+                5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23,
+            ],
             control: 5,
             locks: [6, 7],
             state: [8, 9],
             buffer: 10,
             hold: [11, 12],
             old_program: Some(13),
+            old_state: Some([22, 23]),
             manager: RoleLeft {
                 link: Some(14),
                 process: Some((100, 200)),

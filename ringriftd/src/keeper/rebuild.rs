@@ -21,6 +21,7 @@ use super::lock::{self, Lock};
 use super::sockets::Notify;
 use super::state::{Grave, Keeper, Kept, Role};
 use super::types::{Proc, SharedFd};
+use super::upgrade::WayBack;
 use super::wire::fd;
 use crate::ids::LaunchId;
 
@@ -69,6 +70,7 @@ impl Keeper {
             buffer: numbers.keep(&self.kept.buffer),
             hold: self.kept.hold.each_ref().map(|end| numbers.keep(end)),
             old_program: None,
+            old_state: None,
             manager: RoleLeft::default(),
             logger: RoleLeft::default(),
             peer: None,
@@ -104,12 +106,15 @@ impl Keeper {
     }
 
     /// Everything, for another program in this very process.
-    pub fn picture(&self, kind: Kind, note: String, old_program: Option<&SharedFd>) -> Handover {
+    pub fn picture(&self, kind: Kind, note: String, way_back: Option<&WayBack>) -> Handover {
         let mut numbers = Numbers::default();
         let n = &mut numbers;
         let mut picture = self.sketch(kind, n);
         picture.note = Some(note);
-        picture.old_program = old_program.map(|program| n.keep(program));
+        picture.old_program = way_back.map(|way| n.keep(&way.program));
+        picture.old_state = way_back
+            .and_then(|way| way.state.as_ref())
+            .map(|halves| halves.each_ref().map(|half| n.keep(half)));
         picture.manager = role_left(&self.manager, n);
         picture.logger = role_left(&self.logger, n);
         picture.ends = self

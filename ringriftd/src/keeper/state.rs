@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{CStr, OsString};
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -164,6 +165,19 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// A copy of the manager's state as it is now.
+    pub fn copy_state(&self) -> std::io::Result<[OwnedFd; 2]> {
+        let copy = |from: &OwnedFd| {
+            // Opened anew, so that the one's place in it is not the other's.
+            let mut from = File::open(format!("/proc/self/fd/{}", from.as_raw_fd()))?;
+            let mut to = File::from(memfd_create(c"ringrift-state-before", MFdFlags::MFD_CLOEXEC)?);
+            std::io::copy(&mut from, &mut to)?;
+            Ok::<OwnedFd, std::io::Error>(to.into())
+        };
+        let [first, second] = &self.state;
+        Ok([copy(first)?, copy(second)?])
+    }
+
     /// Everything empty.
     pub fn make() -> nix::Result<Self> {
         let memory = |name: &CStr| memfd_create(name, MFdFlags::MFD_CLOEXEC);

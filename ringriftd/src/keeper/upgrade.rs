@@ -126,10 +126,19 @@ pub struct Check {
     exit: Option<Exit>,
 }
 
+/// What a program that is on trial needs to go back.
+#[derive(Debug)]
+pub struct WayBack {
+    /// The program before.
+    pub program: SharedFd,
+    /// The manager's state as it was, where the old manager could not read what the new one writes.
+    pub state: Option<[OwnedFd; 2]>,
+}
+
 /// The time in which a new program has to prove itself.
 #[derive(Debug)]
 pub struct Trial {
-    old_program: SharedFd,
+    back: WayBack,
     until: Instant,
     deaths: u32,
     /// It has failed.
@@ -267,7 +276,7 @@ impl Keeper {
                     "the new program is ringriftd {version}: it takes over now"
                 ));
                 let note = format!("upgraded from {} to {version}", env!("CARGO_PKG_VERSION"));
-                self.go_over(&check.program, note);
+                self.go_over(&check.program, &candidate, note);
             }
             Err(why) => self.refuse_upgrade(why),
         }
@@ -287,26 +296,23 @@ impl Keeper {
         Ok(candidate)
     }
 
-    fn go_over(&mut self, program: &SharedFd, note: String) {
+    fn go_over(&mut self, program: &SharedFd, candidate: &SelfCheck, note: String) {
         let old: SharedFd = match File::open("/proc/self/exe") {
             Ok(old) => OwnedFd::from(old).into(),
             Err(e) => {
                 return self.refuse_upgrade(format!("the present program could not come back: {e}"));
             }
         };
-        let why = self.exchange(program, Kind::Upgrade, note, Some(&old));
+        let (oldest, newest) = self.config.state_versions.reads;
+        let is_readable = (oldest..=newest).contains(&candidate.state.writes);
+        let why = self.exchange(program, note, Some((old, is_readable)));
         self.upgrade = Upgrade::No;
         self.refuse_upgrade(why);
     }
 
-    /// Goes on as `program`. Returns only with why not; then everything is as before.
-    pub fn exchange(
-        &mut self,
-        program: &SharedFd,
-        kind: Kind,
-        note: String,
-        old_program: Option<&SharedFd>,
-    ) -> String {
+    /// Goes on as `program`, on trial if there is an old program to go back to, with whether that one reads the state that
+    /// the new one writes. Returns only with why not; then everything is as before.
+    fn exchange(&mut self, program: &SharedFd, note: String, old: Option<(SharedFd, bool)>) -> String {
         self.upgrade = Upgrade::Changing;
         if let Err(why) = self.still_manager() {
             self.wake_manager();
@@ -317,7 +323,10 @@ impl Keeper {
         let why = if self.phase.is_ending() {
             "ringriftd is ending".to_owned()
         } else {
-            match self.execute(program, kind, note, old_program) {
+            match self
+                .way_back(old)
+                .and_then(|back| self.execute(program, note, back))
+            {
                 Ok(never) => match never {},
                 Err(why) => why,
             }
@@ -326,14 +335,31 @@ impl Keeper {
         why
     }
 
+    /// The manager stands still.
+    fn way_back(&self, old: Option<(SharedFd, bool)>) -> Result<Option<WayBack>, String> {
+        let Some((program, is_readable)) = old else {
+            return Ok(None);
+        };
+        let copy = || {
+            let copied = self.kept.copy_state();
+            copied.map_err(|e| format!("the manager's state cannot be kept for the way back: {e}"))
+        };
+        let state = if is_readable { None } else { Some(copy()?) };
+        Ok(Some(WayBack { program, state }))
+    }
+
     fn execute(
         &self,
         program: &SharedFd,
-        kind: Kind,
         note: String,
-        old_program: Option<&SharedFd>,
+        back: Option<WayBack>,
     ) -> Result<std::convert::Infallible, String> {
-        let picture = self.picture(kind, note, old_program);
+        let kind = if back.is_some() {
+            Kind::Upgrade
+        } else {
+            Kind::Return
+        };
+        let picture = self.picture(kind, note, back.as_ref());
         let memory = picture.seal()?;
         let argv = std::env::args_os()
             .map(|arg| text(&arg))
@@ -408,8 +434,15 @@ impl Keeper {
         if left.picture.kind == Kind::Upgrade
             && let Some(old_program) = left.maybe(left.picture.old_program)?
         {
+            let state = match left.picture.old_state {
+                None => None,
+                Some([first, second]) => Some([left.fd(first)?, left.fd(second)?]),
+            };
             self.upgrade = Upgrade::Trial(Trial {
-                old_program: old_program.into(),
+                back: WayBack {
+                    program: old_program.into(),
+                    state,
+                },
                 until: now + limits::UPGRADE_TRIAL,
                 deaths: 0,
                 failure: None,
@@ -490,7 +523,7 @@ impl Keeper {
                 let time = limits::UPGRADE_TRIAL;
                 let late = || format!("its manager did not serve within {time:?}");
                 match trial.failure.clone().or_else(|| (trial.until <= now).then(late)) {
-                    Some(why) => self.go_back(&trial, &why),
+                    Some(why) => self.go_back(trial.back, &why),
                     None => self.upgrade = Upgrade::Trial(trial),
                 }
             }
@@ -499,12 +532,18 @@ impl Keeper {
     }
 
     /// Goes back to the program before, which kills this one's roles and starts its own.
-    fn go_back(&mut self, trial: &Trial, why: &str) {
+    fn go_back(&mut self, back: WayBack, why: &str) {
         let note = format!(
             "the upgrade to {} failed: {why}; the old program is back",
             env!("CARGO_PKG_VERSION")
         );
-        let cannot = self.exchange(&trial.old_program, Kind::Return, note, None);
+        let newer = back
+            .state
+            .map(|state| std::mem::replace(&mut self.kept.state, state));
+        let cannot = self.exchange(&back.program, note, None);
+        if let Some(newer) = newer {
+            self.kept.state = newer;
+        }
         self.upgrade = Upgrade::No;
         say(&format!(
             "this program's trial failed ({why}), and the old one cannot come back: {cannot}; it goes on as it can"
