@@ -99,6 +99,24 @@ impl SelfCheck {
     }
 }
 
+/// What `Hello`'s `note` says of an upgrade that went well: from which version, and to which.
+fn went_well(to: &str) -> String {
+    format!("{UPGRADED}{}{TO}{to}", env!("CARGO_PKG_VERSION"))
+}
+
+const UPGRADED: &str = "upgraded from ";
+const TO: &str = " to ";
+const FAILED: &str = "the upgrade to ";
+
+/// What a note says of an upgrade: from which version to which, or why the old program is back. `None`: it is about
+/// something else.
+pub fn outcome(note: &str) -> Option<Result<(&str, &str), &str>> {
+    match note.strip_prefix(UPGRADED) {
+        Some(rest) => rest.split_once(TO).map(Ok),
+        None => note.starts_with(FAILED).then_some(Err(note)),
+    }
+}
+
 /// How far an upgrade is.
 #[derive(Debug, Default)]
 pub enum Upgrade {
@@ -275,7 +293,7 @@ impl Keeper {
                 say(&format!(
                     "the new program is ringriftd {version}: it takes over now"
                 ));
-                let note = format!("upgraded from {} to {version}", env!("CARGO_PKG_VERSION"));
+                let note = went_well(version);
                 self.go_over(&check.program, &candidate, note);
             }
             Err(why) => self.refuse_upgrade(why),
@@ -534,7 +552,7 @@ impl Keeper {
     /// Goes back to the program before, which kills this one's roles and starts its own.
     fn go_back(&mut self, back: WayBack, why: &str) {
         let note = format!(
-            "the upgrade to {} failed: {why}; the old program is back",
+            "{FAILED}{} failed: {why}; the old program is back",
             env!("CARGO_PKG_VERSION")
         );
         let newer = back
@@ -613,6 +631,15 @@ mod tests {
         assert!(at(4).allows(&at(11)).unwrap_err().contains("versions 10 to 11"));
         let leap = of(versions(4, 3), versions(9, 8));
         assert!(at(4).allows(&leap).unwrap_err().contains("hands over"));
+    }
+
+    #[test]
+    fn what_a_note_says_is_read_again() {
+        let well = went_well("9.9.9");
+        assert_eq!(outcome(&well), Some(Ok((env!("CARGO_PKG_VERSION"), "9.9.9"))));
+        let failed = format!("{FAILED}9.9.9 failed: it died");
+        assert_eq!(outcome(&failed), Some(Err(failed.as_str())));
+        assert_eq!(outcome("the keeper died"), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!   [`launches`]: between the engine's wish and the keeper's answer. * [`events`]: what is remembered of changes.
 
 mod ask;
+pub mod candidate;
 mod core;
 mod events;
 mod jobs;
