@@ -249,7 +249,7 @@ pub const UPGRADE_TRIAL: Duration = Duration::from_secs(4);
 pub const UPGRADE_DEATHS: u32 = 2;
 /// Seconds after which a new program that has not even taken over what the old one left is killed; the old manager, which
 /// is still there, then takes the keeper's place.
-pub const UPGRADE_ALARM_SECONDS: u32 = 2;
+pub const UPGRADE_ALARM_SECONDS: u32 = 3;
 /// How long a manager may take to stand still before an upgrade.
 pub const ROLE_STOP_WAIT: Duration = Duration::from_millis(500);
 /// How long a new program waits for both old roles to be dead before it starts what it can.

@@ -3,13 +3,14 @@
 //! and what happens when a role dies: `docs/keeper.md`.
 //!
 //! It deliberately does not decide anything (the manager does), reads no log bytes (the logger does), and never
-//! waits for anybody: the two exceptions are clone(2) until the child's execve(2), and the last second of its life.
+//! waits for anybody: the exceptions are clone(2) until the child's execve(2), the manager's standing still before the
+//! keeper becomes another program, and the last second of its life.
 //!
 //! A panic here would end the node, so the ways to one are denied: no `unwrap`, no `expect`, no indexing.
 //!
 //! Read first: [`config::KeeperConfig`], [`state::Keeper`]. The files, from the bottom: `proc`, `sys`, `types`;
-//! `signal`, `sweep`, `cgroup`, `child_steps`, `child`; `lock`, `links`, `launch`; `state`, then what it does by cause (`requests`,
-//! `adopt`, `over`, `roles`, `lives`, `ending`), `start`, and `serve`, the loop.
+//! `signal`, `sweep`, `cgroup`, `child_steps`, `child`; `lock`, `links`, `launch`, `handover`; `state`, then what it does by cause (`requests`,
+//! `adopt`, `over`, `roles`, `lives`, `ending`; `rebuild`, `upgrade`, `in_place`), `start`, and `serve`, the loop.
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,
