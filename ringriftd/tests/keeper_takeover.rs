@@ -53,6 +53,7 @@ fn check_hello(told: &Told, cast: &Cast, last_order: u64) {
 #[test]
 fn a_manager_takes_the_place_of_a_dead_keeper() {
     for mode in modes() {
+        ringriftd::keeper::sys::become_subreaper().unwrap();
         let mut cast = Cast::start(mode);
         let gate = cast.dir.path().join("gate");
         nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
@@ -102,6 +103,7 @@ fn a_manager_takes_the_place_of_a_dead_keeper() {
 #[test]
 fn a_program_that_dies_as_the_keeper_leaves_the_old_manager_to_take_its_place() {
     for rest in ["exit 1", "kill -SEGV $$", "exec sleep 1000"] {
+        ringriftd::keeper::sys::become_subreaper().unwrap();
         let mut cast = Cast::start(Mode::Group);
         let launch = cast.shell(1, &format!("read x <>{}", cast.fifo().display()));
         let (pid, _) = cast.manager.launch(&launch);

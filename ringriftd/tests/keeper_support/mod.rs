@@ -817,10 +817,9 @@ impl Cast {
         self.manager.told()
     }
 
-    /// The keeper has died, or dies now, and its manager takes its place: what the next manager is told.
+    /// The keeper has died, or dies now, and its manager takes its place: what the next manager is told. The test is its
+    /// parent then, if it was a subreaper before the keeper died.
     pub fn take_over(&mut self) -> Told {
-        // So that the test hears of the successor's end, which is nobody's child.
-        ringriftd::keeper::sys::become_subreaper().unwrap();
         let _ = self.keeper.kill();
         wait_child(&mut self.keeper);
         let mut ended = [PollFd::new(self.manager.keeper.as_fd(), PollFlags::empty())];
