@@ -29,6 +29,9 @@ use super::wire::{FromKeeper, WIRE_VERSION};
 use super::{proc, signal, sys};
 use crate::limits;
 
+/// How the `note` of a `Hello` begins when an upgrade succeeded.
+pub const UPGRADED: &str = "upgraded from ";
+
 /// The word that asks a program what it is.
 pub const SELF_CHECK: &str = "self-check";
 
@@ -104,7 +107,6 @@ fn went_well(to: &str) -> String {
     format!("{UPGRADED}{}{TO}{to}", env!("CARGO_PKG_VERSION"))
 }
 
-const UPGRADED: &str = "upgraded from ";
 const TO: &str = " to ";
 const FAILED: &str = "the upgrade to ";
 
@@ -187,6 +189,8 @@ impl Keeper {
             return Err("ringriftd is starting or ending".to_owned());
         }
         let program = fds.into_iter().next().ok_or("no program came with the request")?;
+        // What it says from now on is of this upgrade.
+        self.note = None;
         let pipe = |e: nix::Error| format!("cannot make a pipe: {e}");
         let (answer, question) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(pipe)?;
         fcntl(&answer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(pipe)?;
@@ -483,13 +487,15 @@ impl Keeper {
         Ok(())
     }
 
-    /// One of the old program's roles has gone: when both have, the new ones start together.
+    /// One of the old program's roles has gone: the new logger starts as soon as the old one has, and the manager when both
+    /// have.
     pub fn on_replaced(&mut self) {
         let now = Instant::now();
-        if self.logger.process.is_none() && self.logger_restarts.at.is_some() {
+        let (is_logger_left, is_manager_left) = (self.logger.is_replaced, self.manager.is_replaced);
+        if !is_logger_left && self.logger.process.is_none() && self.logger_restarts.at.is_some() {
             self.logger_restarts.at = Some(now);
         }
-        if self.manager.process.is_none() && self.logger.process.is_none() && self.lives.at.is_some() {
+        if !is_logger_left && !is_manager_left && self.lives.at.is_some() {
             self.lives.at = Some(now);
         }
     }
