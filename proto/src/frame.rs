@@ -8,7 +8,7 @@ use crate::reply::Reply;
 use crate::request::Request;
 
 /// The version of everything in this crate. Any change of a message's shape raises it; both sides refuse another.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The first word of a conversation, so that a stranger's bytes are told from an old client's.
 pub const MAGIC: u32 = 0x5252_4654;
@@ -60,11 +60,30 @@ pub enum Welcome {
     },
 }
 
+/// Names one run of a request that changes something: 16 random bytes, chosen by the client. Asked again with the same token,
+/// on any connection, the daemon does nothing a second time and gives the same answer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Token(pub [u8; 16]);
+
+impl std::fmt::Display for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Token({self})")
+    }
+}
+
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
     /// Chosen by the client, unique among its requests under way.
     pub id: u64,
+    /// For a request that changes something: so that it can be asked again when its answer was lost.
+    pub token: Option<Token>,
     /// What it wants.
     pub request: Request,
 }

@@ -47,6 +47,12 @@ pub enum Reply {
     Names(Names),
     /// The stream lost frames because the client was slow; so many events were dropped.
     Lagged(u64),
+    /// For `adopt`: what was done, or would be.
+    Adopted(Box<Adopted>),
+    /// For `upgrade`.
+    Upgraded(Upgraded),
+    /// What was asked for was done, and this has to be known about it: one sentence. Something else follows.
+    Warning(String),
 }
 
 /// Why a request was not done. `code` is the exit code of `spec/cli.md`'s one table.
@@ -229,6 +235,8 @@ pub struct UnitStatus {
     pub memory_bytes: Option<u64>,
     /// Processes that outlived a stop, if it failed.
     pub remains: Vec<u32>,
+    /// It is held.
+    pub held: Option<Hold>,
 }
 
 /// How a main process last ended.
@@ -329,6 +337,19 @@ pub struct Cause {
     pub by: Option<By>,
     /// In words.
     pub text: String,
+}
+
+/// A unit's hold: nothing starts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Who holds it.
+    pub by: By,
+    /// Why.
+    pub note: Option<String>,
+    /// Since when.
+    pub since_us: u64,
+    /// Until when; absent: until `unhold`.
+    pub until_us: Option<u64>,
 }
 
 /// Who gave a command.
@@ -585,4 +606,30 @@ pub struct Names {
     pub profiles: Vec<String>,
     /// All categories.
     pub categories: Vec<String>,
+}
+
+/// A process that became, or would become, a unit's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// Whose it is now.
+    pub unit: String,
+    /// The process.
+    pub pid: u32,
+    /// Its command line.
+    pub command: String,
+    /// The life that it is, 32 hex digits; absent when nothing was done.
+    pub invocation: Option<String>,
+    /// Nothing was done: this is what would be.
+    pub dry_run: bool,
+    /// What a process that ringriftd did not start lacks, one sentence each: its log, its exit code …
+    pub lacks: Vec<String>,
+}
+
+/// An upgrade that was confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// The version that ran before.
+    pub from: String,
+    /// The version that runs now.
+    pub to: String,
 }

@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 pub const MAX_SELECTORS: usize = 4096;
 /// The longest selector, in bytes.
 pub const MAX_SELECTOR: usize = 256;
+/// The longest note of a hold, in bytes.
+pub const MAX_NOTE: usize = 512;
+/// The longest pattern of a command line, in bytes.
+pub const MAX_PATTERN: usize = 1024;
+/// The longest path, in bytes (PATH_MAX less its NUL).
+pub const MAX_PATH: usize = 4095;
 
 /// A request. A *selector* is what a person types to mean units: a name (`auto_sync`, `AUTO-SYNC`), a glob
 /// (`s3_*`), `@category`, `%profile` or `state:failed`. The daemon resolves selectors; an unknown one is an error that
@@ -114,6 +120,37 @@ pub enum Request {
     Version,
     /// The names of all units, profiles and categories, for completion.
     Names,
+    /// Keep units down: nothing starts a held unit. One that runs goes on until it ends.
+    Hold {
+        /// Which.
+        selectors: Vec<String>,
+        /// Why, in words, at most [`MAX_NOTE`] bytes on one line.
+        note: Option<String>,
+        /// The hold ends by itself then, in µs since 1970.
+        until_us: Option<u64>,
+    },
+    /// End units' holds.
+    Unhold {
+        /// Which.
+        selectors: Vec<String>,
+    },
+    /// Make a process that runs outside the unit's main process, without a restart: the one named, or the only one whose
+    /// command line contains `pattern`. Exactly one of the two.
+    Adopt {
+        /// Which unit; a name.
+        unit: String,
+        /// The process.
+        pid: Option<u32>,
+        /// Part of its command line, its arguments joined by blanks; at most [`MAX_PATTERN`] bytes.
+        pattern: Option<String>,
+        /// Only say what would be done.
+        dry_run: bool,
+    },
+    /// Replace the running ringriftd by another binary, in place.
+    Upgrade {
+        /// Where it is, absolute; absent: where the running one was started from.
+        binary: Option<String>,
+    },
 }
 
 /// What start, stop, restart and reload have in common.

@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 use proto::codec::{CodecError, MAX_VALUE, decode, encode};
-use proto::frame::{Answer, Ask, Hello, MAGIC, MAX_FRAME, VERSION, Welcome, framing};
+use proto::frame::{Answer, Ask, Hello, MAGIC, MAX_FRAME, Token, VERSION, Welcome, framing};
 use proto::reply::{
-    Blocker, Cause, CauseKind, Event, Exit, Failure, Health, LastExit, LineEnd, LogLine, Reply, State,
-    UnitStatus, Verdict,
+    Blocker, By, Cause, CauseKind, Event, Exit, Failure, Health, Hold, LastExit, LineEnd, LogLine, Reply,
+    State, UnitStatus, Verdict,
 };
 use proto::request::{Job, Request, WaitFor, Whom};
 use tokio_util::codec::Decoder;
@@ -30,18 +30,18 @@ where
 }
 
 #[test]
-fn version_one_says_hello_in_these_bytes() {
-    assert_eq!(VERSION, 1);
+fn version_two_says_hello_in_these_bytes() {
+    assert_eq!(VERSION, 2);
     let hello = Hello {
         magic: MAGIC,
-        version: 1,
+        version: 2,
         program: "ctl 1".into(),
     };
-    check_golden(&hello, "fc54465252010563746c2031");
+    check_golden(&hello, "fc54465252020563746c2031");
 }
 
 #[test]
-fn version_one_welcomes_in_these_bytes() {
+fn version_two_welcomes_in_these_bytes() {
     check_golden(
         &Welcome::Refused {
             version: 7,
@@ -51,10 +51,10 @@ fn version_one_welcomes_in_these_bytes() {
     );
     check_golden(
         &Welcome::Accepted {
-            version: 1,
+            version: 2,
             program: "d 1".into(),
         },
-        "010103642031",
+        "010203642031",
     );
     check_golden(
         &Welcome::Busy {
@@ -65,7 +65,7 @@ fn version_one_welcomes_in_these_bytes() {
 }
 
 #[test]
-fn version_one_asks_in_these_bytes() {
+fn version_two_asks_in_these_bytes() {
     let job = Job {
         selectors: vec!["a".into()],
         wait: true,
@@ -75,9 +75,10 @@ fn version_one_asks_in_these_bytes() {
     check_golden(
         &Ask {
             id: 7,
+            token: Some(Token([0xa5; 16])),
             request: Request::Start(job),
         },
-        "07010101610101fbdc0500",
+        &format!("0701{}010101610101fbdc0500", "a5".repeat(16)),
     );
     let kill = Request::Kill {
         selectors: vec!["a".into()],
@@ -87,21 +88,37 @@ fn version_one_asks_in_these_bytes() {
     check_golden(
         &Ask {
             id: 300,
+            token: None,
             request: kill,
         },
-        "fb2c01050101611e01",
+        "fb2c0100050101611e01",
     );
     check_golden(
         &Ask {
             id: 1,
+            token: None,
             request: Request::Names,
         },
-        "0114",
+        "010014",
     );
+    let hold = Request::Hold {
+        selectors: vec!["a".into()],
+        note: Some("x".into()),
+        until_us: None,
+    };
+    check_golden(&hold, "1501016101017800");
+    let adopt = Request::Adopt {
+        unit: "a".into(),
+        pid: Some(300),
+        pattern: None,
+        dry_run: true,
+    };
+    check_golden(&adopt, "17016101fb2c010001");
+    check_golden(&Request::Upgrade { binary: None }, "1800");
 }
 
 #[test]
-fn version_one_answers_in_these_bytes() {
+fn version_two_answers_in_these_bytes() {
     check_golden(
         &Answer {
             id: 7,
@@ -130,6 +147,14 @@ fn version_one_answers_in_these_bytes() {
         },
         "071109",
     );
+}
+
+#[test]
+fn a_token_reads_as_hex() {
+    let mut bytes = [0; 16];
+    bytes[0] = 0x0f;
+    bytes[15] = 0xa0;
+    assert_eq!(Token(bytes).to_string(), "0f0000000000000000000000000000a0");
 }
 
 /// The words of the command line and of the stored state are these variants, in this order.
@@ -176,6 +201,10 @@ fn numbered(request: &Request) -> (u8, &'static str) {
         Request::Shutdown => (18, "Shutdown"),
         Request::Version => (19, "Version"),
         Request::Names => (20, "Names"),
+        Request::Hold { .. } => (21, "Hold"),
+        Request::Unhold { .. } => (22, "Unhold"),
+        Request::Adopt { .. } => (23, "Adopt"),
+        Request::Upgrade { .. } => (24, "Upgrade"),
     }
 }
 
@@ -195,7 +224,7 @@ fn the_page_has_every_request_and_its_number() {
         assert!(page.contains(&starts), "docs/protocol.md has no row {starts:?}");
         count += 1;
     }
-    assert_eq!(count, 21);
+    assert_eq!(count, 25);
 }
 
 #[test]
@@ -205,7 +234,7 @@ fn the_page_shows_these_very_bytes() {
     let bare: String = page.chars().filter(|c| !c.is_whitespace()).collect();
     let hello = Hello {
         magic: MAGIC,
-        version: 1,
+        version: 2,
         program: "ctl 1".into(),
     };
     let job = Job {
@@ -226,6 +255,7 @@ fn the_page_shows_these_very_bytes() {
         hex(&(body.len() as u32).to_be_bytes()) + &hex(&body),
         hex(&encode(&Ask {
             id: 7,
+            token: Some(Token([0xa5; 16])),
             request: Request::Start(job),
         })
         .expect("encodes")),
@@ -250,6 +280,7 @@ fn the_page_shows_these_very_bytes() {
 fn trailing_bytes_are_refused() {
     let mut bytes = encode(&Ask {
         id: 1,
+        token: None,
         request: Request::Shutdown,
     })
     .expect("encodes");
@@ -260,12 +291,12 @@ fn trailing_bytes_are_refused() {
 /// D10: a list that claims 2^40 entries fails before anything is allocated for it.
 #[test]
 fn a_claimed_length_of_two_to_the_forty_is_refused() {
-    // id 1, Request::ResetFailed, then a u64 length.
-    let mut bytes = vec![1, 6, 0xfd];
+    // id 1, no token, Request::ResetFailed, then a u64 length.
+    let mut bytes = vec![1, 0, 6, 0xfd];
     bytes.extend_from_slice(&(1u64 << 40).to_le_bytes());
     assert!(matches!(decode::<Ask>(&bytes), Err(CodecError::Malformed { .. })));
     // The same for a string: Hello's program.
-    let mut bytes = vec![0, 1, 0xfd];
+    let mut bytes = vec![0, 2, 0xfd];
     bytes.extend_from_slice(&(1u64 << 40).to_le_bytes());
     assert!(matches!(
         decode::<Hello>(&bytes),
@@ -276,7 +307,7 @@ fn a_claimed_length_of_two_to_the_forty_is_refused() {
 #[test]
 fn an_unknown_request_is_refused() {
     assert!(matches!(
-        decode::<Ask>(&[1, 200]),
+        decode::<Ask>(&[1, 0, 200]),
         Err(CodecError::Malformed { .. })
     ));
 }
@@ -387,6 +418,16 @@ fn unit_status() -> impl Strategy<Value = UnitStatus> {
                 cpu_us: time,
                 memory_bytes: time,
                 remains,
+                held: flag.then(|| Hold {
+                    by: By {
+                        uid: 7,
+                        pid: 8,
+                        verb: "hold".into(),
+                    },
+                    note: None,
+                    since_us: number,
+                    until_us: time,
+                }),
             },
         )
 }
@@ -417,14 +458,33 @@ fn request() -> impl Strategy<Value = Request> {
             target: WaitFor::Failed,
             timeout_ms
         }),
+        (selectors(), any::<Option<String>>(), any::<Option<u64>>()).prop_map(
+            |(selectors, note, until_us)| Request::Hold {
+                selectors,
+                note,
+                until_us
+            }
+        ),
+        (
+            any::<String>(),
+            any::<Option<u32>>(),
+            any::<Option<String>>(),
+            any::<bool>()
+        )
+            .prop_map(|(unit, pid, pattern, dry_run)| Request::Adopt {
+                unit,
+                pid,
+                pattern,
+                dry_run
+            }),
         Just(Request::Version),
     ]
 }
 
 proptest! {
     #[test]
-    fn requests_survive_the_wire(id: u64, request in request()) {
-        let ask = Ask { id, request };
+    fn requests_survive_the_wire(id: u64, token: Option<[u8; 16]>, request in request()) {
+        let ask = Ask { id, token: token.map(Token), request };
         prop_assert_eq!(decode::<Ask>(&encode(&ask).expect("encodes")).expect("decodes"), ask);
     }
 

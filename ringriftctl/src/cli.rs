@@ -54,6 +54,12 @@ pub enum Verb {
     Kill(cmd::kill::Args),
     /// Forget failures, restart counts and back-off
     ResetFailed(cmd::reset_failed::Args),
+    /// Keep units down: nothing starts a held unit
+    Hold(cmd::hold::Args),
+    /// End units' holds
+    Unhold(cmd::unhold::Args),
+    /// Make a process that runs outside a unit's own, without a restart
+    Adopt(cmd::adopt::Args),
     /// What units wrote
     Logs(cmd::logs::Args),
     /// What happened to units, and why
@@ -72,6 +78,8 @@ pub enum Verb {
     Wait(cmd::wait::Args),
     /// Read all files again; all or nothing
     DaemonReload,
+    /// Replace the running ringriftd by another binary, units as they are
+    Upgrade(cmd::upgrade::Args),
     /// Stop every unit in order, then the daemon
     Shutdown(cmd::shutdown::Args),
     /// Versions of both sides, and where things are
@@ -81,9 +89,9 @@ pub enum Verb {
 }
 
 /// Verbs that the contract has and this version has not.
-const PLANNED: [&str; 20] = [
-    "hold", "unhold", "freeze", "thaw", "health", "why", "analyze", "top", "adopt", "plan", "apply",
-    "rollback", "changes", "fleet", "import", "export", "upgrade", "doctor", "explain", "switch",
+const PLANNED: [&str; 16] = [
+    "freeze", "thaw", "health", "why", "analyze", "top", "plan", "apply", "rollback", "changes", "fleet",
+    "import", "export", "doctor", "explain", "switch",
 ];
 
 /// Flags of `logs` that the contract has and this version has not.

@@ -2,7 +2,9 @@
 //! runtime costs more than a whole `status`. Every wait has an end; where the answer may take as long as it likes (a
 //! job, a follow), the daemon is asked for a sign of life meanwhile.
 //!
-//! Never starts a daemon, never guesses an answer: a connection that ends in the middle is an error.
+//! Never starts a daemon, never guesses an answer. A connection that ends in the middle of one is made again: the manager
+//! behind the socket may die and be replaced, and whoever asks again, with the same token, gets the true answer
+//! (`docs/protocol.md`). When that does not work in time, it is an error which says that the outcome is unknown.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -13,13 +15,16 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{getsockopt, sockopt};
 use proto::codec;
 use proto::frame::{Answer, Ask, Hello, MAGIC, MAX_FRAME, VERSION, Welcome};
 use proto::reply::Reply;
 use proto::request::Request;
 
+use crate::again::Asked;
+use crate::dial::{dial, pause, ready, remaining, said, wait_until};
 use crate::place;
+use crate::render::{clean, talk};
 use crate::stop::{self, Stop};
 
 /// How long connecting and the two hellos may take together. A daemon whose manager restarts answers within it.
@@ -32,8 +37,14 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(20);
 /// How long it may take to answer that.
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long to wait before a full backlog, or whatever else tells nothing by itself, is looked at again.
-const BACKLOG_PAUSE: Duration = Duration::from_millis(20);
+/// How long a lost connection may take to come back: until the next manager has begun and says hello.
+const BACK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the socket itself may be missing meanwhile. A daemon that ends takes it away; one that replaces it needs no time.
+const NO_SOCKET_TIMEOUT: Duration = Duration::from_secs(1);
+/// So often in a row a connection may be lost again before it is given up: the request itself may be what kills.
+const LOSSES_MAX: u32 = 10;
+/// A connection that held so long is no longer the same row.
+const HELD: Duration = Duration::from_secs(60);
 /// Frames of one collected answer at most: a daemon that never ends is refused, not stored.
 const FRAMES_MAX: usize = 100_000;
 /// Ids from here on are this file's own questions.
@@ -48,6 +59,27 @@ pub enum Wake {
     Interrupted,
     /// The time that was asked for has come.
     Time,
+    /// The connection was lost and is back. Every request under way was asked again, and its answer begins anew: for a job it
+    /// is the same answer again, for events what had not come yet.
+    Again,
+}
+
+/// Where the conversation stands.
+#[derive(Debug)]
+enum Line {
+    /// Questions and answers.
+    Open,
+    /// Connected anew, and said hello.
+    Greeting(Lost),
+    /// Nobody is there.
+    Gone(Lost),
+}
+
+/// A connection that was lost.
+#[derive(Debug, Clone)]
+struct Lost {
+    since: Instant,
+    cause: String,
 }
 
 /// A conversation.
@@ -58,6 +90,14 @@ pub struct Client {
     pub socket: PathBuf,
     received: Vec<u8>,
     next_id: u64,
+    line: Line,
+    /// Requests that have no last frame yet.
+    under_way: Vec<Asked>,
+    /// How often in a row the connection was lost, and when last.
+    losses: (u32, Instant),
+    has_told: bool,
+    /// Do not tell on stderr that the connection was lost and is back.
+    pub is_quiet: bool,
     signals: Option<SignalFd>,
     heard: Instant,
     pinged: Option<Instant>,
@@ -66,66 +106,6 @@ pub struct Client {
     /// Whether to ask a silent daemon for a sign of life. Not while the logger answers, which has the connection to
     /// itself and hears nothing else.
     pub asks_for_life: bool,
-}
-
-fn remaining(until: Instant) -> PollTimeout {
-    let left = until.saturating_duration_since(Instant::now());
-    // Rounded up: a poll of 0 ms just before the end would spin.
-    let ms = left.as_micros().div_ceil(1000).min(60_000);
-    PollTimeout::try_from(ms as u32).unwrap_or(PollTimeout::ZERO)
-}
-
-/// Waits until `fd` is ready for `flags`; false when the time came first.
-fn ready(fd: &impl AsFd, flags: PollFlags, until: Instant) -> Result<bool, Stop> {
-    loop {
-        let mut fds = [PollFd::new(fd.as_fd(), flags)];
-        match nix::poll::poll(&mut fds, remaining(until)) {
-            Ok(0) if Instant::now() >= until => return Ok(false),
-            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-            Ok(_) => return Ok(true),
-            Err(e) => {
-                return Err(Stop::new(
-                    stop::FAILED,
-                    format!("cannot wait for the daemon: {}", e.desc()),
-                ));
-            }
-        }
-    }
-}
-
-/// Connects without ever blocking in `connect`, which a full backlog does for as long as it likes.
-fn dial(path: &Path, until: Instant) -> Result<UnixStream, std::io::Error> {
-    let address = UnixAddr::new(path)?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    loop {
-        let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        match connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address) {
-            Ok(()) => return Ok(UnixStream::from(fd)),
-            Err(nix::errno::Errno::EAGAIN) if Instant::now() < until => {
-                nix::poll::poll(
-                    &mut [],
-                    PollTimeout::try_from(BACKLOG_PAUSE).unwrap_or(PollTimeout::ZERO),
-                )?;
-            }
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-}
-
-/// Looks again and again until it holds; false when `within` was not enough. For what no descriptor tells.
-pub fn wait_until(within: Duration, holds: impl Fn() -> bool) -> bool {
-    let until = Instant::now() + within;
-    loop {
-        if holds() {
-            return true;
-        }
-        if Instant::now() >= until {
-            return false;
-        }
-        let pause = PollTimeout::try_from(BACKLOG_PAUSE).unwrap_or(PollTimeout::ZERO);
-        let _ = nix::poll::poll(&mut [], pause);
-    }
 }
 
 impl Client {
@@ -144,8 +124,8 @@ impl Client {
                 ));
                 continue;
             }
-            match dial(path, until) {
-                Ok(stream) => return Self::greet(stream, path.clone(), until),
+            match Self::dial_and_greet(path, until) {
+                Ok(greeted) => return greeted,
                 Err(e) => {
                     denied |= e.kind() == ErrorKind::PermissionDenied;
                     causes.push(format!("{}: {}", path.display(), said(&e)));
@@ -166,12 +146,24 @@ impl Client {
         .hint("start one with ringriftd --profile NAME, or name its socket with --socket"))
     }
 
+    /// Who made the listening socket, as the kernel names it in this client's own pid namespace; 0 for a process that is
+    /// not visible here, None where the kernel does not tell.
+    pub fn listener_pid(&self) -> Option<u32> {
+        let peer = getsockopt(&self.stream, sockopt::PeerCredentials).ok()?;
+        u32::try_from(peer.pid()).ok()
+    }
+
     fn over(stream: UnixStream, socket: PathBuf) -> Self {
         Self {
             stream,
             socket,
             received: Vec::new(),
             next_id: 1,
+            line: Line::Open,
+            under_way: Vec::new(),
+            losses: (0, Instant::now()),
+            has_told: false,
+            is_quiet: false,
             signals: None,
             heard: Instant::now(),
             pinged: None,
@@ -181,25 +173,50 @@ impl Client {
         }
     }
 
-    fn greet(stream: UnixStream, socket: PathBuf, until: Instant) -> Result<Self, Stop> {
-        let mut client = Self::over(stream, socket);
+    /// The outer error: nobody could be connected to. A manager that dies in the greeting has a successor soon.
+    fn dial_and_greet(path: &Path, until: Instant) -> Result<Result<Self, Stop>, std::io::Error> {
+        for losses in 1.. {
+            let mut client = Self::over(dial(path, until)?, path.to_owned());
+            match client.greet(until) {
+                Ok(Some(())) => return Ok(Ok(client)),
+                Ok(None) if losses < LOSSES_MAX && Instant::now() < until => {
+                    pause(None);
+                }
+                Ok(None) => return Ok(Err(client.lost("the daemon closed the connection", None))),
+                Err(stop) => return Ok(Err(stop)),
+            }
+        }
+        Err(ErrorKind::TimedOut.into())
+    }
+
+    /// Says hello and hears the welcome; None when the connection ended before it.
+    fn greet(&mut self, until: Instant) -> Result<Option<()>, Stop> {
+        self.say_hello()?;
+        loop {
+            if let Some(frame) = self.take_frame()? {
+                return self.welcome(&frame).map(Some);
+            }
+            if !ready(&self.stream, PollFlags::POLLIN, until)? {
+                return Err(self.silent(HELLO_TIMEOUT));
+            }
+            if self.receive().is_err() {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn say_hello(&mut self) -> Result<(), Stop> {
         let program = concat!("ringriftctl ", env!("CARGO_PKG_VERSION")).to_owned();
-        client.send(&Hello {
+        self.send(&Hello {
             magic: MAGIC,
             version: VERSION,
             program,
-        })?;
-        let frame = loop {
-            if let Some(frame) = client.take_frame()? {
-                break frame;
-            }
-            if !ready(&client.stream, PollFlags::POLLIN, until)? {
-                return Err(client.silent(HELLO_TIMEOUT));
-            }
-            client.receive()?;
-        };
-        match codec::decode::<Welcome>(&frame).map_err(|e| client.garbage(&e.to_string()))? {
-            Welcome::Accepted { version, .. } if version == VERSION => Ok(client),
+        })
+    }
+
+    fn welcome(&self, frame: &[u8]) -> Result<(), Stop> {
+        match codec::decode::<Welcome>(frame).map_err(|e| self.garbage(&e.to_string()))? {
+            Welcome::Accepted { version, .. } if version == VERSION => Ok(()),
             Welcome::Accepted { version, program } => Err(skew(version, &format!("it is {program}"))),
             Welcome::Refused { version, reason } if version == VERSION => Err(Stop::new(
                 stop::DENIED,
@@ -232,7 +249,12 @@ impl Client {
     pub fn ask(&mut self, request: Request) -> Result<u64, Stop> {
         let id = self.next_id;
         self.next_id += 1;
-        self.send(&Ask { id, request })?;
+        let asked = Asked::new(id, request);
+        // While the connection is lost, it is asked as soon as there is one.
+        if matches!(self.line, Line::Open) {
+            self.send(&asked.ask(Instant::now()))?;
+        }
+        self.under_way.push(asked);
         self.heard = Instant::now();
         Ok(id)
     }
@@ -240,8 +262,11 @@ impl Client {
     /// Asks, and hears the whole answer, which the daemon has at hand. Its failure is an error.
     pub fn collect(&mut self, request: Request) -> Result<Vec<Reply>, Stop> {
         let mut replies = Vec::new();
-        self.each(request, |reply| {
-            replies.push(reply);
+        self.hear(request, |heard| {
+            match heard {
+                Some(reply) => replies.push(reply),
+                None => replies.clear(),
+            }
             if replies.len() > FRAMES_MAX {
                 return Err(Stop::new(
                     stop::BUG,
@@ -253,11 +278,20 @@ impl Client {
         Ok(replies)
     }
 
-    /// The same, a frame at a time, for answers that may be long.
+    /// The same, a frame at a time, for answers that may be long: events and log lines, which are never told twice.
     pub fn each(
         &mut self,
         request: Request,
         mut hear: impl FnMut(Reply) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        self.hear(request, |heard| heard.map_or(Ok(()), &mut hear))
+    }
+
+    /// Without a reply: the answer begins anew.
+    fn hear(
+        &mut self,
+        request: Request,
+        mut hear: impl FnMut(Option<Reply>) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         let id = self.ask(request)?;
         loop {
@@ -265,9 +299,10 @@ impl Client {
                 Wake::Reply(to, reply) if to == id => match reply {
                     Reply::End => return Ok(()),
                     Reply::Failed(failure) => return Err(failure.into()),
-                    reply => hear(reply)?,
+                    reply => hear(Some(reply))?,
                 },
                 Wake::Reply(..) => {}
+                Wake::Again => hear(None)?,
                 Wake::Interrupted => return Err(Stop::new(stop::INTERRUPTED, "interrupted")),
                 Wake::Time => return Err(self.silent(ANSWER_TIMEOUT)),
             }
@@ -275,68 +310,189 @@ impl Client {
     }
 
     /// Waits for the next frame of any answer, a caught signal, or `until`. Without an end to wait for, a silent
-    /// daemon is asked for a sign of life, so that a hung one is told from a patient one.
+    /// daemon is asked for a sign of life, so that a hung one is told from a patient one. A lost connection is made
+    /// again, and everything under way asked again.
     pub fn wake(&mut self, until: Option<Instant>) -> Result<Wake, Stop> {
         loop {
-            if let Some(frame) = self.take_frame()? {
-                self.heard = Instant::now();
-                self.pinged = None;
-                let answer: Answer = codec::decode(&frame).map_err(|e| self.garbage(&e.to_string()))?;
-                match answer {
-                    Answer {
-                        id: 0,
-                        reply: Reply::Failed(failure),
-                    } => return Err(failure.into()),
-                    Answer { id, .. } if id >= PING => continue,
-                    Answer { id, reply } => return Ok(Wake::Reply(id, reply)),
-                }
-            }
-            let now = Instant::now();
-            if until.is_some_and(|t| now >= t) {
-                return Ok(Wake::Time);
-            }
-            let check = match self.pinged {
-                _ if !self.asks_for_life => None,
-                Some(at) => Some(at + self.ping_timeout),
-                None => Some(self.heard + self.quiet),
+            let woken = match &self.line {
+                Line::Open => self.converse(until)?,
+                Line::Gone(lost) => self.dial_again(lost.clone(), until)?,
+                Line::Greeting(lost) => self.greet_again(lost.clone(), until)?,
             };
-            if check.is_some_and(|at| now >= at) {
-                if self.pinged.is_some() {
-                    return Err(self.silent(self.quiet + self.ping_timeout));
-                }
-                self.pinged = Some(now);
-                let id = PING + self.next_id;
-                self.send(&Ask {
-                    id,
-                    request: Request::Version,
-                })?;
-                continue;
-            }
-            let next = [until, check].into_iter().flatten().min();
-            let timeout = next.map_or(PollTimeout::NONE, remaining);
-            let mut fds = vec![PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
-            if let Some(signals) = &self.signals {
-                fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
-            }
-            match nix::poll::poll(&mut fds, timeout) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(e) => {
-                    return Err(Stop::new(
-                        stop::FAILED,
-                        format!("cannot wait for the daemon: {}", e.desc()),
-                    ));
-                }
-            }
-            let readable = fds[0].any() == Some(true);
-            if let Some(signals) = &self.signals
-                && matches!(signals.read_signal(), Ok(Some(_)))
-            {
-                return Ok(Wake::Interrupted);
-            }
-            if readable {
-                self.receive()?;
+            if let Some(wake) = woken {
+                return Ok(wake);
             }
         }
+    }
+
+    /// One step with a daemon that is there.
+    fn converse(&mut self, until: Option<Instant>) -> Result<Option<Wake>, Stop> {
+        if let Some(frame) = self.take_frame()? {
+            self.heard = Instant::now();
+            self.pinged = None;
+            let answer: Answer = codec::decode(&frame).map_err(|e| self.garbage(&e.to_string()))?;
+            return match answer {
+                Answer {
+                    id: 0,
+                    reply: Reply::Failed(failure),
+                } => Err(failure.into()),
+                Answer { id, .. } if id >= PING => Ok(None),
+                Answer {
+                    reply: Reply::Warning(text),
+                    ..
+                } => {
+                    talk(&format!("warning: {}", clean(text.as_bytes(), false)));
+                    Ok(None)
+                }
+                Answer { id, reply } => {
+                    if let Some(asked) = self.under_way.iter_mut().find(|asked| asked.id == id) {
+                        asked.heard(&reply);
+                    }
+                    if matches!(reply, Reply::End | Reply::Failed(_)) {
+                        self.under_way.retain(|asked| asked.id != id);
+                    }
+                    Ok(Some(Wake::Reply(id, reply)))
+                }
+            };
+        }
+        let now = Instant::now();
+        if until.is_some_and(|t| now >= t) {
+            return Ok(Some(Wake::Time));
+        }
+        let check = match self.pinged {
+            _ if !self.asks_for_life => None,
+            Some(at) => Some(at + self.ping_timeout),
+            None => Some(self.heard + self.quiet),
+        };
+        if check.is_some_and(|at| now >= at) {
+            if self.pinged.is_some() {
+                return Err(self.silent(self.quiet + self.ping_timeout));
+            }
+            self.pinged = Some(now);
+            self.send(&Ask {
+                id: PING + self.next_id,
+                token: None,
+                request: Request::Version,
+            })?;
+            return Ok(None);
+        }
+        if self.sleep([until, check].into_iter().flatten().min())? {
+            return Ok(Some(Wake::Interrupted));
+        }
+        if let Err(cause) = self.receive() {
+            self.lose(cause)?;
+        }
+        Ok(None)
+    }
+
+    /// Sleeps until the daemon has said something, a caught signal came (true), or `until`.
+    fn sleep(&self, until: Option<Instant>) -> Result<bool, Stop> {
+        let mut fds = vec![PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+        if let Some(signals) = &self.signals {
+            fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
+        }
+        match nix::poll::poll(&mut fds, until.map_or(PollTimeout::NONE, remaining)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => {
+                return Err(Stop::new(
+                    stop::FAILED,
+                    format!("cannot wait for the daemon: {}", e.desc()),
+                ));
+            }
+        }
+        Ok(self.is_interrupted())
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.signals
+            .as_ref()
+            .is_some_and(|signals| matches!(signals.read_signal(), Ok(Some(_))))
+    }
+
+    /// The connection has ended with questions open. An error where asking again would not be the same.
+    fn lose(&mut self, cause: String) -> Result<(), Stop> {
+        let now = Instant::now();
+        let (count, last) = self.losses;
+        let in_a_row = if now.duration_since(last) > HELD {
+            1
+        } else {
+            count + 1
+        };
+        self.losses = (in_a_row, now);
+        if let Some(told) = self.under_way.iter().find_map(Asked::cannot_repeat) {
+            return Err(told);
+        }
+        if in_a_row > LOSSES_MAX {
+            return Err(self.lost(&cause, Some("it was lost again and again")));
+        }
+        self.line = Line::Gone(Lost { since: now, cause });
+        Ok(())
+    }
+
+    /// Tries once to connect, and if it cannot, waits a moment.
+    fn dial_again(&mut self, lost: Lost, until: Option<Instant>) -> Result<Option<Wake>, Stop> {
+        let past = lost.since.elapsed();
+        let failed = match dial(&self.socket, Instant::now()) {
+            Ok(stream) => {
+                self.stream = stream;
+                self.received.clear();
+                self.pinged = None;
+                self.line = Line::Greeting(lost);
+                return self.say_hello().map(|()| None);
+            }
+            Err(e) => e,
+        };
+        let patience = match failed.kind() {
+            ErrorKind::NotFound => NO_SOCKET_TIMEOUT,
+            ErrorKind::ConnectionRefused if self.under_way.iter().any(Asked::is_end) => NO_SOCKET_TIMEOUT,
+            ErrorKind::ConnectionRefused | ErrorKind::WouldBlock => BACK_TIMEOUT,
+            _ => Duration::ZERO,
+        };
+        if past >= patience {
+            let after = format!("nobody answers there any more: {}", said(&failed));
+            return Err(self.lost(&lost.cause, Some(&after)));
+        }
+        pause(self.signals.as_ref());
+        if self.is_interrupted() {
+            return Ok(Some(Wake::Interrupted));
+        }
+        Ok(until.is_some_and(|t| Instant::now() >= t).then_some(Wake::Time))
+    }
+
+    /// Waits for the welcome of the next manager, then asks again what is open.
+    fn greet_again(&mut self, lost: Lost, until: Option<Instant>) -> Result<Option<Wake>, Stop> {
+        if let Some(frame) = self.take_frame()? {
+            if let Err(stop) = self.welcome(&frame) {
+                return Err(self.unknown(stop));
+            }
+            self.line = Line::Open;
+            self.heard = Instant::now();
+            let asks: Vec<Ask> = self.under_way.iter().map(|asked| asked.ask(self.heard)).collect();
+            for ask in asks {
+                self.send(&ask)?;
+            }
+            if !self.is_quiet && !std::mem::replace(&mut self.has_told, true) {
+                talk("ringriftd's manager was restarted: connected to it again, and asked again");
+            }
+            return Ok(Some(Wake::Again));
+        }
+        let end = lost.since + BACK_TIMEOUT;
+        let now = Instant::now();
+        if now >= end {
+            let after = format!("nobody answered within {} s", BACK_TIMEOUT.as_secs());
+            return Err(self.lost(&lost.cause, Some(&after)));
+        }
+        if until.is_some_and(|t| now >= t) {
+            return Ok(Some(Wake::Time));
+        }
+        if self.sleep(Some(until.map_or(end, |t| t.min(end))))? {
+            return Ok(Some(Wake::Interrupted));
+        }
+        if self.receive().is_err() {
+            self.line = Line::Gone(lost);
+            pause(self.signals.as_ref());
+        }
+        Ok(None)
     }
 
     /// Asks the person at the terminal; only `y` and `yes` are yes. A caught signal is an error.
@@ -379,6 +535,11 @@ impl Client {
         }
     }
 
+    /// The connection is lost, and not yet back.
+    pub fn is_lost(&self) -> bool {
+        !matches!(self.line, Line::Open)
+    }
+
     /// Waits until nobody listens at the socket any more; false when `within` was not enough.
     pub fn gone(&self, within: Duration) -> bool {
         let is_gone = || dial(&self.socket, Instant::now()).is_err_and(|e| e.kind() != ErrorKind::WouldBlock);
@@ -403,26 +564,25 @@ impl Client {
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                // What the daemon said before it closed is worth more than this error; the next read finds it.
-                Err(e) if e.kind() == ErrorKind::BrokenPipe => return Ok(()),
-                Err(e) => return Err(self.lost(&said(&e))),
+                // What the daemon said before it closed is worth more than this error; the next read finds both.
+                Err(_) => return Ok(()),
             }
         }
         Ok(())
     }
 
-    /// Reads what is there. The end of the stream is an error: answers have an end of their own.
-    fn receive(&mut self) -> Result<(), Stop> {
+    /// Reads what is there. The error is why the connection ended: answers have an end of their own.
+    fn receive(&mut self) -> Result<(), String> {
         let mut chunk = [0; 16 * 1024];
         match self.stream.read(&mut chunk) {
-            Ok(0) if self.received.is_empty() => Err(self.lost("the daemon closed the connection")),
-            Ok(0) => Err(self.lost("the daemon closed the connection in the middle of a frame")),
+            Ok(0) if self.received.is_empty() => Err("the daemon closed the connection".to_owned()),
+            Ok(0) => Err("the daemon closed the connection in the middle of a frame".to_owned()),
             Ok(read) => {
                 self.received.extend_from_slice(&chunk[..read]);
                 Ok(())
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(()),
-            Err(e) => Err(self.lost(&said(&e))),
+            Err(e) => Err(said(&e)),
         }
     }
 
@@ -458,13 +618,29 @@ impl Client {
         .hint("its log says why; a job that was taken goes on")
     }
 
-    fn lost(&self, cause: &str) -> Stop {
+    fn lost(&self, cause: &str, after: Option<&str>) -> Stop {
         let place = self.socket.display();
-        Stop::new(
+        let after = after.map_or(String::new(), |after| format!("; {after}"));
+        let stop = Stop::new(
             stop::UNAVAILABLE,
-            format!("lost the connection to ringriftd ({place}: {cause})"),
-        )
-        .hint("a job that was taken may go on; see: ringriftctl status")
+            format!("lost the connection to ringriftd ({place}: {cause}{after})"),
+        );
+        self.unknown(stop.hint("is it on its way down? ringriftctl status tells when it is back"))
+    }
+
+    /// The same end, which says of whatever changes something that nobody knows whether it was done.
+    fn unknown(&self, stop: Stop) -> Stop {
+        match (stop, self.under_way.iter().find_map(Asked::changes)) {
+            (Stop::Failure(mut failure), Some(verb)) => {
+                failure
+                    .message
+                    .push_str(&format!(": whether the {verb} was done is not known"));
+                failure.hint =
+                    Some("ringriftctl status and events tell it when ringriftd is back".to_owned());
+                Stop::Failure(failure)
+            }
+            (stop, _) => stop,
+        }
     }
 
     fn garbage(&self, cause: &str) -> Stop {
@@ -474,15 +650,6 @@ impl Client {
             format!("cannot understand what answers at {place}: {cause}"),
         )
         .hint("it is not a ringriftd of this version, or one of the two has a bug")
-    }
-}
-
-/// The words of an error, without "(os error 2)".
-fn said(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    match text.split_once(" (os error") {
-        Some((words, _)) => words.to_lowercase(),
-        None => text,
     }
 }
 

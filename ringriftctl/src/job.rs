@@ -138,8 +138,11 @@ pub fn watch(
     );
     progress.erase();
     // Waiting changes nothing, so nothing goes on without it.
+    let is_lost = client.is_lost();
     let goes_on = if verb == "wait" {
         String::new()
+    } else if is_lost {
+        format!("; the connection was lost, and whether the {verb} was done is not known")
     } else {
         format!(": the {verb} goes on")
     };
@@ -148,7 +151,12 @@ pub fn watch(
         Heard::Interrupted => (stop::INTERRUPTED, format!("interrupted{goes_on}")),
         Heard::TimedOut => {
             let after = measure::duration(timeout_ms.unwrap_or(0));
-            (stop::TIMED_OUT, format!("no result after {after}{goes_on}"))
+            let code = if is_lost {
+                stop::UNAVAILABLE
+            } else {
+                stop::TIMED_OUT
+            };
+            (code, format!("no result after {after}{goes_on}"))
         }
     };
     let see = format!("see: ringriftctl status {}", named.join(" "));
@@ -210,6 +218,8 @@ fn hear(
                     progress.plan(plan);
                 }
                 Reply::Event(event) => progress.event(&event),
+                // An answer that begins anew tells again what it told before.
+                Reply::Verdict(verdict) if verdicts.iter().any(|v| v.unit == verdict.unit) => {}
                 Reply::Verdict(verdict) => {
                     progress.verdict(&verdict);
                     progress.erase();
@@ -233,7 +243,7 @@ fn hear(
                 Reply::End | Reply::Failed(_) => news = None,
                 _ => {}
             },
-            Wake::Reply(..) => {}
+            Wake::Reply(..) | Wake::Again => {}
         }
     }
 }

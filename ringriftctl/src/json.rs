@@ -2,8 +2,8 @@
 //! are only ever added. Times are RFC 3339 in UTC, durations seconds; what is unknown is null.
 
 use proto::reply::{
-    Blocker, CauseKind, Event, Exit, Failure, Health, JobPlan, LastExit, LineEnd, LogLine, NodeStatus,
-    Outcome, State, Summary, UnitStatus, Verdict,
+    Blocker, By, CauseKind, Event, Exit, Failure, Health, Hold, JobPlan, LastExit, LineEnd, LogLine,
+    NodeStatus, Outcome, State, Summary, UnitStatus, Verdict,
 };
 use serde::Serialize;
 
@@ -221,6 +221,7 @@ pub struct Unit<'a> {
     cpu_s: Option<f64>,
     memory_bytes: Option<u64>,
     remains: &'a [u32],
+    held: Option<HoldBody<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     last_lines: Vec<LogBody<'a>>,
 }
@@ -259,7 +260,28 @@ impl<'a> Unit<'a> {
             cpu_s: unit.cpu_us.map(seconds_us),
             memory_bytes: unit.memory_bytes,
             remains: &unit.remains,
+            held: unit.held.as_ref().map(HoldBody::from),
             last_lines: unit.last_lines.iter().map(LogBody::from).collect(),
+        }
+    }
+}
+
+/// An operator's hold.
+#[derive(Serialize)]
+struct HoldBody<'a> {
+    by: ByBody<'a>,
+    note: Option<&'a str>,
+    since: String,
+    until: Option<String>,
+}
+
+impl<'a> From<&'a Hold> for HoldBody<'a> {
+    fn from(hold: &'a Hold) -> Self {
+        Self {
+            by: ByBody::from(&hold.by),
+            note: hold.note.as_deref(),
+            since: utc(hold.since_us),
+            until: time(hold.until_us),
         }
     }
 }
@@ -395,6 +417,16 @@ struct ByBody<'a> {
     verb: &'a str,
 }
 
+impl<'a> From<&'a By> for ByBody<'a> {
+    fn from(by: &'a By) -> Self {
+        Self {
+            uid: by.uid,
+            pid: by.pid,
+            verb: &by.verb,
+        }
+    }
+}
+
 impl<'a> From<&'a Event> for EventBody<'a> {
     fn from(e: &'a Event) -> Self {
         Self {
@@ -409,11 +441,7 @@ impl<'a> From<&'a Event> for EventBody<'a> {
                 kind: e.cause.kind,
                 seq: e.cause.seq,
                 unit: e.cause.unit.as_deref(),
-                by: e.cause.by.as_ref().map(|b| ByBody {
-                    uid: b.uid,
-                    pid: b.pid,
-                    verb: &b.verb,
-                }),
+                by: e.cause.by.as_ref().map(ByBody::from),
                 text: &e.cause.text,
             },
         }

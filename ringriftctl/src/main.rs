@@ -6,9 +6,11 @@
 // They panic when the reader is gone; `render::Out` and `render::talk` do not.
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro)]
 
+mod again;
 mod cli;
 mod client;
 mod cmd;
+mod dial;
 mod job;
 mod json;
 mod measure;
@@ -89,6 +91,9 @@ fn run(session: &mut Session, verb: Option<Verb>) -> Result<u8, Stop> {
         Verb::Reload(args) => cmd::reload::run(session, &args),
         Verb::Kill(args) => cmd::kill::run(session, &args),
         Verb::ResetFailed(args) => cmd::reset_failed::run(session, &args),
+        Verb::Hold(args) => cmd::hold::run(session, &args),
+        Verb::Unhold(args) => cmd::unhold::run(session, &args),
+        Verb::Adopt(args) => cmd::adopt::run(session, &args),
         Verb::Logs(args) => cmd::logs::run(session, &args),
         Verb::Events(args) => cmd::events::run(session, &args),
         Verb::Show(args) => cmd::show::run(session, &args),
@@ -98,6 +103,7 @@ fn run(session: &mut Session, verb: Option<Verb>) -> Result<u8, Stop> {
         Verb::Deprecated => cmd::deprecated::run(session),
         Verb::Wait(args) => cmd::wait::run(session, &args),
         Verb::DaemonReload => cmd::daemon_reload::run(session),
+        Verb::Upgrade(args) => cmd::upgrade::run(session, &args),
         Verb::Shutdown(args) => cmd::shutdown::run(session, &args),
         Verb::Version => cmd::version::run(session),
         Verb::Completion(args) => cmd::completion::run(session, &args),

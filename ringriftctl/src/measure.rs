@@ -80,16 +80,36 @@ pub fn parse_since(text: &str, now_us: u64, boot_us: Option<u64>, zone: &TimeZon
     if let Some(ago) = trimmed.strip_prefix('-') {
         return long_duration_ms(ago).map(back);
     }
-    let at = trimmed.parse::<Timestamp>().ok().or_else(|| {
-        let local: jiff::civil::DateTime = trimmed.parse().ok()?;
-        local.to_zoned(zone.clone()).ok().map(|z| z.timestamp())
-    });
-    let micros = at.and_then(|t| u64::try_from(t.as_microsecond()).ok());
-    micros.map(Since::At).ok_or_else(|| {
+    time(trimmed, zone).map(Since::At).ok_or_else(|| {
         format!(
             "\"{text}\" is no time; write for example -1h, \"10 min ago\", 2026-05-01T12:00, boot or last-failure"
         )
     })
+}
+
+/// A time to come: `2h`, `in 10 min`, an ISO time (local without an offset).
+pub fn parse_until(text: &str, now_us: u64, zone: &TimeZone) -> Result<u64, String> {
+    let trimmed = text.trim();
+    let ahead = trimmed.strip_prefix("in ").unwrap_or(trimmed);
+    if let Ok(ms) = long_duration_ms(ahead) {
+        return Ok(now_us.saturating_add(ms.saturating_mul(1000)));
+    }
+    match time(trimmed, zone) {
+        Some(at) if at > now_us => Ok(at),
+        Some(_) => Err(format!("\"{text}\" has passed")),
+        None => Err(format!(
+            "\"{text}\" is no time to come; write for example 2h, \"in 10 min\" or 2026-05-01T12:00"
+        )),
+    }
+}
+
+/// An ISO time, local without an offset, in µs since 1970.
+fn time(text: &str, zone: &TimeZone) -> Option<u64> {
+    let at = text.parse::<Timestamp>().ok().or_else(|| {
+        let local: jiff::civil::DateTime = text.parse().ok()?;
+        local.to_zoned(zone.clone()).ok().map(|z| z.timestamp())
+    });
+    u64::try_from(at?.as_microsecond()).ok()
 }
 
 /// `10 min`, `1 hour 30 minutes` and everything that [`parse_duration_ms`] reads.

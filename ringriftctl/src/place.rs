@@ -26,7 +26,9 @@ pub fn candidates(flag: Option<&Path>, env: impl Fn(&str) -> Option<OsString>, u
     if let Some(dir) = set("XDG_RUNTIME_DIR").filter(|d| d.is_absolute()) {
         places.push(dir.join("ringrift").join(SOCKET));
     }
-    places.push(PathBuf::from(format!("/tmp/ringrift-{uid}")).join(SOCKET));
+    for dir in ["/tmp", "/dev/shm"] {
+        places.push(PathBuf::from(format!("{dir}/ringrift-{uid}")).join(SOCKET));
+    }
     places.push(PathBuf::from("/run/ringrift").join(SOCKET));
     places
 }
@@ -56,7 +58,11 @@ mod tests {
         assert_eq!(found, expected.iter().map(PathBuf::from).collect::<Vec<_>>());
     }
 
-    const FIXED: [&str; 2] = ["/tmp/ringrift-1000/control.sock", "/run/ringrift/control.sock"];
+    const FIXED: [&str; 3] = [
+        "/tmp/ringrift-1000/control.sock",
+        "/dev/shm/ringrift-1000/control.sock",
+        "/run/ringrift/control.sock",
+    ];
 
     #[test]
     fn a_named_place_is_the_only_one() {
@@ -75,7 +81,7 @@ mod tests {
         check(
             None,
             &[("XDG_RUNTIME_DIR", "/d")],
-            &["/d/ringrift/control.sock", FIXED[0], FIXED[1]],
+            &["/d/ringrift/control.sock", FIXED[0], FIXED[1], FIXED[2]],
         );
         check(None, &[], &FIXED);
     }

@@ -70,14 +70,12 @@ impl Progress {
     /// The job's units.
     pub fn plan(&mut self, plan: &JobPlan) {
         for unit in plan.units.iter().chain(&plan.also) {
-            self.rows.insert(
-                unit.clone(),
-                Row {
-                    state: None,
-                    why: String::new(),
-                    done: false,
-                },
-            );
+            // A plan that is told again takes back nothing.
+            self.rows.entry(unit.clone()).or_insert_with(|| Row {
+                state: None,
+                why: String::new(),
+                done: false,
+            });
         }
     }
 

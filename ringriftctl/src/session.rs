@@ -71,7 +71,9 @@ impl Session {
 
     /// Finds the daemon and says hello.
     pub fn connect(&self) -> Result<Client, Stop> {
-        Client::connect(self.global.socket.as_deref())
+        let mut client = Client::connect(self.global.socket.as_deref())?;
+        client.is_quiet = self.global.quiet || self.global.json;
+        Ok(client)
     }
 
     /// Headings are wanted.

@@ -1,6 +1,6 @@
 //! Units as rows: asked for once, shown the same by every verb that lists them.
 
-use proto::reply::{Health, NodeStatus, Reply, State, UnitStatus};
+use proto::reply::{Health, Hold, NodeStatus, Reply, State, UnitStatus};
 use proto::request::Request;
 
 use crate::client::Client;
@@ -55,6 +55,11 @@ pub fn health_ink(health: Health) -> Ink {
 /// What there is to say of a unit beside its columns: what is wrong first, then marks such as `stand-in`.
 pub fn remarks(style: &Style, unit: &UnitStatus) -> String {
     let mut said = Vec::new();
+    said.extend(
+        unit.held
+            .as_ref()
+            .map(|hold| format!("held {}", held(style, hold))),
+    );
     match unit.state {
         State::Waiting if !unit.blocked_by.is_empty() => {
             said.push(format!("waits for {}", blockers(style, unit, false)));
@@ -87,6 +92,19 @@ pub fn remarks(style: &Style, unit: &UnitStatus) -> String {
         said.push(format!("added by {}", style.clean(by)));
     }
     said.join("; ")
+}
+
+/// Of a hold: `by uid 1000 for 3m, ends in 2h: the disk is being changed`.
+pub fn held(style: &Style, hold: &Hold) -> String {
+    let since = if style.iso { "since" } else { "for" };
+    let mut text = format!("by uid {} {since} {}", hold.by.uid, style.since(hold.since_us));
+    if let Some(until) = hold.until_us {
+        text.push_str(&format!(", ends {}", style.ahead(until)));
+    }
+    if let Some(note) = &hold.note {
+        text.push_str(&format!(": {}", style.clean(note)));
+    }
+    text
 }
 
 /// Whom a unit waits for; `whole` adds why.

@@ -564,8 +564,8 @@ fn a_mistyped_verb_names_the_nearest() {
 #[test]
 fn verbs_of_later_versions_are_refused_by_name() {
     for verb in [
-        "hold", "unhold", "freeze", "thaw", "health", "why", "analyze", "top", "adopt", "plan", "apply",
-        "rollback", "changes", "fleet", "import", "export", "upgrade", "doctor",
+        "freeze", "thaw", "health", "why", "analyze", "top", "plan", "apply", "rollback", "changes", "fleet",
+        "import", "export", "doctor",
     ] {
         usage(&[verb], &[&format!("{verb} is not supported yet")]);
     }
@@ -595,6 +595,20 @@ fn values_are_checked_before_anybody_is_asked() {
     usage(&["list", "--state", "dead"], &["no such state \"dead\""]);
     usage(&["logs", "-n", "many"], &["neither a number nor"]);
     usage(&["list", "--frobnicate"], &["--frobnicate"]);
+    usage(
+        &["hold", "a", "--until", "soon"],
+        &["\"soon\" is no time to come", "2h"],
+    );
+    usage(&["hold", "a", "--until", "2001-01-01T00:00"], &["has passed"]);
+    usage(
+        &["hold", "a", "--note", &"x".repeat(513)],
+        &["longer than 512 bytes"],
+    );
+    usage(&["adopt", "a"], &["--pid"]);
+    usage(
+        &["adopt", "a", "--pid", "7", "--match", "x"],
+        &["cannot be used with"],
+    );
 }
 
 #[test]

@@ -13,7 +13,10 @@ fn timeless(value: &mut Value) {
         Value::Array(all) => all.iter_mut().for_each(timeless),
         Value::Object(map) => {
             for (key, value) in map.iter_mut() {
-                let time = matches!(key.as_str(), "since" | "ready_since" | "at" | "next_try");
+                let time = matches!(
+                    key.as_str(),
+                    "since" | "until" | "ready_since" | "at" | "next_try"
+                );
                 match value {
                     Value::String(_) if key == "socket" => *value = Value::from("<path>"),
                     Value::String(text) if time && text.ends_with('Z') && text.len() == 27 => {
@@ -33,9 +36,12 @@ fn timeless(value: &mut Value) {
 
 /// The absolute time in brackets that `status UNIT` adds to the relative one.
 fn undated(text: &str) -> String {
-    let undate = |line: &str| match (line.find(" (20"), line.strip_suffix("+00:00)")) {
-        (Some(at), Some(_)) => format!("{} (<time>)\n", &line[..at]),
-        _ => format!("{line}\n"),
+    let undate = |line: &str| match line.split_once(" (20") {
+        Some((before, dated)) if dated.contains("+00:00)") => {
+            let after = dated.split_once("+00:00)").map_or("", |(_, after)| after);
+            format!("{before} (<time>){after}\n")
+        }
+        Some(_) | None => format!("{line}\n"),
     };
     text.lines().map(undate).collect()
 }
@@ -104,6 +110,13 @@ verbs! {
     wait_for_running: ["wait", "a"] => 0;
     daemon_reload: ["daemon-reload"] => 0;
     version_of_both: ["version"] => 0;
+    hold_one: ["hold", "a", "--note", "the disk is being changed", "--until", "2h"] => 0;
+    unhold_one: ["unhold", "a"] => 0;
+    status_of_a_held_unit: ["status", "held_one"] => 3;
+    list_held: ["list", "held_one"] => 0;
+    adopt_one: ["adopt", "a", "--pid", "4711"] => 0;
+    adopt_tried: ["adopt", "a", "--match", "python3 x.py", "--dry-run"] => 0;
+    upgrade_done: ["upgrade", "/opt/new/ringriftd"] => 0;
 }
 
 #[track_caller]
@@ -242,6 +255,61 @@ fn flags_reach_the_daemon() {
             ..
         }
     ));
+}
+
+#[test]
+fn flags_of_the_newer_verbs_reach_the_daemon() {
+    let daemon = Daemon::answering(sample);
+    code(&daemon.run(&["hold", "a", "--until", "1h30m"]), 0);
+    code(
+        &daemon.run(&["hold", "a", "--note", "x", "--until", "2999-01-01T00:00:00Z"]),
+        0,
+    );
+    code(&daemon.run(&["adopt", "a", "--match", "x y", "--dry-run"]), 0);
+    let mut command = daemon.command(&["upgrade", "new/ringriftd"]);
+    code(&command.current_dir("/").output().expect("runs"), 0);
+    code(&daemon.run(&["upgrade"]), 0);
+    let asked = daemon.asked();
+    let soon = now_us() + 5_400_000_000;
+    assert!(
+        matches!(&asked[0], Request::Hold { note: None, until_us: Some(t), .. } if t.abs_diff(soon) < 60_000_000)
+    );
+    assert_eq!(
+        asked[1],
+        Request::Hold {
+            selectors: vec!["a".into()],
+            note: Some("x".into()),
+            until_us: Some(32_472_144_000_000_000),
+        }
+    );
+    assert_eq!(
+        asked[2],
+        Request::Adopt {
+            unit: "a".into(),
+            pid: None,
+            pattern: Some("x y".into()),
+            dry_run: true,
+        }
+    );
+    let binary = |path: Option<&str>| Request::Upgrade {
+        binary: path.map(str::to_owned),
+    };
+    assert_eq!(asked[3], binary(Some("/new/ringriftd")));
+    assert_eq!(asked[4], binary(None));
+}
+
+#[test]
+fn two_that_match_are_both_named() {
+    let daemon = Daemon::answering(|_| {
+        vec![Reply::Failed(Failure {
+            details: vec!["12 (user 0): x".into(), "13 (user 0): x".into()],
+            ..failure(7, "2 processes match, and only one can be adopted")
+        })]
+    });
+    let output = daemon.run(&["adopt", "a", "--match", "x"]);
+    code(&output, 7);
+    let text = err(&output);
+    assert!(text.contains("\n  12 (user 0): x\n  13 (user 0): x"), "{text}");
 }
 
 #[test]

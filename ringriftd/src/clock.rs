@@ -62,6 +62,17 @@ impl Now {
         }
     }
 
+    /// When a moment of the wall clock is, or was, on the monotonic one; what lies before its beginning is its
+    /// beginning.
+    pub fn mono_of(self, wall_us: u64) -> Mono {
+        let ns = |us: u64| us.saturating_mul(1000);
+        if wall_us >= self.wall_us {
+            Mono(self.mono.0.saturating_add(ns(wall_us - self.wall_us)))
+        } else {
+            Mono(self.mono.0.saturating_sub(ns(self.wall_us - wall_us)))
+        }
+    }
+
     /// When a monotonic point was, or will be, on the wall clock.
     pub fn wall_of(self, at: Mono) -> u64 {
         // Whole µs before the subtraction: else the answer hangs on the nanoseconds of the moment it was asked in.

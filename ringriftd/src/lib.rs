@@ -19,3 +19,4 @@ pub mod places;
 pub mod say;
 pub mod spec;
 pub mod standin;
+pub mod state;

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub const NAME_MAX: usize = 64;
 /// The largest unit, profile or configuration file, in bytes.
 pub const FILE_MAX: u64 = 1024 * 1024;
+/// All files of a configuration together, in bytes: they are kept with the state. 10 000 units take some 10 MiB.
+pub const FILE_SET_MAX: usize = 64 * 1024 * 1024;
 /// Files in one folder of units or profiles.
 pub const FILES_MAX: usize = 20_000;
 /// The deepest nesting of a TOML file; deeper is refused before it is parsed.
@@ -98,8 +100,15 @@ pub const LOG_TAILS_MAX: usize = 4;
 /// Queries of the manager for a unit's last lines that wait; past it the answer is empty. Four answers with
 /// [`TAILS_AT_ONCE`] units each.
 pub const LOG_TAILS_WAITING: usize = 4 * TAILS_AT_ONCE;
-/// Records of one unit that wait for one write(2), in bytes; also what is kept in memory while its disk refuses.
+/// Records of one unit that go into one write(2), in bytes.
 pub const LOG_WRITE_BUFFER: usize = 256 * 1024;
+/// Pipes that may hold a begun line (or one that the last logger left half moved) at the same time; past it begun lines
+/// are written in pieces.
+pub const LOG_CARRIES: usize = 4096;
+/// Of those, how many keep their memory when their line is done.
+pub const LOG_CARRIES_WARM: usize = 64;
+/// Pipes of one unit that are kept past their time because its log cannot be written; past it the oldest is lost.
+pub const LOG_PIPES_WAITING: usize = 4;
 /// Log files that the writer holds open at once; past it the one opened first is closed (half of a usual limit of
 /// descriptors goes to the pipes).
 pub const LOG_FILES_OPEN_MAX: usize = 512;
@@ -136,6 +145,8 @@ pub const NOTIFY_MAX: usize = 4096;
 pub const STATUS_TEXT_MAX: usize = 512;
 /// Datagrams a second of one unit that are looked at; more are counted and dropped.
 pub const NOTIFY_RATE: u32 = 100;
+/// Bytes of a readiness pipe that are looked at in one go.
+pub const READY_LOOK: usize = 1024;
 
 // --- control -------------------------------------------------------------------------------------------------
 
@@ -161,6 +172,12 @@ pub const SUBSCRIBER_LAG: usize = 4096;
 pub const EVENTS_KEPT: usize = 8192;
 /// The longest path of a socket, in bytes (`sun_path` less its NUL; unix(7)).
 pub const SOCKET_PATH_MAX: usize = 107;
+/// How soon the keeper is asked again for a control socket that it could not make.
+pub const RELISTEN_RETRY: Duration = Duration::from_secs(2);
+/// Between two times that it is made again: whoever removes it again and again gets no loop.
+pub const RELISTEN_PAUSE: Duration = Duration::from_millis(500);
+/// How often its name is looked for where the kernel cannot tell (no inotify instance left).
+pub const SOCKET_LOOK_AGAIN: Duration = Duration::from_secs(4);
 /// Requests that wait for the manager's loop.
 pub const ASKS_QUEUE: usize = 256;
 
@@ -168,8 +185,31 @@ pub const ASKS_QUEUE: usize = 256;
 
 /// How long the manager may take from its start until it serves.
 pub const MANAGER_START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long after a fresh manager serves the processes that bear the node's mark and that it did not take over are named.
+pub const ADOPT_WINDOW: Duration = Duration::from_secs(10);
+/// How long a new keeper waits for the lock of a dead one, whose manager still holds it.
+pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// How long the keeper waits for manager and logger to end after the last unit.
 pub const ROLE_END_TIMEOUT: Duration = Duration::from_secs(5);
+/// Back-off before a dead manager is started again, from the second death in a row on: first, then doubled. After one death
+/// it is started at once.
+pub const MANAGER_RESTART_DELAY: Duration = Duration::from_millis(100);
+/// That back-off at most.
+pub const MANAGER_RESTART_MAX_DELAY: Duration = Duration::from_secs(10);
+/// A manager that served so long has proved itself: its next death is the first in a row again.
+pub const MANAGER_STABLE_AFTER: Duration = Duration::from_secs(60);
+/// A manager that served so long is started again at once when it dies; one that dies sooner, with a back-off.
+pub const MANAGER_STEADY_AFTER: Duration = Duration::from_secs(1);
+/// The back-off's largest exponent for a manager that served and was then killed by SIGKILL: 400 ms.
+pub const MANAGER_MURDERED_STEPS: u32 = 3;
+/// Deaths in a row after which the manager begins with the last state that held.
+pub const MANAGER_SAFE_AFTER: u32 = 5;
+/// A manager that said nothing for so long is asked whether it lives: the only wake-up of an idle node.
+pub const MANAGER_SILENCE: Duration = Duration::from_secs(30);
+/// How long it may take to answer before it is hung.
+pub const MANAGER_ANSWER: Duration = Duration::from_secs(15);
+/// A keeper that wakes so long after its own deadline was itself held up (stopped, or the machine was): it judges nobody.
+pub const KEEPER_LATE: Duration = Duration::from_secs(1);
 /// Back-off before a dead logger is started again: first, then doubled.
 pub const LOGGER_RESTART_DELAY: Duration = Duration::from_millis(100);
 /// That back-off at most.
@@ -204,6 +244,14 @@ pub const COMPLAINTS_BURST: u32 = 10;
 pub const COMPLAINT_EVERY: Duration = Duration::from_secs(5);
 /// The longest program name in a client's hello that is kept, in bytes.
 pub const PROGRAM_MAX: usize = 64;
+/// Processes of the host that are looked at to find one to adopt; with more there is no answer.
+pub const OUTSIDE_PROCESSES_MAX: usize = 131_072;
+/// Of each command line so much is looked at, in bytes.
+pub const OUTSIDE_COMMAND_MAX: usize = 16 * 1024;
+/// Processes that are named when several match.
+pub const OUTSIDE_NAMED: usize = 20;
+/// Of each so much of its command line is shown, in characters.
+pub const OUTSIDE_SHOWN: usize = 200;
 /// Processes of one unit that are looked at to tell what it uses.
 pub const USAGE_PROCESSES_MAX: usize = 4096;
 /// Messages that wait in the keeper for the manager or the logger before it reads no more requests.
@@ -218,8 +266,42 @@ pub const SIGNALS_KEPT: usize = 16;
 pub const KEEPER_DOUBT: Duration = Duration::from_secs(2);
 /// How often it looks at a busy cgroup before it leaves it in place and says so.
 pub const CGROUP_REMOVE_TRIES: u32 = 50;
+/// The largest picture of a keeper that another program takes over, in bytes: some 20 000 launches.
+pub const HANDOVER_MAX: u64 = 64 * 1024 * 1024;
+/// How long a new program may take to say what it is, before an upgrade is refused.
+pub const SELF_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// What it may print meanwhile, in bytes.
+pub const SELF_CHECK_BYTES: usize = 64 * 1024;
+/// How long the manager of a new program may take to serve, before the old program comes back.
+pub const UPGRADE_TRIAL: Duration = Duration::from_secs(4);
+/// Managers of a new program that may die meanwhile.
+pub const UPGRADE_DEATHS: u32 = 2;
+/// Seconds after which a new program that has not even taken over what the old one left is killed; the old manager, which
+/// is still there, then takes the keeper's place.
+pub const UPGRADE_ALARM_SECONDS: u32 = 3;
+/// How long a manager may take to stand still before an upgrade.
+pub const ROLE_STOP_WAIT: Duration = Duration::from_millis(500);
+/// How long a new program waits for both old roles to be dead before it starts what it can.
+pub const ROLE_REPLACE_WAIT: Duration = Duration::from_secs(1);
 /// A logger that lived so long has proved itself: its next death is followed by the first back-off again.
 pub const LOGGER_STABLE_AFTER: Duration = Duration::from_secs(60);
+
+/// Answers that are kept for clients that ask again.
+pub const ANSWERS_KEPT: usize = 256;
+/// A manager that is so long past a deadline was stopped, or the machine slept: it hears first what was said meanwhile.
+pub const LATE_AFTER: Duration = Duration::from_millis(500);
+/// For so long.
+pub const LATE_GRACE: Duration = Duration::from_millis(200);
+/// Events that the state carries until they are surely in the flight recorder's files.
+pub const EVENTS_REMEMBERED: usize = 2048;
+/// How long an answer waits for the disk to have what it says; past it the answer says that it has not.
+pub const PROMISE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Serials that are left out after a start from the state on disk, which may be a moment behind: none is used twice.
+pub const SERIALS_SKIPPED: u64 = 1_000_000;
+/// Jobs under way whose client has gone and may come again.
+pub const ORPHAN_JOBS_MAX: usize = 1024;
+/// Signals that are remembered, so that a new manager can send those that the keeper has not heard of.
+pub const ORDERS_KEPT: usize = 4096;
 
 // --- the manager's own tasks -----------------------------------------------------------------------------------
 
@@ -229,3 +311,25 @@ pub const PID_FILE_PAUSE: Duration = Duration::from_millis(50);
 pub const TAILS_AT_ONCE: usize = 64;
 /// Lines of each.
 pub const TAIL_LINES: u32 = 10;
+
+// --- state that outlives a process -----------------------------------------------------------------------------
+
+/// The longest payload of one record of state, in bytes. The whole state of 10 000 units with their files is some 40 MiB.
+pub const STATE_RECORD_MAX: usize = 256 * 1024 * 1024;
+/// The largest file of state, in bytes: a base, as much again in deltas, and one record more.
+pub const STATE_FILE_MAX: u64 = 3 * STATE_RECORD_MAX as u64;
+/// Deltas of a generation in bytes before a new base is worth its price, however small the base is. Past it, a new base
+/// is due when the deltas outweigh the base: so each byte is written twice at most.
+pub const STATE_DELTAS_MIN: u64 = 4 * 1024 * 1024;
+/// Changes that wait for a slow disk, in bytes; past it they are dropped and the disk is given a whole state next.
+pub const STATE_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Back-off after the folder of state could not be written: first, then doubled.
+pub const STATE_RETRY_DELAY: Duration = Duration::from_millis(500);
+/// That back-off at most.
+pub const STATE_RETRY_MAX_DELAY: Duration = Duration::from_secs(10);
+/// One of the two files of the flight recorder, in bytes: some 25 000 events.
+pub const RECORDER_SEGMENT: u64 = 8 * 1024 * 1024;
+/// Events that wait for a slow disk; past it they are counted and missing from the flight recorder.
+pub const RECORDER_QUEUE: usize = 8192;
+/// Events of the flight recorder in one piece of an answer.
+pub const RECORDER_CHUNK: usize = 1024;

@@ -1,17 +1,20 @@
 //! Chooses the role: keeper (no word), manager, logger, stand-in, or a verb that needs no running daemon (check).
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use ringriftd::config::verb::{CheckArgs, check_verb};
+use ringriftd::keeper::config::STATE_VERSIONS;
+use ringriftd::keeper::upgrade::{self, SelfCheck};
 use ringriftd::keeper::{Contain, KeeperConfig};
 use ringriftd::places::{PlaceArgs, Places, ProfileArgs};
 use ringriftd::{keeper, logger, manager, standin};
 
 /// A process supervisor: starts the units of a profile in order, watches them, and takes orders from ringriftctl.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(version, args_conflicts_with_subcommands = true, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     verb: Option<Verb>,
@@ -55,8 +58,11 @@ enum Verb {
         args: Vec<OsString>,
     },
     /// The role that thinks; started by the keeper
-    #[command(hide = true)]
+    #[command(hide = true, args_override_self = true)]
     Manager(DaemonArgs),
+    /// What this program is, for a keeper that is asked to go on as it
+    #[command(name = upgrade::SELF_CHECK, hide = true)]
+    SelfCheck(DaemonArgs),
     /// The role that writes logs; started by the keeper
     #[command(hide = true)]
     Logger {
@@ -91,6 +97,8 @@ fn main() -> ExitCode {
         },
         Some(Verb::StandIn { args }) => standin::run(args),
         Some(Verb::Manager(daemon)) => run_manager(&daemon),
+        // That its arguments are understood is part of the answer.
+        Some(Verb::SelfCheck(_)) => self_check(),
         Some(Verb::Logger { log_dir }) => logger::run(&log_dir),
     };
     ExitCode::from(code)
@@ -103,12 +111,12 @@ fn refuse(why: &str) -> u8 {
 }
 
 fn run_keeper(daemon: &DaemonArgs) -> u8 {
-    let places = match Places::of_process(&daemon.places) {
+    let places = match Places::of_process(&daemon.places).and_then(Places::settle) {
         Ok(places) => places,
         Err(why) => return refuse(&why),
     };
-    if let Err(why) = places.make() {
-        return refuse(&why);
+    for note in &places.notes {
+        ringriftd::say!("ringriftd: {note}");
     }
     let containment = match daemon.containment.as_str() {
         "auto" => Contain::Auto,
@@ -126,10 +134,19 @@ fn run_keeper(daemon: &DaemonArgs) -> u8 {
         places.log_dir.clone(),
     );
     config.containment = containment;
-    // The same words again: the manager finds the same places, and reads the files itself.
-    config.manager_args = std::env::args_os().skip(1).collect();
+    // The same words again, for the manager reads the files itself; and the folders as they were settled here, so that it
+    // finds the same ones whatever becomes of the host.
+    config.manager_args = std::env::args_os().skip(1).chain(places.flags()).collect();
     config.logger_args = vec!["--log-dir".into(), places.log_dir.into_os_string()];
     keeper::run(config)
+}
+
+fn self_check() -> u8 {
+    let line = SelfCheck::own(STATE_VERSIONS).line();
+    match writeln!(std::io::stdout(), "{line}") {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
 }
 
 fn run_manager(daemon: &DaemonArgs) -> u8 {

@@ -1,18 +1,26 @@
 //! Where things are: flags beat the environment, the environment a source checkout, a checkout the fixed places
-//! (the table at the end of `docs/units.md`). Finding is a function of what it is given; only [`Places::make`] touches
-//! the disk.
+//! (the table at the end of `docs/units.md`). Finding is a function of what it is given; only [`Places::settle`] touches
+//! the disk, and there it shows which of the found places can be used on this host: a container may have a root that
+//! nobody can write to.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fchmod, fstat};
+use nix::unistd::{AccessFlags, faccessat};
 
 use crate::limits;
+
+/// The folders of state and logs, where they must lie in the run-time folder.
+const STATE_BELOW_RUNTIME: &str = "state";
+/// See [`STATE_BELOW_RUNTIME`].
+const LOGS_BELOW_RUNTIME: &str = "log";
+/// The file that the keeper needs in the folders of state and run time.
+const LOCK: Option<&str> = Some("lock");
 
 /// The flags that say where things are.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -35,6 +43,9 @@ pub struct PlaceArgs {
     /// The folder of the units' logs
     #[arg(long, value_name = "DIR")]
     pub log_dir: Option<PathBuf>,
+    /// Said by the keeper to the manager: why a folder is another than the one that was asked for
+    #[arg(long, value_name = "TEXT", hide = true)]
+    pub place_note: Vec<String>,
 }
 
 /// The flag that names profiles.
@@ -68,10 +79,17 @@ pub struct Places {
     pub profiles: Vec<SearchDir>,
     /// The socket's folder.
     pub runtime_dir: PathBuf,
+    /// Where it is put instead when that one cannot be used, best first. None when a person named it: clients look for
+    /// the socket there.
+    pub runtime_choices: Vec<PathBuf>,
     /// Lock and state.
     pub state_dir: PathBuf,
     /// The units' logs.
     pub log_dir: PathBuf,
+    /// Neither flag nor environment names a place for the state.
+    pub is_homeless: bool,
+    /// Which folders are others than those asked for, and why: sentences for the operator.
+    pub notes: Vec<String>,
     /// A source checkout decided something.
     pub checkout: bool,
     /// Paths below it are shown without it.
@@ -94,15 +112,20 @@ pub struct World<'a> {
     pub uid: u32,
 }
 
-/// The three folders, opened and checked.
-#[derive(Debug)]
-pub struct MadeDirs {
-    /// `runtime_dir`, mode 0700.
-    pub runtime: OwnedFd,
-    /// `state_dir`.
-    pub state: OwnedFd,
-    /// `log_dir`.
-    pub log: OwnedFd,
+/// Why a folder cannot be used.
+enum Unusable {
+    /// The host does not have it: it cannot be made, or not be written to. Another folder serves.
+    Absent(String),
+    /// It is there and looks like a trap or a mistake (a link, another's, open to others): somebody must look at it.
+    Unsafe(String),
+}
+
+impl Unusable {
+    fn why(self) -> String {
+        match self {
+            Self::Absent(why) | Self::Unsafe(why) => why,
+        }
+    }
 }
 
 impl Places {
@@ -190,29 +213,41 @@ impl Places {
         let units = search(&flags.units, "units");
         let profiles = search(&flags.profiles, "profiles");
 
-        let runtime_dir = flags
+        let named_runtime = flags
             .runtime_dir
             .as_deref()
             .map(absolute)
-            .or_else(|| set("RINGRIFT_RUNTIME_DIR"))
-            .unwrap_or_else(|| {
-                if is_root {
-                    return PathBuf::from("/run/ringrift");
-                }
-                match xdg("XDG_RUNTIME_DIR").filter(|p| (world.is_dir)(p)) {
-                    Some(dir) => dir.join("ringrift"),
-                    None => PathBuf::from(format!("/tmp/ringrift-{}", world.uid)),
-                }
-            });
-        let state_dir = match flags.state_dir.as_deref().map(absolute).or_else(|| set("RINGRIFT_STATE_DIR")) {
-            Some(dir) => dir,
-            None if is_root => PathBuf::from("/var/lib/ringrift"),
-            None => xdg("XDG_STATE_HOME")
-                .or_else(|| home().map(|h| h.join(".local/state")))
-                .ok_or(
-                    "cannot find a folder for the state: neither HOME nor XDG_STATE_HOME is set; name one with --state-dir",
-                )?
-                .join("ringrift"),
+            .or_else(|| set("RINGRIFT_RUNTIME_DIR"));
+        let (runtime_dir, runtime_choices) = match named_runtime {
+            Some(dir) => (dir, Vec::new()),
+            None => {
+                let mut choices: Vec<PathBuf> = if is_root {
+                    // Not XDG_RUNTIME_DIR: it may be the folder of whoever became root, and be theirs.
+                    vec!["/run/ringrift".into()]
+                } else {
+                    let xdg = xdg("XDG_RUNTIME_DIR").filter(|p| (world.is_dir)(p));
+                    xdg.into_iter().map(|dir| dir.join("ringrift")).collect()
+                };
+                let own = format!("ringrift-{}", world.uid);
+                choices.extend([Path::new("/tmp").join(&own), Path::new("/dev/shm").join(&own)]);
+                (choices.remove(0), choices)
+            }
+        };
+        let named_state = flags
+            .state_dir
+            .as_deref()
+            .map(absolute)
+            .or_else(|| set("RINGRIFT_STATE_DIR"));
+        let own_state = || xdg("XDG_STATE_HOME").or_else(|| home().map(|h| h.join(".local/state")));
+        let (state_dir, is_homeless) = if let Some(dir) = named_state {
+            (dir, false)
+        } else if is_root {
+            (PathBuf::from("/var/lib/ringrift"), false)
+        } else {
+            match own_state() {
+                Some(dir) => (dir.join("ringrift"), false),
+                None => (runtime_dir.join(STATE_BELOW_RUNTIME), true),
+            }
         };
         let log_dir = match flags
             .log_dir
@@ -230,8 +265,11 @@ impl Places {
             units,
             profiles,
             runtime_dir,
+            runtime_choices,
             state_dir,
             log_dir,
+            is_homeless,
+            notes: flags.place_note.clone(),
             checkout,
             cwd: world.cwd.to_owned(),
             uid: world.uid,
@@ -279,30 +317,112 @@ impl Places {
         }
     }
 
-    /// Makes the three folders where they are missing, and checks that nobody else can change what is in them, nor
-    /// list the run-time folder.
-    pub fn make(&self) -> Result<MadeDirs, String> {
-        Ok(MadeDirs {
-            runtime: self.make_one(&self.runtime_dir, "--runtime-dir", true)?,
-            state: self.make_one(&self.state_dir, "--state-dir", false)?,
-            log: self.make_one(&self.log_dir, "--log-dir", false)?,
-        })
+    /// Makes the three folders where they are missing, checks that nobody else can change what is in them, nor list the
+    /// run-time folder, and returns the places as they can be used here. A run-time folder is needed. Without a writable
+    /// folder for state or logs (a container with a read-only root) theirs are made in the run-time folder, and a note says so.
+    pub fn settle(mut self) -> Result<Self, String> {
+        self.settle_runtime()?;
+        if self.is_homeless {
+            let why = "neither HOME nor XDG_STATE_HOME is set; name a folder with --state-dir";
+            self.notes.push(moved_note("state", why, &self.state_dir));
+        }
+        if let Some(why) = self.absent(&self.state_dir, "--state-dir", LOCK)? {
+            self.state_dir = self.runtime_dir.join(STATE_BELOW_RUNTIME);
+            self.usable(&self.state_dir, "--state-dir", false, LOCK)
+                .map_err(Unusable::why)?;
+            let note = moved_note("state", &why, &self.state_dir);
+            self.notes.push(note);
+        }
+        if let Some(why) = self.absent(&self.log_dir, "--log-dir", None)? {
+            self.log_dir = self.runtime_dir.join(LOGS_BELOW_RUNTIME);
+            self.usable(&self.log_dir, "--log-dir", false, None)
+                .map_err(Unusable::why)?;
+            let note = moved_note("logs", &why, &self.log_dir);
+            self.notes.push(note);
+        }
+        Ok(self)
     }
 
-    fn make_one(&self, path: &Path, flag: &str, private: bool) -> Result<OwnedFd, String> {
+    /// The flags that name these places to a role, whatever flags, environment and host said before.
+    pub fn flags(&self) -> Vec<OsString> {
+        let mut flags = Vec::new();
+        for (flag, dir) in [
+            ("--runtime-dir", &self.runtime_dir),
+            ("--state-dir", &self.state_dir),
+            ("--log-dir", &self.log_dir),
+        ] {
+            flags.extend([OsString::from(flag), dir.clone().into_os_string()]);
+        }
+        for note in &self.notes {
+            flags.extend(["--place-note".into(), OsString::from(note)]);
+        }
+        flags
+    }
+
+    fn settle_runtime(&mut self) -> Result<(), String> {
+        let mut tried = Vec::new();
+        let first = self.runtime_dir.clone();
+        // What was put below it for want of another place goes with it.
+        let below = |dir: &Path| dir.strip_prefix(&first).map(Path::to_owned).ok();
+        let (state, log) = (below(&self.state_dir), below(&self.log_dir));
+        for dir in std::iter::once(first.clone()).chain(std::mem::take(&mut self.runtime_choices)) {
+            match self.usable(&dir, "--runtime-dir", true, LOCK) {
+                Ok(()) => {
+                    for (place, rest) in [(&mut self.state_dir, &state), (&mut self.log_dir, &log)] {
+                        if let Some(rest) = rest {
+                            *place = dir.join(rest);
+                        }
+                    }
+                    self.runtime_dir = dir;
+                    self.check_socket()?;
+                    if let Some(why) = tried.first() {
+                        let note = format!("the run-time folder is {}: {why}", self.runtime_dir.display());
+                        self.notes.push(note);
+                    }
+                    return Ok(());
+                }
+                Err(unusable) => tried.push(unusable.why()),
+            }
+        }
+        match tried.as_slice() {
+            [one] => Err(one.clone()),
+            several => Err(format!(
+                "cannot find a run-time folder, which the control socket needs (a tmpfs on one of these helps): {}",
+                several.join("; ")
+            )),
+        }
+    }
+
+    /// Why a folder is to be replaced; `None` when it can be used.
+    fn absent(&self, path: &Path, flag: &str, probe: Option<&str>) -> Result<Option<String>, String> {
+        match self.usable(path, flag, false, probe) {
+            Ok(()) => Ok(None),
+            Err(Unusable::Absent(why)) => Ok(Some(why)),
+            Err(Unusable::Unsafe(why)) => Err(why),
+        }
+    }
+
+    /// Makes a folder where it is missing, and tries whether it can be used. `probe` is a file that is needed in it: it
+    /// is opened, which on a full disk says more than the folder's mode.
+    fn usable(&self, path: &Path, flag: &str, private: bool, probe: Option<&str>) -> Result<(), Unusable> {
         let shown = path.display();
-        let refuse = |why: String| format!("cannot use the folder {shown}: {why}; name another with {flag}");
+        let absent = |what: &Path, e: &dyn std::fmt::Display| {
+            Unusable::Absent(format!(
+                "cannot make the folder {}: {e}; name another with {flag}",
+                what.display()
+            ))
+        };
+        let refuse = |why: String| {
+            Unusable::Unsafe(format!(
+                "cannot use the folder {shown}: {why}; name another with {flag}"
+            ))
+        };
         if let Some(parent) = path.parent() {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o755)
                 .create(parent)
-                .map_err(|e| {
-                    format!(
-                        "cannot make the folder {}: {e}; name another with {flag}",
-                        parent.display()
-                    )
-                })?;
+                .map_err(|e| absent(parent, &e))?;
         }
         // The last step is not recursive: mkdir(2) does not follow a link that somebody left here.
         match std::fs::DirBuilder::new()
@@ -311,19 +431,25 @@ impl Places {
         {
             Ok(()) => {}
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => {
-                return Err(format!(
-                    "cannot make the folder {shown}: {e}; name another with {flag}"
-                ));
-            }
+            // A folder of a read-only file system, or below a folder that is not ours, is said to be that before it is
+            // said to be there.
+            Err(_) if path.symlink_metadata().is_ok() => {}
+            Err(e) => return Err(absent(path, &e)),
         }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = open(path, flags, Mode::empty()).map_err(|e| {
-            refuse(match e {
-                Errno::ELOOP | Errno::ENOTDIR => "it is a link or no folder".to_owned(),
-                e => e.desc().to_owned(),
-            })
+        let fd = open(path, flags, Mode::empty()).map_err(|e| match e {
+            Errno::ELOOP | Errno::ENOTDIR => refuse("it is a link or no folder".to_owned()),
+            e => Unusable::Absent(format!(
+                "cannot open the folder {shown}: {}; name another with {flag}",
+                e.desc()
+            )),
         })?;
+        let not_writable = |e: Errno| {
+            Unusable::Absent(format!(
+                "cannot write to the folder {shown}: {}; name another with {flag}",
+                e.desc()
+            ))
+        };
         let stat = fstat(&fd).map_err(|e| refuse(e.desc().to_owned()))?;
         if stat.st_uid != self.uid {
             return Err(refuse(format!(
@@ -337,6 +463,27 @@ impl Places {
                 stat.st_mode & 0o7777
             )));
         }
+        faccessat(
+            &fd,
+            ".",
+            AccessFlags::W_OK | AccessFlags::X_OK,
+            AtFlags::AT_EACCESS,
+        )
+        .map_err(not_writable)?;
+        if let Some(name) = probe {
+            let flags = OFlag::O_RDWR
+                | OFlag::O_CREAT
+                | OFlag::O_NOFOLLOW
+                | OFlag::O_NOCTTY
+                | OFlag::O_NONBLOCK
+                | OFlag::O_CLOEXEC;
+            openat(&fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| match e {
+                Errno::ELOOP | Errno::EISDIR | Errno::ENXIO => {
+                    refuse(format!("its file {name} is no regular file"))
+                }
+                e => not_writable(e),
+            })?;
+        }
         // Whether others may pass through is the running keeper's to say: it lets them when a unit of another user has
         // its notify socket there, and a second ringriftd, which comes here before it finds the lock taken, must not
         // take that away.
@@ -344,8 +491,17 @@ impl Places {
             fchmod(&fd, Mode::S_IRWXU)
                 .map_err(|e| refuse(format!("its mode cannot be set to 0700: {}", e.desc())))?;
         }
-        Ok(fd)
+        Ok(())
     }
+}
+
+/// What the operator is told of a folder that was put into the run-time folder.
+fn moved_note(what: &str, why: &str, dir: &Path) -> String {
+    let lives = if what == "logs" { "live" } else { "lives" };
+    format!(
+        "the {what} {lives} in {} and will not outlive the machine's (or container's) end: {why}",
+        dir.display()
+    )
 }
 
 #[cfg(test)]
@@ -391,6 +547,10 @@ mod tests {
             [("/etc/ringrift/units", false), ("/usr/lib/ringrift/units", false)]
         );
         assert_eq!(p.runtime_dir, Path::new("/run/ringrift"));
+        assert_eq!(
+            p.runtime_choices,
+            [Path::new("/tmp/ringrift-0"), Path::new("/dev/shm/ringrift-0")]
+        );
         assert_eq!(p.state_dir, Path::new("/var/lib/ringrift"));
         assert_eq!(p.log_dir, Path::new("/var/log/ringrift"));
         assert!(!p.checkout);
@@ -411,9 +571,11 @@ mod tests {
     }
 
     #[test]
-    fn a_user_without_home_is_told_which_flag_helps() {
-        let error = find(&PlaceArgs::default(), &[], &[], 7).unwrap_err();
-        assert!(error.contains("--state-dir"), "{error}");
+    fn the_state_of_a_user_without_home_lies_in_the_run_time_folder() {
+        let p = find(&PlaceArgs::default(), &[], &[], 7).unwrap();
+        assert_eq!(p.state_dir, Path::new("/tmp/ringrift-7/state"));
+        assert_eq!(p.log_dir, Path::new("/tmp/ringrift-7/state/log"));
+        assert!(p.is_homeless);
     }
 
     #[test]
@@ -455,6 +617,7 @@ mod tests {
             runtime_dir: Some("run".into()),
             state_dir: Some("/f/state".into()),
             log_dir: None,
+            place_note: Vec::new(),
         };
         let p = find(&flags, &env, &CHECKOUT, 7).unwrap();
         assert_eq!(p.config, Some("/w/f.toml".into()));
@@ -511,11 +674,11 @@ mod tests {
     fn the_folders_are_made_and_the_run_time_one_is_private() {
         use std::os::unix::fs::PermissionsExt;
         in_temp(|_, places| {
-            places.make().unwrap();
+            places.clone().settle().unwrap();
             let mode = |p: &Path| p.metadata().unwrap().permissions().mode() & 0o777;
             assert_eq!(mode(&places.runtime_dir), 0o700);
             std::fs::set_permissions(&places.runtime_dir, PermissionsExt::from_mode(0o755)).unwrap();
-            places.make().unwrap();
+            places.clone().settle().unwrap();
             assert_eq!(mode(&places.runtime_dir), 0o700);
         });
     }
@@ -524,25 +687,87 @@ mod tests {
     fn the_way_that_a_running_keeper_opened_is_not_closed_to_its_units() {
         use std::os::unix::fs::PermissionsExt;
         in_temp(|_, places| {
-            places.make().unwrap();
+            places.clone().settle().unwrap();
             std::fs::set_permissions(&places.runtime_dir, PermissionsExt::from_mode(0o711)).unwrap();
-            places.make().unwrap();
+            places.clone().settle().unwrap();
             let mode = places.runtime_dir.metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o711);
         });
+    }
+
+    /// A file stands where the folder would be made: as with a read-only root, it cannot be.
+    #[test]
+    fn state_and_logs_that_have_no_place_go_into_the_run_time_folder_with_a_note_each() {
+        in_temp(|root, mut places| {
+            std::fs::write(root.join("full"), "").unwrap();
+            places.state_dir = root.join("full/state");
+            places.log_dir = root.join("full/log");
+            let settled = places.settle().unwrap();
+            assert_eq!(settled.state_dir, settled.runtime_dir.join("state"));
+            assert_eq!(settled.log_dir, settled.runtime_dir.join("log"));
+            assert!(settled.log_dir.is_dir() && settled.state_dir.join("lock").is_file());
+            for (note, words) in settled
+                .notes
+                .iter()
+                .zip([["full", "--state-dir"], ["full", "--log-dir"]])
+            {
+                assert!(words.iter().all(|word| note.contains(word)), "{note}");
+            }
+            assert_eq!(settled.notes.len(), 2);
+        });
+    }
+
+    #[test]
+    fn the_run_time_folder_is_the_first_that_can_be_used_unless_it_was_named() {
+        in_temp(|root, mut places| {
+            std::fs::write(root.join("full"), "").unwrap();
+            places.runtime_dir = root.join("full/run");
+            places.state_dir = root.join("full/run/state");
+            let error = places.clone().settle().unwrap_err();
+            assert!(error.contains("full") && error.contains("cannot make"), "{error}");
+            places.runtime_choices = vec![root.join("full/other"), root.join("third")];
+            let settled = places.clone().settle().unwrap();
+            assert_eq!(settled.runtime_dir, root.join("third"));
+            assert_eq!(settled.state_dir, root.join("third/state"));
+            assert_eq!(settled.notes.len(), 1, "{:?}", settled.notes);
+            places.is_homeless = true;
+            let settled = places.clone().settle().unwrap();
+            let note = &settled.notes[1];
+            assert!(
+                note.contains("--state-dir") && note.contains("HOME") && note.contains("third"),
+                "{note}"
+            );
+            places.runtime_choices.pop();
+            let error = places.settle().unwrap_err();
+            assert!(
+                error.contains("--runtime-dir") && error.contains("other"),
+                "{error}"
+            );
+        });
+    }
+
+    #[test]
+    fn the_flags_for_the_roles_name_the_settled_places() {
+        let mut p = find(&PlaceArgs::default(), &XDG, &[], 0).unwrap();
+        p.notes = vec!["why".to_owned()];
+        let flags: Vec<_> = p.flags().into_iter().map(|f| f.into_string().unwrap()).collect();
+        assert_eq!(
+            flags.join(" "),
+            "--runtime-dir /run/ringrift --state-dir /var/lib/ringrift --log-dir /var/log/ringrift --place-note why"
+        );
     }
 
     #[test]
     fn a_folder_that_others_may_write_to_and_a_link_are_refused() {
         use std::os::unix::fs::PermissionsExt;
         in_temp(|root, places| {
-            places.make().unwrap();
+            places.clone().settle().unwrap();
             std::fs::set_permissions(&places.state_dir, PermissionsExt::from_mode(0o777)).unwrap();
-            let error = places.make().unwrap_err();
+            let error = places.clone().settle().unwrap_err();
             assert!(error.contains("0777") && error.contains("--state-dir"), "{error}");
-            std::fs::remove_dir(&places.state_dir).unwrap();
+            std::fs::remove_dir_all(&places.state_dir).unwrap();
             std::os::unix::fs::symlink(root, &places.state_dir).unwrap();
-            let error = places.make().unwrap_err();
+            let error = places.clone().settle().unwrap_err();
             assert!(error.contains("link"), "{error}");
         });
     }

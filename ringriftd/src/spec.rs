@@ -64,7 +64,7 @@ pub enum Lifecycle {
 }
 
 /// One unit.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UnitSpec {
     /// The stem of its file.
     pub name: UnitName,
@@ -149,11 +149,11 @@ pub enum NotifyAccess {
 }
 
 /// A text with `${NAME}` and `${NAME:-default}`, parsed when the file is read, filled in at each launch.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Template(pub Vec<Piece>);
 
 /// A piece of a [`Template`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Piece {
     /// As it stands.
     Text(String),
@@ -209,7 +209,7 @@ impl std::fmt::Display for Template {
 pub type Argv = Vec<Template>;
 
 /// What a unit runs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     /// `command = […]`.
     Direct(Argv),
@@ -225,7 +225,7 @@ pub enum Command {
 }
 
 /// `[runner.NAME]` of `ringriftd.toml`.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Runner {
     /// What it runs, before the unit's `args`.
     pub command: Argv,
@@ -251,7 +251,7 @@ pub struct Rlimit {
 }
 
 /// `[exec]`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Exec {
     /// How it becomes ready.
     pub kind: Kind,
@@ -304,7 +304,7 @@ pub struct Exec {
 }
 
 /// An entry of `env_files`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EnvFile {
     /// Where.
     pub path: Template,
@@ -335,7 +335,7 @@ pub enum Exhausted {
 }
 
 /// `[restart]`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Restart {
     /// After which ends.
     pub policy: RestartPolicy,
@@ -392,7 +392,7 @@ pub enum OnRecovered {
 }
 
 /// `[on_dependency]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct OnDependency {
     /// When it goes down for good (failed, or stopped by an operator).
     pub failed: OnFailed,
@@ -403,7 +403,7 @@ pub struct OnDependency {
 }
 
 /// `[stop]`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stop {
     /// The ladder: signal numbers, at least one.
     pub signals: Vec<i32>,
@@ -423,7 +423,7 @@ pub struct Log {
 }
 
 /// `[deprecated]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deprecated {
     /// As the file says it.
     pub since: Option<String>,
@@ -449,7 +449,7 @@ pub struct NodeSpec {
 }
 
 /// Why a unit is wanted on this node.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Membership {
     /// A profile lists it.
     Listed {

@@ -21,7 +21,13 @@ async fn c5_without_descriptors_accepting_pauses_and_heals() {
     let path = dir.path().join("s");
     let listener = UnixListener::bind(&path).expect("bind");
     let (tx, _rx) = mpsc::channel(16);
-    let server = serve(OwnedFd::from(listener), Options::default(), tx).expect("serve");
+    let server = serve(
+        OwnedFd::from(listener),
+        Options::default(),
+        tx,
+        mpsc::channel(1).1,
+    )
+    .expect("serve");
     // They are connected as soon as they stand in the backlog; the server has not had its turn yet.
     let mut clients: Vec<UnixStream> = (0..20)
         .map(|_| UnixStream::connect(&path).expect("connect"))

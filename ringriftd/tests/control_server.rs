@@ -50,7 +50,7 @@ fn start(options: Options) -> Server {
             }
         }
     });
-    let handle = serve(OwnedFd::from(listener), options, tx).expect("serve");
+    let handle = serve(OwnedFd::from(listener), options, tx, mpsc::channel(1).1).expect("serve");
     Server {
         _dir: dir,
         path,
@@ -119,7 +119,12 @@ impl Client {
     }
 
     async fn ask(&mut self, id: u64, request: Request) {
-        self.say(&Ask { id, request }).await;
+        self.say(&Ask {
+            id,
+            token: None,
+            request,
+        })
+        .await;
     }
 
     /// The next frame; `None` when the daemon has closed.
@@ -494,6 +499,7 @@ async fn d8_trailing_bytes_are_refused() {
     let server = start(Options::default());
     let mut body = proto::codec::encode(&Ask {
         id: 1,
+        token: None,
         request: Request::Version,
     })
     .expect("small");
@@ -526,7 +532,7 @@ async fn d9_other_versions_are_refused_by_name() {
     }
     // A request of a later version: an unknown tag.
     let mut client = Client::hello(&server.path).await;
-    client.frame(&[1, 250]).await;
+    client.frame(&[1, 0, 250]).await;
     assert_eq!(client.failure().await.0, 0);
     client.is_closed().await;
 }
@@ -537,6 +543,7 @@ async fn d10_claimed_length_is_not_believed() {
     // Ask { id: 1, Show { selectors: a list of 2^40 } }: tags and lengths as bincode's varints have them.
     let show = proto::codec::encode(&Ask {
         id: 1,
+        token: None,
         request: Request::Show { selectors: vec![] },
     })
     .expect("small");
@@ -632,6 +639,7 @@ async fn flood_of_refused_requests_is_answered_in_full() {
         let selectors = vec![];
         let ask = Ask {
             id,
+            token: None,
             request: Request::Show { selectors },
         };
         let body = proto::codec::encode(&ask).expect("small");
@@ -771,4 +779,49 @@ async fn last_word_is_written_before_the_daemon_ends() {
     drop(server);
     assert_eq!(client.answer().await.reply, Reply::End);
     client.is_closed().await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn d20_token_arrives_with_its_request() {
+    let mut server = start(Options::default());
+    let mut client = Client::hello(&server.path).await;
+    for token in [Some(proto::frame::Token([7; 16])), None] {
+        let request = events();
+        client
+            .say(&Ask {
+                id: 9,
+                token,
+                request,
+            })
+            .await;
+        let asked = next(&mut server).await;
+        assert_eq!((asked.ask_id, asked.token), (9, token));
+        asked.answers.end();
+        assert!(matches!(client.answer().await.reply, Reply::End));
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn c15_new_listener_takes_over_and_connections_live_on() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("s");
+    let listen = || OwnedFd::from(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
+    let (tx, asked) = mpsc::channel(16);
+    let (renew, renewed) = mpsc::channel(1);
+    let handle = serve(listen(), Options::default(), tx, renewed).expect("serve");
+    let mut server = Server {
+        path: path.clone(),
+        asked,
+        handle,
+        _dir: dir,
+    };
+    let mut before = Client::hello(&path).await;
+    std::fs::remove_file(&path).expect("removed");
+    renew.send(listen()).await.expect("the server runs");
+    let mut after = Client::hello(&path).await;
+    for client in [&mut before, &mut after] {
+        client.ask(3, events()).await;
+        next(&mut server).await.answers.end();
+        assert!(matches!(client.answer().await.reply, Reply::End));
+    }
 }

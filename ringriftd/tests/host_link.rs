@@ -201,3 +201,23 @@ async fn newline_on_a_pipe_is_readiness() {
         PipeSaid::Ready
     );
 }
+
+/// A manager dies after the newline came: the next one has the same pipe, and finds it there.
+#[tokio::test(flavor = "current_thread")]
+async fn b2_newline_stays_in_the_pipe() {
+    let (read, mut write) = std::io::pipe().expect("a pipe");
+    // More than is looked at in one go, and more than a pipe holds: what says nothing is taken out.
+    let rubbish = std::thread::spawn(move || {
+        write.write_all(&vec![b'x'; 200_000]).expect("written");
+        write.write_all(b"\nmore").expect("written");
+        write
+    });
+    let read = OwnedFd::from(read);
+    for _ in 0..3 {
+        let copy = read.try_clone().expect("a copy");
+        assert_eq!(within(read_ready(copy)).await.expect("read"), PipeSaid::Ready);
+    }
+    drop(rubbish.join().expect("the writer"));
+    let left = std::io::read_to_string(std::fs::File::from(read)).expect("what is left");
+    assert!(left.trim_start_matches('x').starts_with("\nmore"), "{left:?}");
+}

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
-use ringriftd::host::notify::{Expected, Notice, NotifySocket, listen};
+use ringriftd::host::notify::{Consumed, Expected, Notice, NotifySocket, Told, listen};
 use ringriftd::ids::Invocation;
 use ringriftd::limits::{NOTIFY_MAX, NOTIFY_RATE};
 use ringriftd::spec::NotifyAccess;
@@ -21,7 +21,7 @@ const TEXT: &str = "00000000000000ff0000000000000007";
 struct Unit {
     _dir: tempfile::TempDir,
     path: PathBuf,
-    heard: mpsc::Receiver<(Invocation, Notice)>,
+    heard: mpsc::Receiver<Told>,
     _socket: NotifySocket,
 }
 
@@ -64,12 +64,16 @@ fn with(expected: Expected) -> Unit {
 
 impl Unit {
     async fn hears(&mut self) -> Notice {
-        let (life, notice) = tokio::time::timeout(PATIENCE, self.heard.recv())
+        self.hears_and_holds().await.0
+    }
+
+    async fn hears_and_holds(&mut self) -> (Notice, Consumed) {
+        let (life, notice, consumed) = tokio::time::timeout(PATIENCE, self.heard.recv())
             .await
             .expect("in time")
             .expect("it listens");
         assert_eq!(life, LIFE);
-        notice
+        (notice, consumed)
     }
 
     async fn rejects(&mut self, sender: u32, words: &str) {
@@ -237,7 +241,7 @@ async fn a23_dead_stranger_is_not_believed() {
         .await
         .expect("in time")
     {
-        Some((LIFE, Notice::Rejected { pid: sender, why })) => {
+        Some((LIFE, Notice::Rejected { pid: sender, why }, _)) => {
             assert_eq!(sender, pid);
             assert!(why.contains("ended"), "{why}");
         }
@@ -275,11 +279,11 @@ async fn a25_rubbish_never_disables_the_socket() {
     .expect("sent");
     drop(sent);
     assert_eq!(unit.hears().await, Notice::Watchdog);
+    say(&unit.path, b"READY=1");
+    assert_eq!(unit.hears().await, Notice::Ready);
     // The other end of the pair hears of the end only when the last copy is closed.
     kept.set_read_timeout(Some(PATIENCE)).expect("set");
     assert_eq!(kept.read(&mut [0]).expect("the end"), 0);
-    say(&unit.path, b"READY=1");
-    assert_eq!(unit.hears().await, Notice::Ready);
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -309,6 +313,108 @@ async fn a24_flood_is_counted_and_ready_is_heard_in_it() {
     assert!(dropped > 0, "{heard} were heard");
 }
 
+/// A datagram with a descriptor attached; the other end of the pair hears of the end when its last copy is closed.
+fn say_with_descriptor(path: &Path, text: &[u8]) -> UnixStream {
+    let (kept, sent) = UnixStream::pair().expect("a pair");
+    let socket = UnixDatagram::unbound().expect("a socket");
+    let address = UnixAddr::new(path).expect("a path");
+    sendmsg(
+        socket.as_raw_fd(),
+        &[IoSlice::new(text)],
+        &[ControlMessage::ScmRights(&[sent.as_raw_fd()])],
+        MsgFlags::empty(),
+        Some(&address),
+    )
+    .expect("sent");
+    kept
+}
+
+fn is_open(kept: &mut UnixStream) -> bool {
+    kept.set_nonblocking(true).expect("set");
+    let read = kept.read(&mut [0]).map_err(|e| e.kind());
+    kept.set_nonblocking(false).expect("set");
+    read == Err(std::io::ErrorKind::WouldBlock)
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn datagram_is_taken_when_all_of_it_is_committed() {
+    let mut unit = unit(std::process::id(), NotifyAccess::Main);
+    let mut first = say_with_descriptor(&unit.path, b"STATUS=a\nREADY=1\nMAINPID=1");
+    let mut barrier = say_with_descriptor(&unit.path, b"BARRIER=1");
+    say(&unit.path, b"STOPPING=1");
+    // Of several notices the last that means anything holds the datagram.
+    let (status, of_status) = unit.hears_and_holds().await;
+    of_status.done();
+    let (ready, held) = unit.hears_and_holds().await;
+    assert_eq!((status, ready), (Notice::Status("a".to_owned()), Notice::Ready));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(unit.heard.try_recv().is_err(), "the next waits");
+    assert!(is_open(&mut first) && is_open(&mut barrier));
+    held.done();
+    assert_eq!(unit.hears().await, Notice::Stopping);
+    for mut kept in [first, barrier] {
+        kept.set_read_timeout(Some(PATIENCE)).expect("set");
+        assert_eq!(kept.read(&mut [0]).expect("the end"), 0);
+    }
+}
+
+/// A manager dies between hearing and committing: the next one has the same socket.
+#[tokio::test(flavor = "current_thread")]
+async fn b2_datagram_that_was_not_committed_is_heard_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("n");
+    let bound = OwnedFd::from(UnixDatagram::bind(&path).expect("bind"));
+    nix::sys::socket::setsockopt(&bound, nix::sys::socket::sockopt::PassCred, &true).expect("set");
+    let expected = || Expected {
+        invocation: LIFE,
+        invocation_text: TEXT.to_owned(),
+        access: NotifyAccess::Main,
+        main_pid: std::process::id(),
+        main_start: start_time(std::process::id()),
+        leaf: None,
+    };
+    let listens = || {
+        let (tx, heard) = mpsc::channel(16);
+        let copy = bound.try_clone().expect("a copy");
+        (listen(copy, expected(), tx).expect("listen"), heard)
+    };
+    let mut kept = say_with_descriptor(&path, b"STATUS=a\nREADY=1");
+    say(&path, b"WATCHDOG=1");
+    // Twice, since it may die more than once: with the reader, and with the receiver alone.
+    for dies_whole in [true, false] {
+        let (socket, mut heard) = listens();
+        for wanted in [Notice::Status("a".to_owned()), Notice::Ready] {
+            let told = tokio::time::timeout(PATIENCE, heard.recv()).await;
+            let (_, notice, held) = told.expect("in time").expect("it listens");
+            assert_eq!(notice, wanted);
+            if dies_whole {
+                std::mem::forget(held);
+            } else {
+                heard.close();
+                drop(held);
+                break;
+            }
+        }
+        if !dies_whole {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        }
+        drop(socket);
+        tokio::task::yield_now().await;
+        assert!(is_open(&mut kept));
+    }
+    let (_socket, mut heard) = listens();
+    for wanted in [Notice::Status("a".to_owned()), Notice::Ready, Notice::Watchdog] {
+        let told = tokio::time::timeout(PATIENCE, heard.recv()).await;
+        assert_eq!(told.expect("in time").expect("it listens").1, wanted);
+    }
+    kept.set_read_timeout(Some(PATIENCE)).expect("set");
+    assert_eq!(kept.read(&mut [0]).expect("the end"), 0);
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn closed_socket_is_no_longer_there() {
     let unit = unit(std::process::id(), NotifyAccess::Main);
@@ -324,7 +430,7 @@ async fn closed_socket_is_no_longer_there() {
     let end = tokio::time::timeout(PATIENCE, heard.recv())
         .await
         .expect("in time");
-    assert_eq!(end, None);
+    assert!(end.is_none(), "{end:?}");
     let socket = UnixDatagram::unbound().expect("a socket");
     assert!(socket.send_to(b"READY=1", &path).is_err());
 }

@@ -1,5 +1,5 @@
 //! One keeper for one state, and what becomes of it when manager or logger end. The roles here are a shell script,
-//! which writes the wire's smallest messages by hand: `Serving` is the byte 0, `End { code: 5 }` the bytes 8 and 5.
+//! which writes the wire's smallest messages by hand: `Serving` is the byte 0, `End { code: 5 }` the bytes 11 and 5.
 
 mod keeper_support;
 
@@ -11,17 +11,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
-use keeper_support::{Mode, Node, PATIENCE, Played, command_with_roles, descendants, is_running, wait_child};
+use keeper_support::{Mode, Node, PATIENCE, Played, command_with_roles, descendants, wait_child};
 use ringriftd::ids::{Invocation, LaunchId};
 use ringriftd::keeper::wire::{FromKeeper, FromLogger, ToKeeper, ToLogger};
 
 const SERVE: &str = "printf '\\000' >&3";
-const END_5: &str = "printf '\\010\\005' >&3";
+const END_5: &str = "printf '\\014\\005' >&3";
 
 #[test]
 fn the_scripts_speak_the_wire() {
     assert_eq!(proto::codec::encode(&ToKeeper::Serving).unwrap(), [0]);
-    assert_eq!(proto::codec::encode(&ToKeeper::End { code: 5 }).unwrap(), [8, 5]);
+    assert_eq!(proto::codec::encode(&ToKeeper::End { code: 5 }).unwrap(), [12, 5]);
 }
 
 struct Roles {
@@ -85,11 +85,15 @@ fn a_manager_that_does_not_come_up_gives_its_exit_code() {
 }
 
 #[test]
-fn a_manager_that_dies_while_it_serves_is_a_bug() {
-    let roles = Roles::new(&format!("{SERVE}; kill -9 $$"), "exit 0");
+fn a_manager_that_dies_while_it_serves_comes_back() {
+    let manager = format!("{SERVE}; if mkdir $2/first; then kill -9 $$; fi; {END_5}");
+    let roles = Roles::new(&manager, UNTIL_TOLD);
     let (code, said) = roles.run();
-    assert_eq!(code, Some(70));
-    assert!(said.contains("the manager ended unasked (signal 9)"), "{said}");
+    assert_eq!(code, Some(5));
+    assert!(
+        said.contains("the manager ended unasked (signal 9); it starts again now, no unit is touched"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -183,22 +187,30 @@ fn of_fifty_keepers_one_remains_and_the_others_name_it() {
     let socket = std::fs::symlink_metadata(roles.dir.path().join("run/control.sock")).unwrap();
     assert!(socket.file_type().is_socket());
     assert_eq!(socket.mode() & 0o777, 0o600);
-    // The manager's death ends it, and nothing of it stays.
-    let below = descendants(winner.id());
-    assert_eq!(below.len(), 2);
-    for (pid, _) in &below {
-        let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-    }
-    assert_eq!(wait_child(&mut winner).code(), Some(70));
-    assert!(below.iter().all(|(pid, start)| !is_running(*pid, *start)));
-    // The socket that a killed keeper left is replaced.
-    std::os::unix::net::UnixListener::bind(roles.dir.path().join("run/control.sock")).unwrap();
+    // Killed, it leaves its socket, which the next one replaces. Its manager holds the lock until it ends.
+    let deadline = Instant::now() + PATIENCE;
+    let below = loop {
+        let below = descendants(winner.id());
+        if below.len() == 2 {
+            break below;
+        }
+        assert!(Instant::now() < deadline, "its roles are {below:?}");
+        std::thread::yield_now();
+    };
+    winner.kill().unwrap();
+    assert_eq!(wait_child(&mut winner).code(), None);
+    assert!(roles.dir.path().join("run/control.sock").exists());
+    let killer = std::thread::spawn(move || {
+        for (pid, start) in below {
+            keeper_support::kill_proven(pid, start);
+        }
+    });
     let next = Roles::new("exit 6", "exit 0");
     let mut keeper = command_with_roles(roles.dir.path(), &next.program)
         .spawn()
         .unwrap();
     assert_eq!(wait_child(&mut keeper).code(), Some(6));
+    killer.join().unwrap();
 }
 
 #[test]
@@ -212,6 +224,7 @@ fn a_new_logger_gets_every_open_pipe_and_a_new_link_to_the_manager() {
     let (FromKeeper::Hello { logger_pid, seed, .. }, _) = manager.receive() else {
         panic!("no Hello")
     };
+    assert_eq!(manager.receive::<FromKeeper>().0, FromKeeper::Inventoried);
     manager.send(&ToKeeper::Serving);
 
     let running = LaunchId::main(Invocation(1));

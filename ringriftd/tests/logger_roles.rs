@@ -1,270 +1,22 @@
 //! The logger as its neighbours see it: pipes and links in, files and frames out.
 
+mod logger_support;
+
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use logger_support::{LOGGER, Logger, Unit, hear, pair, pause, tell, texts, wait_until};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, setsockopt, socketpair,
-    sockopt,
-};
 use proptest::prelude::*;
-use proto::frame::Answer;
 use proto::reply::{LineEnd, LogLine, Reply};
-use ringriftd::ids::{Invocation, LaunchId};
 use ringriftd::keeper::wire::{FromLogger, LogQuery, LogTail, Output, ToLogger};
-use ringriftd::limits::{LOG_FILES_OPEN_MAX, LOG_LINE_MAX, LOG_QUERIES_MAX};
-use ringriftd::logger::{record, serve};
-
-const DEADLINE: Duration = Duration::from_secs(60);
-const LOGGER: &str = "logger-in-test";
-
-fn pair() -> (OwnedFd, OwnedFd) {
-    socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )
-    .expect("a pair")
-}
-
-fn tell<T: serde::Serialize>(link: &OwnedFd, message: &T, fd: Option<&OwnedFd>) {
-    let bytes = proto::codec::encode(message).expect("encoded");
-    let fds = fd.map(|fd| [fd.as_raw_fd()]);
-    let control: Vec<_> = fds.iter().map(|fds| ControlMessage::ScmRights(fds)).collect();
-    let parts = [std::io::IoSlice::new(&bytes)];
-    sendmsg::<()>(link.as_raw_fd(), &parts, &control, MsgFlags::empty(), None).expect("sent");
-}
-
-fn hear<T: serde::de::DeserializeOwned>(link: &OwnedFd) -> T {
-    let mut fds = [PollFd::new(link.as_fd(), PollFlags::POLLIN)];
-    assert_eq!(poll(&mut fds, 60_000u16), Ok(1), "no message came");
-    let mut buffer = vec![0; 256 * 1024];
-    let n = recv(link.as_raw_fd(), &mut buffer, MsgFlags::empty()).expect("received");
-    proto::codec::decode(&buffer[..n]).expect("a message")
-}
-
-/// A logger in a thread, and the keeper's and manager's ends of its links.
-struct Logger {
-    dir: PathBuf,
-    keeper: OwnedFd,
-    manager: OwnedFd,
-    thread: Option<JoinHandle<std::io::Result<()>>>,
-    _temp: Option<tempfile::TempDir>,
-}
-
-impl Logger {
-    fn new() -> Self {
-        let temp = tempfile::tempdir().expect("a folder");
-        let mut logger = Self::at(&temp.path().join("log"));
-        logger._temp = Some(temp);
-        logger
-    }
-
-    fn at(dir: &Path) -> Self {
-        let (keeper, theirs) = pair();
-        let (manager, peer) = pair();
-        let path = dir.to_owned();
-        let thread = std::thread::Builder::new().name(LOGGER.to_owned());
-        let thread = thread
-            .spawn(move || serve(&path, theirs, peer))
-            .expect("a thread");
-        assert_eq!(hear::<FromLogger>(&keeper), FromLogger::Ready);
-        Self {
-            dir: dir.to_owned(),
-            keeper,
-            manager,
-            thread: Some(thread),
-            _temp: None,
-        }
-    }
-
-    fn open_with(&self, unit: &str, invocation: u64, bounds: impl FnOnce(&mut Output)) -> Unit {
-        let (read, write) = std::io::pipe().expect("a pipe");
-        let mut output = Output {
-            unit: unit.to_owned(),
-            max_size: 16 << 20,
-            max_files: 5,
-            drain_ms: 60_000,
-        };
-        bounds(&mut output);
-        let id = LaunchId::main(Invocation(invocation));
-        tell(&self.keeper, &ToLogger::Open { id, output }, Some(&read.into()));
-        Unit {
-            id,
-            pipe: File::from(OwnedFd::from(write)),
-        }
-    }
-
-    fn open(&self, unit: &str, invocation: u64) -> Unit {
-        self.open_with(unit, invocation, |_| {})
-    }
-
-    /// Ends a unit and waits until its log is whole.
-    fn close(&self, unit: Unit) {
-        let id = unit.id;
-        drop(unit);
-        tell(&self.keeper, &ToLogger::Close { id }, None);
-        assert_eq!(hear::<FromLogger>(&self.keeper), FromLogger::Closed { id });
-        self.settle();
-    }
-
-    /// All that was said before has been done. (A pipe's end and `Close` may cross: then `Closed` is said twice.)
-    fn settle(&self) {
-        let id = LaunchId::main(Invocation(u64::MAX));
-        tell(&self.keeper, &ToLogger::Close { id }, None);
-        while hear::<FromLogger>(&self.keeper) != (FromLogger::Closed { id }) {}
-    }
-
-    fn text(&self, name: &str) -> Vec<u8> {
-        std::fs::read(self.dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
-    }
-
-    fn messages(&self, name: &str) -> Vec<(u64, LineEnd, Vec<u8>)> {
-        let text = self.text(name);
-        let mut last = 0;
-        let Some(text) = text.strip_suffix(b"\n") else {
-            return Vec::new();
-        };
-        text.split(|b| *b == b'\n')
-            .map(|line| {
-                let record =
-                    record::parse(line).unwrap_or_else(|| panic!("no record: {}", line.escape_ascii()));
-                assert!(record.at_us >= last, "time went back");
-                last = record.at_us;
-                (record.invocation, record.end, record.message.to_vec())
-            })
-            .collect()
-    }
-
-    /// Every byte that a file's lives wrote.
-    fn bytes(&self, names: &[String]) -> Vec<u8> {
-        let mut all = Vec::new();
-        for name in names {
-            for (_, end, message) in self.messages(name) {
-                all.extend(message);
-                if end == LineEnd::Whole {
-                    all.push(b'\n');
-                }
-            }
-        }
-        all
-    }
-
-    fn query(&self, units: &[&str], lines: Option<u64>, follow: bool) -> Reader {
-        let (ours, theirs) = UnixStream::pair().expect("a pair");
-        ours.set_read_timeout(Some(DEADLINE)).expect("set");
-        setsockopt(&theirs, sockopt::SndBuf, &(64 << 10)).expect("set");
-        let units = units.iter().map(|u| u.to_string()).collect();
-        tell(
-            &self.manager,
-            &LogQuery::Serve {
-                ask: 7,
-                units,
-                lines,
-                follow,
-            },
-            Some(&theirs.into()),
-        );
-        Reader(ours)
-    }
-
-    fn end(mut self) {
-        tell(&self.keeper, &ToLogger::End, None);
-        self.thread
-            .take()
-            .expect("once")
-            .join()
-            .expect("no panic")
-            .expect("a good end");
-    }
-}
-
-struct Unit {
-    id: LaunchId,
-    pipe: File,
-}
-
-impl Unit {
-    fn say(&mut self, bytes: impl AsRef<[u8]>) {
-        self.pipe.write_all(bytes.as_ref()).expect("written");
-    }
-}
-
-struct Reader(UnixStream);
-
-impl Reader {
-    fn frame(&mut self) -> Option<Reply> {
-        let mut length = [0; 4];
-        match self.0.read_exact(&mut length) {
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return None,
-            other => other.expect("a frame in time"),
-        }
-        let length = u32::from_be_bytes(length) as usize;
-        assert!(length <= proto::frame::MAX_FRAME);
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body).expect("the body");
-        let answer: Answer = proto::codec::decode(&body).expect("an answer");
-        assert_eq!(answer.id, 7);
-        Some(answer.reply)
-    }
-
-    /// At least so many lines.
-    fn lines(&mut self, count: usize) -> Vec<LogLine> {
-        let mut all = Vec::new();
-        while all.len() < count {
-            match self.frame() {
-                Some(Reply::Logs(lines)) => all.extend(lines),
-                other => panic!("{other:?} after {} lines", all.len()),
-            }
-        }
-        all
-    }
-
-    /// All lines up to the end.
-    fn all(mut self) -> Vec<LogLine> {
-        let mut all = Vec::new();
-        loop {
-            match self.frame() {
-                Some(Reply::Logs(lines)) => all.extend(lines),
-                Some(Reply::End) => break,
-                other => panic!("{other:?} after {} lines", all.len()),
-            }
-        }
-        assert_eq!(self.frame(), None, "closed after the end");
-        all
-    }
-}
-
-/// For what has no event: looked at again and again, with a generous deadline.
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        pause(Duration::from_millis(5));
-    }
-}
-
-fn pause(time: Duration) {
-    let (_kept, never) = mpsc::channel::<()>();
-    let _ = never.recv_timeout(time);
-}
-
-fn texts(lines: &[LogLine]) -> Vec<String> {
-    lines
-        .iter()
-        .map(|l| String::from_utf8_lossy(&l.message).into_owned())
-        .collect()
-}
+use ringriftd::limits::{LOG_FILES_OPEN_MAX, LOG_LINE_MAX, LOG_PIPES_WAITING, LOG_QUERIES_MAX};
+use ringriftd::logger::record;
 
 #[test]
 fn lines_are_whole_and_a_last_partial_line_is_kept() {
@@ -643,7 +395,7 @@ fn many_tails_at_once_are_all_answered() {
 }
 
 #[test]
-fn what_is_there_is_written_when_the_daemon_ends_or_the_keeper_dies() {
+fn what_is_there_is_written_when_the_daemon_ends_or_keeper_and_manager_die() {
     for is_dead in [false, true] {
         let temp = tempfile::tempdir().expect("a folder");
         let mut logger = Logger::at(&temp.path().join("log"));
@@ -652,6 +404,7 @@ fn what_is_there_is_written_when_the_daemon_ends_or_the_keeper_dies() {
         let thread = logger.thread.take().expect("once");
         if is_dead {
             drop(logger.keeper);
+            drop(logger.manager);
         } else {
             tell(&logger.keeper, &ToLogger::End, None);
         }
@@ -672,6 +425,57 @@ fn a_managers_death_is_no_reason_to_end() {
     unit.say("still here\n");
     logger.close(unit);
     assert_eq!(texts(&logger.query(&["a"], None, false).all()), ["still here"]);
+    logger.end();
+}
+
+#[test]
+fn a_keepers_death_is_no_reason_to_end() {
+    let mut logger = Logger::new();
+    let mut unit = logger.open("a", 1);
+    unit.say("before\nbe");
+    // Dead before the unit's end was told, which is told to the next one.
+    let ended = logger.open("b", 2).id;
+    let (keeper, theirs) = pair();
+    drop(std::mem::replace(&mut logger.keeper, keeper));
+    let mut reader = logger.query(&["a"], None, true);
+    unit.say("tween\n");
+    assert_eq!(texts(&reader.lines(2)), ["before", "between"]);
+    tell(&logger.manager, &LogQuery::Keeper, Some(&theirs));
+    assert_eq!(hear::<FromLogger>(&logger.keeper), FromLogger::Ready);
+    tell(&logger.keeper, &ToLogger::Close { id: ended }, None);
+    assert_eq!(
+        hear::<FromLogger>(&logger.keeper),
+        FromLogger::Closed { id: ended }
+    );
+    logger.settle();
+    // The new keeper names every pipe that it knows: the same pipe is not read twice.
+    let again =
+        std::fs::File::open(format!("/proc/self/fd/{}", unit.pipe.as_raw_fd())).expect("opened again");
+    let output = Output {
+        unit: "a".to_owned(),
+        max_size: 16 << 20,
+        max_files: 5,
+        drain_ms: 60_000,
+    };
+    let id = unit.id;
+    tell(
+        &logger.keeper,
+        &ToLogger::Open { id, output },
+        Some(&again.into()),
+    );
+    unit.say("after\n");
+    logger.close(unit);
+    assert_eq!(
+        logger.messages("a.log"),
+        ["before", "between", "after"].map(|text| (1, LineEnd::Whole, text.into()))
+    );
+    // Without any manager it goes on too, as long as there is a keeper.
+    let (manager, peer) = pair();
+    drop(std::mem::replace(&mut logger.manager, manager));
+    logger.settle();
+    tell(&logger.keeper, &ToLogger::Peer, Some(&peer));
+    logger.settle();
+    assert_eq!(logger.query(&["a"], Some(1), false).all().len(), 1);
     logger.end();
 }
 
@@ -756,22 +560,70 @@ fn a_link_in_a_logs_place_is_refused_until_it_is_gone() {
     logger.end();
 }
 
+/// So that a unit that starts again and again on a full disk does not take all descriptors.
 #[test]
-fn last_lines_outlive_their_pipe_while_the_log_cannot_be_written() {
+fn only_a_few_pipes_of_a_unit_outlive_their_time() {
+    let logger = Logger::new();
+    std::os::unix::fs::symlink("nowhere", logger.dir.join("a.log")).expect("linked");
+    let count = LOG_PIPES_WAITING as u64 + 1;
+    let units: Vec<_> = (1..=count)
+        .map(|life| {
+            let mut unit = logger.open_with("a", life, |o| o.drain_ms = 20);
+            unit.say(format!("life {life}\n"));
+            tell(&logger.keeper, &ToLogger::Close { id: unit.id }, None);
+            unit
+        })
+        .collect();
+    // One too many: the first one's bytes are lost, and nobody else's.
+    let id = units[0].id;
+    assert_eq!(hear::<FromLogger>(&logger.keeper), FromLogger::Closed { id });
+    std::fs::remove_file(logger.dir.join("a.log")).expect("removed");
+    for _ in 1..units.len() {
+        hear::<FromLogger>(&logger.keeper);
+    }
+    let lives: Vec<_> = logger.messages("a.log").into_iter().map(|m| m.0).collect();
+    assert_eq!(lives, (2..=count).collect::<Vec<_>>());
+    logger.end();
+}
+
+/// A write(2) that fills a pipe wakes its reader only if the pipe was empty: a begun line must not be left in it.
+#[test]
+fn a_line_that_is_begun_and_then_goes_on_for_ever_holds_up_nobody() {
+    let logger = Logger::new();
+    let mut unit = logger.open("a", 1);
+    let mut other = logger.open("b", 2);
+    for round in 0..20 {
+        unit.say("begun");
+        // The first was seen, since the pipes have their turns in order.
+        other.say("line\n");
+        wait_until("the other's line", || {
+            logger.dir.join("b.log").exists() && logger.messages("b.log").len() > round
+        });
+        unit.say(vec![b'x'; 300 << 10]);
+        unit.say("\n");
+    }
+    logger.close(unit);
+    logger.close(other);
+    let all = logger.bytes(&["a.log".to_owned()]);
+    assert_eq!(all.len(), 20 * ((300 << 10) + 6));
+    logger.end();
+}
+
+#[test]
+fn a_pipe_outlives_its_time_while_its_log_cannot_be_written() {
     let logger = Logger::new();
     std::os::unix::fs::symlink("nowhere", logger.dir.join("a.log")).expect("linked");
     let mut unit = logger.open_with("a", 1, |o| o.drain_ms = 50);
     unit.say("why it died\nthe last wor");
-    // The pipe is still held by somebody: only the drain time ends it.
+    // The pipe is still held by somebody: only the drain time ends it. It is kept past that, since the bytes in it are
+    // nowhere else.
     tell(&logger.keeper, &ToLogger::Close { id: unit.id }, None);
+    pause(Duration::from_millis(200));
+    std::fs::remove_file(logger.dir.join("a.log")).expect("removed");
     assert_eq!(
         hear::<FromLogger>(&logger.keeper),
         FromLogger::Closed { id: unit.id }
     );
-    std::fs::remove_file(logger.dir.join("a.log")).expect("removed");
-    wait_until("the log", || {
-        std::fs::metadata(logger.dir.join("a.log")).is_ok_and(|m| m.len() > 0)
-    });
     assert_eq!(
         logger.messages("a.log"),
         [

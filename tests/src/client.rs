@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use proto::codec::{decode, encode};
-use proto::frame::{Answer, Ask, Hello, MAGIC, VERSION, Welcome};
+use proto::frame::{Answer, Ask, Hello, MAGIC, Token, VERSION, Welcome};
 use proto::reply::{Event, Reply};
 use proto::request::Request;
 
@@ -81,9 +81,15 @@ impl Client {
 
     /// Asks, and returns the request's id.
     pub fn ask(&mut self, request: Request) -> io::Result<u64> {
+        self.ask_as(None, request)
+    }
+
+    /// Asks under a token, so that the same can be asked again and is not done twice.
+    pub fn ask_as(&mut self, token: Option<Token>, request: Request) -> io::Result<u64> {
         self.last += 1;
         let ask = Ask {
             id: self.last,
+            token,
             request,
         };
         self.send(&encode(&ask).map_err(io::Error::other)?)?;
@@ -97,7 +103,12 @@ impl Client {
 
     /// Asks, and returns the whole answer; its last element is `End` or `Failed`. Nothing else may be under way.
     pub fn call(&mut self, request: Request) -> io::Result<Vec<Reply>> {
-        let id = self.ask(request)?;
+        self.call_as(None, request)
+    }
+
+    /// The same under a token.
+    pub fn call_as(&mut self, token: Option<Token>, request: Request) -> io::Result<Vec<Reply>> {
+        let id = self.ask_as(token, request)?;
         let mut replies = Vec::new();
         loop {
             let answer = self.answer()?;

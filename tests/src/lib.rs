@@ -5,11 +5,18 @@
 //! Read first: [`node::Node`] and [`oracle`].
 
 pub mod client;
+pub mod contained;
 pub mod ctl;
 pub mod node;
+pub mod numbers;
 pub mod oracle;
+pub mod outside;
 pub mod processes;
 pub mod programs;
+pub mod seeded;
+pub mod strace;
+pub mod survive;
+pub mod systemd;
 pub mod unit;
 
 pub use node::{Containment, Node, NodeBuilder};

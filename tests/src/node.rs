@@ -1,6 +1,6 @@
 //! One ringriftd in a folder of its own, from its files to the last trace of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::client::{Client, Events};
 use crate::ctl::{self, DOCUMENTED, Output};
 use crate::processes::{self, Held, Process};
-use crate::{PATIENCE, Unit, programs};
+use crate::{PATIENCE, Unit, programs, until};
 
 /// How the daemon keeps a unit's processes together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct NodeBuilder {
     env: BTreeMap<String, String>,
     config: String,
     containment: Containment,
+    is_bare: bool,
+    prefix: Vec<String>,
 }
 
 impl NodeBuilder {
@@ -69,6 +71,8 @@ impl NodeBuilder {
             env: BTreeMap::new(),
             config: String::new(),
             containment: Containment::Any,
+            is_bare: false,
+            prefix: Vec::new(),
         }
     }
 
@@ -128,6 +132,18 @@ impl NodeBuilder {
     /// A variable for ringriftd.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Started as from a shell: no service manager is there that would hear `READY=1`, and start it again.
+    pub fn bare(mut self) -> Self {
+        self.is_bare = true;
+        self
+    }
+
+    /// Started through this program and its arguments, which must become ringriftd by execve(2).
+    pub fn through(mut self, prefix: &[&str]) -> Self {
+        self.prefix = prefix.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
@@ -196,10 +212,12 @@ impl NodeBuilder {
             args: self.args,
             env: self.env,
             containment: self.containment,
+            is_bare: self.is_bare,
+            prefix: self.prefix,
             daemon: None,
             notify,
             keeper: 0,
-            cgroup: None,
+            cgroups: BTreeSet::new(),
             faults: Mutex::new(Vec::new()),
             roles: Vec::new(),
         }
@@ -212,6 +230,30 @@ impl Default for NodeBuilder {
     }
 }
 
+/// A daemon that runs, by its keeper.
+#[derive(Debug)]
+struct Daemon {
+    /// As this process's child; another's when a manager took a keeper's place.
+    child: Option<Child>,
+    held: Held,
+}
+
+impl Daemon {
+    fn of(child: Child) -> Self {
+        let held = Held::open(child.id() as i32).expect("a child that nobody waited for is there");
+        Self {
+            child: Some(child),
+            held,
+        }
+    }
+
+    /// Reaps it; how it ended, when this process may know.
+    fn reap(mut self) -> Option<ExitStatus> {
+        let wait = |child: &mut Child| child.wait().expect("an own child can be waited for");
+        self.child.as_mut().map(wait)
+    }
+}
+
 /// A node with its daemon. Dropping it ends everything that it started.
 #[derive(Debug)]
 pub struct Node {
@@ -219,11 +261,13 @@ pub struct Node {
     args: Vec<String>,
     env: BTreeMap<String, String>,
     containment: Containment,
-    daemon: Option<(Child, Held)>,
+    is_bare: bool,
+    prefix: Vec<String>,
+    daemon: Option<Daemon>,
     notify: UnixDatagram,
     keeper: i32,
-    /// The folder of the leaves of this daemon's launches, where it has one.
-    cgroup: Option<PathBuf>,
+    /// The folders of the leaves of its daemons' launches, where they have one.
+    cgroups: BTreeSet<PathBuf>,
     /// What `ringriftctl` did that it may not do (G9).
     pub(crate) faults: Mutex<Vec<String>>,
     /// Every keeper, manager and logger that this node had, as they were first seen.
@@ -268,8 +312,7 @@ impl Node {
     }
 
     fn role(&self, role: &str) -> i32 {
-        let is_it = |p: &Process| p.is_alive() && p.argv.get(1).is_some_and(|arg| arg == role);
-        let found = processes::children(self.keeper).into_iter().find(is_it);
+        let found = self.role_process(role);
         found
             .unwrap_or_else(|| panic!("the keeper has no {role}\n{}", self.stderr()))
             .pid
@@ -294,7 +337,15 @@ impl Node {
 
     /// A ringriftd on this node's folders, not started yet.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(programs::ringriftd());
+        let program = programs::ringriftd();
+        let mut command = match self.prefix.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
         command
             .args(self.places())
             .args(&self.args)
@@ -318,6 +369,11 @@ impl Node {
         command
     }
 
+    /// The next daemon is started through this program and its arguments, as by [`NodeBuilder::through`].
+    pub fn go_through(&mut self, prefix: &[&str]) {
+        self.prefix = prefix.iter().map(|&word| word.to_owned()).collect();
+    }
+
     /// Starts the daemon, the first time or again.
     ///
     /// # Panics
@@ -333,11 +389,41 @@ impl Node {
         command
             .stdout(stderr.try_clone().expect("a descriptor is left"))
             .stderr(stderr);
-        command.env("NOTIFY_SOCKET", self.path("n"));
-        let child = command.spawn().expect("ringriftd was built");
-        let held = Held::open(child.id() as i32).expect("a child that nobody waited for is there");
-        self.keeper = child.id() as i32;
-        self.daemon = Some((child, held));
+        if !self.is_bare {
+            command.env("NOTIFY_SOCKET", self.path("n"));
+        }
+        self.drain_notifications();
+        let daemon = Daemon::of(command.spawn().expect("ringriftd was built"));
+        self.keeper = daemon.child.as_ref().map_or(0, |child| child.id() as i32);
+        self.daemon = Some(daemon);
+    }
+
+    /// What an earlier daemon said of itself, is no word of the next one's.
+    fn drain_notifications(&self) {
+        self.notify
+            .set_nonblocking(true)
+            .expect("a socket can be told so");
+        while self.notify.recv(&mut [0; 4096]).is_ok() {}
+        self.notify
+            .set_nonblocking(false)
+            .expect("a socket can be told so");
+    }
+
+    /// From now on the daemon is the one whose keeper is process `pid`; the keeper before it has ended.
+    ///
+    /// # Panics
+    /// When the keeper before it is still there, or this one is not.
+    #[track_caller]
+    pub fn follow(&mut self, pid: i32) {
+        if let Some(before) = self.daemon.take() {
+            assert!(before.held.wait(PATIENCE), "the keeper {} lives on", self.keeper);
+            before.reap();
+        }
+        let held =
+            Held::open(pid).unwrap_or_else(|| panic!("the new keeper {pid} is gone\n{}", self.stderr()));
+        self.keeper = pid;
+        self.daemon = Some(Daemon { child: None, held });
+        self.remember();
     }
 
     /// Takes a daemon over that the test started on this node's places by [`Self::command`].
@@ -347,9 +433,8 @@ impl Node {
     #[track_caller]
     pub fn adopt(&mut self, child: Child) {
         assert!(self.daemon.is_none(), "this node's daemon runs already");
-        let held = Held::open(child.id() as i32).expect("a child that nobody waited for is there");
         self.keeper = child.id() as i32;
-        self.daemon = Some((child, held));
+        self.daemon = Some(Daemon::of(child));
         self.wait_socket();
         self.remember();
     }
@@ -360,15 +445,22 @@ impl Node {
     }
 
     fn held(&self) -> &Held {
-        &self.daemon.as_ref().expect("the daemon was started").1
+        &self.daemon.as_ref().expect("the daemon was started").held
     }
 
-    /// Waits for READY=1 on the daemon's own notify socket.
+    /// Waits for READY=1 on the daemon's own notify socket; of a bare one, until it says that every unit was tried.
     ///
     /// # Panics
     /// When the daemon ends, or is not ready in time.
     #[track_caller]
     pub fn wait_ready(&mut self) {
+        if self.is_bare {
+            self.wait_socket();
+            until("every unit was tried", || {
+                self.status_of(&[]).0.settled.then_some(())
+            });
+            return;
+        }
         let deadline = Instant::now() + PATIENCE;
         loop {
             let mut fds = [
@@ -419,9 +511,18 @@ impl Node {
         }
     }
 
+    /// Waits until a daemon that somebody else started on this node's places takes connections.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    #[track_caller]
+    pub fn wait_listening(&self) {
+        crate::until("somebody listens", || UnixStream::connect(self.socket()).ok());
+    }
+
     /// Notes who the daemon's processes are, and holds it to the containment that was asked for.
     #[track_caller]
-    fn remember(&mut self) {
+    pub fn remember(&mut self) {
         let (node, _) = self.status_of(&[]);
         let is = node.containment.to_lowercase();
         match self.containment {
@@ -429,17 +530,14 @@ impl Node {
             Containment::Cgroup => assert!(is.starts_with("cgroup"), "containment is {is}"),
             Containment::ProcessGroup => assert!(!is.starts_with("cgroup"), "containment is {is}"),
         }
-        self.cgroup = node.containment.strip_prefix("cgroup ").map(PathBuf::from);
+        let folder = node.containment.strip_prefix("cgroup ").map(PathBuf::from);
+        self.cgroups.extend(folder);
         self.note_roles();
     }
 
     /// Adds the daemon's present processes to those that must be gone in the end.
     pub fn note_roles(&mut self) {
-        for pid in [self.keeper, self.manager(), self.logger()] {
-            if let Some(process) = Process::read(pid) {
-                self.roles.push(process);
-            }
-        }
+        self.roles.extend(self.daemon_processes());
     }
 
     /// Runs `ringriftctl` against this node.
@@ -491,7 +589,8 @@ impl Node {
             .into_iter()
             .filter_map(|reply| match reply {
                 Reply::Event(event) => Some(*event),
-                Reply::End => None,
+                // What is missing shows in the numbers.
+                Reply::End | Reply::Lagged(_) | Reply::Warning(_) => None,
                 other => panic!("{other:?} among events"),
             })
             .collect()
@@ -602,28 +701,28 @@ impl Node {
     /// # Panics
     /// When there is no daemon.
     pub fn kill_daemon(&mut self) {
-        let others: Vec<Held> = processes::children(self.keeper)
+        let all: Vec<Held> = self
+            .daemon_processes()
             .iter()
-            .filter(|p| self.is_role(p))
             .filter_map(|p| Held::open(p.pid))
             .collect();
-        let (mut child, held) = self.daemon.take().expect("the daemon was started");
-        // The keeper first: it would clean up after a manager that it saw die.
-        held.signal(libc::SIGKILL);
-        for process in &others {
+        let daemon = self.daemon.take().expect("the daemon was started");
+        // The keeper first: it would start another manager.
+        daemon.held.signal(libc::SIGKILL);
+        for process in &all {
             process.signal(libc::SIGKILL);
         }
-        child.wait().expect("an own child can be waited for");
-        for process in &others {
+        assert!(daemon.held.wait(PATIENCE), "the keeper survived SIGKILL");
+        daemon.reap();
+        for process in &all {
             assert!(process.wait(PATIENCE), "a process survived SIGKILL");
         }
-    }
-
-    fn is_role(&self, process: &Process) -> bool {
-        matches!(
-            process.argv.get(1).map(String::as_str),
-            Some("manager" | "logger")
-        )
+        let left = self.daemon_processes();
+        assert!(
+            left.is_empty(),
+            "the daemon lives on: {left:#?}\n{}",
+            self.stderr()
+        );
     }
 
     /// Waits for the daemon's end, which something else caused.
@@ -632,13 +731,19 @@ impl Node {
     /// When it has not come in time.
     #[track_caller]
     pub fn wait_end(&mut self) -> ExitStatus {
-        let (mut child, held) = self.daemon.take().expect("the daemon was started");
-        if !held.wait(PATIENCE * 2) {
-            let stderr = self.stderr();
-            self.daemon = Some((child, held));
-            panic!("the daemon has not ended:\n{stderr}");
-        }
-        child.wait().expect("an own child can be waited for")
+        let status = self.wait_any_end();
+        status.expect("how another process's child ended is not known here")
+    }
+
+    /// The same for a keeper that is perhaps another process's child: how it ended is known for an own one.
+    #[track_caller]
+    fn wait_any_end(&mut self) -> Option<ExitStatus> {
+        assert!(
+            self.held().wait(PATIENCE * 2),
+            "the daemon has not ended:\n{}",
+            self.stderr()
+        );
+        self.daemon.take().and_then(Daemon::reap)
     }
 
     /// Ends the daemon by SIGTERM, and checks that nothing of it is left.
@@ -652,8 +757,9 @@ impl Node {
             "the daemon ended by itself:\n{}",
             self.stderr()
         );
-        let status = self.wait_end();
-        assert_eq!(status.code(), Some(0), "{status}\n{}", self.stderr());
+        if let Some(status) = self.wait_any_end() {
+            assert_eq!(status.code(), Some(0), "{status}\n{}", self.stderr());
+        }
         self.assert_gone();
     }
 
@@ -683,7 +789,7 @@ impl Node {
             "sockets are left: {sockets:?}\n{}",
             self.stderr()
         );
-        if let Some(folder) = &self.cgroup {
+        for folder in &self.cgroups {
             assert!(!folder.exists(), "the cgroup is left: {}", folder.display());
         }
         let groups = self.leftover_groups();
@@ -706,7 +812,10 @@ impl Node {
 
     /// The cgroups of this daemon's launches that are there now; none without cgroups.
     pub fn leaves(&self) -> Vec<PathBuf> {
-        self.cgroup.as_deref().map(processes::folders).unwrap_or_default()
+        self.cgroups
+            .iter()
+            .flat_map(|folder| processes::folders(folder))
+            .collect()
     }
 
     /// Folders of cgroups that belong to no daemon any more: a leaf's name carries a serial, and the folder above
@@ -737,11 +846,16 @@ impl Node {
         }
     }
 
+    /// True when no daemon is to be expected any more: its end was waited for.
+    pub fn has_ended(&self) -> bool {
+        self.daemon.is_none()
+    }
+
     /// True while the daemon runs.
     pub fn is_up(&self) -> bool {
         self.daemon
             .as_ref()
-            .is_some_and(|(_, held)| !held.wait(Duration::ZERO))
+            .is_some_and(|daemon| !daemon.held.wait(Duration::ZERO))
     }
 
     /// The text of a file in the node's folder; empty when there is none.
@@ -789,16 +903,18 @@ fn walk_all(folder: &Path) -> Vec<PathBuf> {
 impl Drop for Node {
     fn drop(&mut self) {
         // Whatever a failed test left: the keeper first, so that nothing is started again, then who is marked.
-        if let Some((mut child, held)) = self.daemon.take() {
-            let others: Vec<Held> = processes::children(self.keeper)
-                .iter()
-                .filter(|p| self.is_role(p))
-                .filter_map(|p| Held::open(p.pid))
-                .collect();
-            held.signal(libc::SIGKILL);
-            let _ = child.wait();
-            for process in others {
-                process.signal(libc::SIGKILL);
+        if let Some(daemon) = self.daemon.take() {
+            daemon.held.signal(libc::SIGKILL);
+            daemon.reap();
+        }
+        for _ in 0..50 {
+            let left = self.daemon_processes();
+            if left.is_empty() {
+                break;
+            }
+            for held in left.iter().filter_map(|p| Held::open(p.pid)) {
+                held.signal(libc::SIGKILL);
+                held.wait(Duration::from_secs(1));
             }
         }
         for _ in 0..50 {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use harness::oracle::wait_exactly;
 use harness::processes::{self, Held, Process};
+use harness::strace::Strace;
 use harness::{Containment, Node, Unit, both_ways, need, stamps, until, until_within};
 use proto::reply::{Exit, LineEnd, LogLine, Reply, State};
 use proto::request::Request;
@@ -32,45 +33,6 @@ fn log(node: &Node, unit: &str) -> Vec<LogLine> {
         }
     }
     lines
-}
-
-/// Starts strace on a process, and waits until it has attached. Dropping it lets the process go.
-struct Strace(std::process::Child);
-
-impl Strace {
-    fn attach(pid: i32, inject: &str) -> Self {
-        let call = inject.split(':').next().expect("an injection names its call");
-        let child = Command::new("strace")
-            .args([
-                "-f",
-                "-o",
-                "/dev/null",
-                "-e",
-                &format!("trace={call}"),
-                "-e",
-                &format!("inject={inject}"),
-            ])
-            .args(["-p", &pid.to_string()])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("strace is here");
-        until("strace has attached", || {
-            processes::status_number(pid, "TracerPid")
-                .filter(|tracer| *tracer != 0)
-                .map(|_| ())
-        });
-        Self(child)
-    }
-}
-
-impl Drop for Strace {
-    fn drop(&mut self) {
-        if let Some(held) = Held::open(self.0.id() as i32) {
-            held.signal(libc::SIGTERM);
-        }
-        let _ = self.0.wait();
-    }
 }
 
 /// A1: a unit that ends with 0 at once is restarted no faster than its back-off says, and no more often than its limit.

@@ -8,7 +8,7 @@ use harness::client::Client;
 use harness::oracle::wait_exactly;
 use harness::{Node, PATIENCE, Unit, until};
 use proto::codec::{decode, encode};
-use proto::frame::{Answer, Ask, VERSION, Welcome};
+use proto::frame::{Answer, Ask, Token, VERSION, Welcome};
 use proto::reply::{Outcome, Reply, State};
 use proto::request::{Job, Request};
 
@@ -200,6 +200,7 @@ fn trailing_bytes_are_refused() {
     let mut client = node.client();
     let mut body = encode(&Ask {
         id: 1,
+        token: None,
         request: Request::Version,
     })
     .expect("it is small");
@@ -311,6 +312,7 @@ fn senseless_names_are_refused() {
     let mut client = node.client();
     let mut body = encode(&Ask {
         id: 1,
+        token: None,
         request: Request::Stop(job("a")),
     })
     .expect("it is small");
@@ -527,5 +529,45 @@ fn a_wait_for_what_is_so_already_ends_at_once() {
     node.ctl(&["wait", "a", "--for", "running"]).ended(0);
     node.ctl(&["wait", "b", "--for", "stopped"]).ended(0);
     node.ctl(&["wait", "b", "--for", "running"]).ended(1);
+    node.check();
+}
+
+/// D20: a client is killed after it asked, and another asks again with its token: it gets the answer, before the end and
+/// after it, and nothing is done a second time. Another token is another request.
+#[test]
+fn what_is_asked_again_is_not_done_twice() {
+    let node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
+    let restart = || Request::Restart {
+        job: job("a"),
+        only_running: false,
+    };
+    let token = Some(Token([7; 16]));
+    let first = node.unit("a").invocation;
+    let mut killed = node.client();
+    killed.ask_as(token, restart()).expect("it listens");
+    node.wait_unit("a", "taken", |unit| {
+        unit.state != State::Running || unit.invocation != first
+    });
+    drop(killed);
+    let verdict = |replies: Vec<Reply>| {
+        replies.into_iter().find_map(|reply| match reply {
+            Reply::Verdict(verdict) => Some((verdict.unit, verdict.outcome)),
+            _ => None,
+        })
+    };
+    let done = Some(("a".to_owned(), Outcome::Done));
+    let again = node.client().call_as(token, restart()).expect("it answers");
+    assert_eq!(verdict(again), done);
+    let second = node.unit("a").invocation;
+    assert_ne!(second, first);
+    let later = node.client().call_as(token, restart()).expect("it answers");
+    assert_eq!(verdict(later), done);
+    assert_eq!(node.unit("a").invocation, second, "it was restarted again");
+    let other = node
+        .client()
+        .call_as(Some(Token([8; 16])), restart())
+        .expect("it answers");
+    assert_eq!(verdict(other), done);
+    assert_ne!(node.unit("a").invocation, second);
     node.check();
 }

@@ -29,6 +29,36 @@ fn a_stale_socket_is_replaced() {
     node.check();
 }
 
+/// C15: somebody cleans the run-time folder. The socket is there again within 5 s, connections live on, and no unit notices.
+#[test]
+fn c15_removed_socket_is_made_again() {
+    let mut node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
+    let pid = node.pid("a");
+    let mut before = node.client();
+    let socket = node.socket();
+    for whole in [false, true] {
+        if whole {
+            std::fs::remove_dir_all(node.path("run")).expect("it is ours");
+        } else {
+            std::fs::remove_file(&socket).expect("it is ours");
+        }
+        let answers = harness::until_within(Duration::from_secs(5), || {
+            harness::client::Client::silent(&socket).ok()
+        });
+        assert!(answers.is_some(), "{}", node.stderr());
+        node.ctl(&["status"]).ended(0);
+        let replies = before
+            .call(proto::request::Request::Names)
+            .expect("the connection lives");
+        assert!(matches!(replies.last(), Some(proto::reply::Reply::End)));
+    }
+    assert_eq!(node.pid("a"), pid);
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&socket).expect("it is there"));
+    assert_eq!(mode & 0o777, 0o600);
+    node.shutdown();
+    assert!(!socket.exists());
+}
+
 /// B15: what stands in a left lock file is not believed; the lock is the kernel's.
 #[test]
 fn a_stale_lock_file_that_names_a_live_process_locks_nobody_out() {

@@ -274,3 +274,24 @@ fn unit_files_are_written_as_they_are_meant() {
     assert!(text.contains(r#"command = ["/bin/x", "$$A \"q\""]"#), "{text}");
     assert!(text.contains(r#"start_pre = [["/bin/y"]]"#), "{text}");
 }
+
+#[test]
+fn count_numbers_its_lines_and_notes_what_it_wrote() {
+    use std::io::BufRead;
+    let folder = tempfile::tempdir().expect("there is room");
+    let noted = folder.path().to_str().expect("a path of text");
+    let mut child = start(
+        bad(&["count", "1000", "--noted", noted, "--code", "7"])
+            .env("RINGRIFT_UNIT", "thing")
+            .env("RINGRIFT_INVOCATION_ID", "00f"),
+    );
+    let mut lines = std::io::BufReader::new(child.stdout.take().expect("it was asked for")).lines();
+    for n in 1..=250 {
+        let line = lines.next().expect("it goes on").expect("a pipe can be read");
+        assert_eq!(line, format!("count thing 00f {n}"));
+    }
+    assert_eq!(end(child, libc::SIGTERM).code(), Some(7));
+    let last = 250 + lines.count() as u64;
+    let note = std::fs::read(folder.path().join("thing.00f")).expect("it made its note");
+    assert_eq!(note, last.to_le_bytes());
+}

@@ -125,7 +125,7 @@ pub fn follow(wake: Wake, id: u64, hear: impl FnOnce(Reply) -> Result<(), Stop>)
         Wake::Reply(to, Reply::End) if to == id => Ok(Some(stop::OK)),
         Wake::Reply(to, Reply::Failed(failure)) if to == id => Err(failure.into()),
         Wake::Reply(to, reply) if to == id => hear(reply).map(|()| None),
-        Wake::Reply(..) | Wake::Time => Ok(None),
+        Wake::Reply(..) | Wake::Time | Wake::Again => Ok(None),
         Wake::Interrupted => Ok(Some(stop::INTERRUPTED)),
     }
 }

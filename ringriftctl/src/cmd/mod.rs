@@ -1,5 +1,6 @@
 //! One verb a file. Each asks one thing of the daemon, prints it, and gives an exit code.
 
+pub mod adopt;
 pub mod cat;
 pub mod completion;
 pub mod daemon_reload;
@@ -7,6 +8,7 @@ pub mod deprecated;
 pub mod deps;
 pub mod events;
 pub mod failed;
+pub mod hold;
 pub mod is_active;
 pub mod is_failed;
 pub mod is_ready;
@@ -23,5 +25,7 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod try_restart;
+pub mod unhold;
+pub mod upgrade;
 pub mod version;
 pub mod wait;

@@ -7,7 +7,8 @@ use clap::Args as ClapArgs;
 use proto::reply::{JobPlan, Outcome, Reply, Verdict};
 use proto::request::Request;
 
-use crate::client::{Client, wait_until};
+use crate::client::Client;
+use crate::dial::wait_until;
 use crate::job::{self, Others, Proof};
 use crate::json;
 use crate::measure;
@@ -93,8 +94,9 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
     Ok(code)
 }
 
-/// The keeper's pid and when it was born, so that another process with its number is not taken for it. None where
-/// /proc does not show it (another pid namespace): then only the socket can be asked.
+/// The keeper's pid and when it was born, so that another process with its number is not taken for it. What the daemon
+/// says is its number in its own pid namespace, perhaps a container's: who made the socket is asked of the kernel, which
+/// knows its number here. None where it cannot be seen from here: then only the socket can be asked.
 fn keeper(client: &mut Client) -> Result<Option<(u32, u64)>, Stop> {
     let found = client
         .collect(Request::Version)?
@@ -103,7 +105,22 @@ fn keeper(client: &mut Client) -> Result<Option<(u32, u64)>, Stop> {
             Reply::Version(info) => Some(info.keeper_pid),
             _ => None,
         });
-    Ok(found.and_then(|pid| Some((pid, birth_of(pid)?))))
+    let here = match client.listener_pid() {
+        // In a pid namespace below this one: its number here is the kernel's word.
+        Some(maker) if is_below(maker) => Some(maker),
+        // Not visible from here.
+        Some(0) | None => None,
+        // In this one; the socket may be held by a successor of who made it.
+        Some(_) => found,
+    };
+    Ok(here.and_then(|pid| Some((pid, birth_of(pid)?))))
+}
+
+/// A process has another number in a pid namespace of its own. See proc_pid_status(5), NSpid.
+fn is_below(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.is_some_and(|numbers| numbers.split_whitespace().count() > 1)
 }
 
 /// When a process was born, in the kernel's ticks; None when it has ended, reaped or not. See proc_pid_stat(5).

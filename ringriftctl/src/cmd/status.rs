@@ -10,7 +10,7 @@ use crate::measure;
 use crate::render::{Ink, Style};
 use crate::session::{Rows, Session, state_ink, state_mark, state_word};
 use crate::stop::{self, Stop};
-use crate::units::{self, blockers, health_ink, health_word, pids};
+use crate::units::{self, blockers, health_ink, health_word, held, pids};
 
 /// Broken units that the header names; the table has them all.
 const WRONG_MAX: usize = 8;
@@ -308,6 +308,11 @@ fn detail(session: &mut Session, unit: &UnitStatus) -> Result<(), Stop> {
         "state",
         format!("{} {since}{wanted}", style.paint(ink, state_word(unit.state))),
     ));
+    lines.extend(
+        unit.held
+            .as_ref()
+            .map(|hold| ("held", style.paint(Ink::Warn, &held(&style, hold)))),
+    );
     if !unit.blocked_by.is_empty() {
         lines.push(("waits for", blockers(&style, unit, true)));
     }

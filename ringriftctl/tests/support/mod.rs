@@ -208,6 +208,7 @@ pub fn unit(name: &str, state: State, minutes: u64) -> UnitStatus {
         cpu_us: up.then_some(1_250_000),
         memory_bytes: up.then_some(25_270_000),
         remains: vec![],
+        held: None,
     }
 }
 
@@ -317,8 +318,21 @@ pub fn sample(request: &Request) -> Vec<Reply> {
         Request::Status {
             selectors, detail, ..
         } => {
+            let mut held = unit("held_one", State::Held, 3);
+            held.held = Some(Hold {
+                by: By {
+                    uid: 1000,
+                    pid: 99,
+                    verb: "hold".into(),
+                },
+                note: Some("the disk is being changed".into()),
+                since_us: now_us() - 3 * 60_000_000 - 30_000_000,
+                until_us: Some(now_us() + 7_230_000_000),
+            });
+            held.desired_up = false;
             let mut chosen: Vec<_> = units
                 .into_iter()
+                .chain(selectors.contains(&held.name).then_some(held))
                 .filter(|u| selectors.is_empty() || selectors.contains(&u.name))
                 .collect();
             if chosen.is_empty() {
@@ -433,7 +447,7 @@ pub fn sample(request: &Request) -> Vec<Reply> {
         })],
         Request::Version => vec![Reply::Version(VersionInfo {
             version: "0.1.0".into(),
-            protocol: 1,
+            protocol: VERSION,
             keeper_pid: 1,
             manager_pid: 2,
             logger_pid: 3,
@@ -443,6 +457,26 @@ pub fn sample(request: &Request) -> Vec<Reply> {
             runtime_dir: "/run/ringrift".into(),
             state_dir: "/var/lib/ringrift".into(),
             log_dir: "/var/log/ringrift".into(),
+        })],
+        Request::Hold { selectors, .. } => vec![
+            plan(&[&selectors[0]], &[]),
+            verdict(&selectors[0], Outcome::Done, "held; it runs on until it ends"),
+        ],
+        Request::Unhold { selectors } => vec![
+            plan(&[&selectors[0]], &[]),
+            verdict(&selectors[0], Outcome::Done, "no longer held"),
+        ],
+        Request::Adopt { unit, dry_run, .. } => vec![Reply::Adopted(Box::new(Adopted {
+            unit: unit.clone(),
+            pid: 4711,
+            command: "python3 x.py".into(),
+            invocation: (!dry_run).then(|| "0123456789abcdef0123456789abcdef".into()),
+            dry_run: *dry_run,
+            lacks: vec!["its output goes where it went before".into()],
+        }))],
+        Request::Upgrade { .. } => vec![Reply::Upgraded(Upgraded {
+            from: "0.1.0".into(),
+            to: "0.2.0".into(),
         })],
         Request::Start(job) | Request::Stop(job) | Request::Reload(job) | Request::Restart { job, .. } => {
             let names: Vec<&str> = job.selectors.iter().map(String::as_str).collect();

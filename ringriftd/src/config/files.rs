@@ -1,15 +1,15 @@
-//! Finds and reads every file of a configuration: `ringriftd.toml`, units with their drop-ins, profiles. Names are
-//! checked here; what the files say is for `tree`.
+//! Finds every file of a configuration among those that were read: `ringriftd.toml`, units with their drop-ins,
+//! profiles. Names and rights are judged here; what the files say is for `tree`.
 
 use std::collections::BTreeMap;
 
 use super::diagnostic::{Diagnostic, Place, nearest_names};
+use super::fileset::{Contents, FileSet, SetFolder};
 use super::profile::ProfileFile;
 use super::schema::{self, Key};
-use super::source::{self, FileId, Folder, Refusal, Sources, Span};
+use super::source::{FileId, Refusal, Sources, Span};
 use super::tree::{self, Layer, NAME_RULE};
 use super::values::fold;
-use crate::places::{Places, SearchDir};
 use crate::spec::UnitName;
 
 /// A unit's files, the lowest layer first.
@@ -46,12 +46,12 @@ struct Found {
     name: String,
 }
 
-/// Reads everything below `places`.
-pub fn read(places: &Places) -> Files {
+/// Looks through everything that was read.
+pub fn read(set: &FileSet) -> Files {
     let mut files = Files::default();
-    files.config(places);
-    files.units(places);
-    files.profiles(places);
+    files.config(set);
+    files.units(set);
+    files.profiles(set);
     files
 }
 
@@ -66,66 +66,57 @@ pub fn home(file: FileId) -> Span {
 
 impl Files {
     /// `ringriftd.toml` was read whole, or there is none.
-    pub fn node_is_known(&self, places: &Places) -> bool {
+    pub fn node_is_known(&self, set: &FileSet) -> bool {
         match &self.node {
             Some((_, layer)) => !layer.is_partial,
-            None => places.config.is_none(),
+            None => set.config.is_none(),
         }
     }
 
-    fn refuse(&mut self, shown: &str, refusal: Refusal) {
-        let mut fault = Diagnostic::fault(Place::file(shown), refusal.what);
-        fault.why = refusal.why;
-        fault.help = refusal.help;
+    fn refuse(&mut self, shown: &str, refusal: &Refusal) {
+        let mut fault = Diagnostic::fault(Place::file(shown), &refusal.what);
+        fault.why.clone_from(&refusal.why);
+        fault.help.clone_from(&refusal.help);
         self.faults.push(fault);
     }
 
-    fn config(&mut self, places: &Places) {
-        let Some(path) = &places.config else { return };
-        let shown = places.shown(path);
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
+    fn config(&mut self, set: &FileSet) {
+        let Some(config) = &set.config else { return };
+        let Some(name) = &config.name else {
             self.faults
-                .push(Diagnostic::fault(Place::file(shown), "is no file name"));
+                .push(Diagnostic::fault(Place::file(&config.shown), "is no file name"));
             return;
         };
-        match Folder::open(parent) {
-            Ok(folder) => {
-                self.judge_folder(places, &folder, places.config_is_chosen);
+        match &config.folder.found {
+            Ok(contents) => {
+                let is_chosen = config.folder.is_chosen;
+                self.judge_folder(contents, is_chosen);
                 let mut loose = Vec::new();
-                self.node = self.file(
-                    places,
-                    &folder,
-                    name,
-                    &shown,
-                    schema::NODE,
-                    places.config_is_chosen,
-                    &mut loose,
-                );
-                self.tell_loose(&shown, loose);
+                self.node = self.file(contents, name, &config.shown, schema::NODE, is_chosen, &mut loose);
+                self.tell_loose(&config.shown, loose);
             }
-            Err(refusal) => self.refuse(&places.shown(parent), refusal),
+            Err(refusal) => self.refuse(&config.folder.shown, refusal),
         }
     }
 
-    /// Opens the folders of one kind. One that a person named must be there.
-    fn open(&mut self, places: &Places, dirs: &[SearchDir]) -> Vec<(Folder, bool)> {
+    /// The folders of one kind that could be read. One that a person named must be there.
+    fn open<'a>(&mut self, folders: &'a [SetFolder]) -> Vec<(&'a Contents, bool)> {
         let mut open = Vec::new();
-        for dir in dirs {
-            let shown = places.shown(&dir.path);
-            match Folder::open(&dir.path) {
-                Ok(folder) => {
-                    for name in &folder.unreadable_names {
-                        let place = Place::file(format!("{shown}/{name}"));
+        for folder in folders {
+            match &folder.found {
+                Ok(contents) => {
+                    for name in &contents.unreadable_names {
+                        let place = Place::file(format!("{}/{name}", folder.shown));
                         self.faults
                             .push(Diagnostic::fault(place, "its name is not UTF-8"));
                     }
-                    self.judge_folder(places, &folder, dir.is_chosen);
-                    open.push((folder, dir.is_chosen));
+                    self.judge_folder(contents, folder.is_chosen);
+                    open.push((contents, folder.is_chosen));
                 }
-                Err(refusal) if refusal.is_absent && !dir.is_chosen => {}
+                Err(refusal) if refusal.is_absent && !folder.is_chosen => {}
                 Err(refusal) => {
                     self.is_incomplete = true;
-                    self.refuse(&shown, refusal);
+                    self.refuse(&folder.shown, refusal);
                 }
             }
         }
@@ -133,17 +124,9 @@ impl Files {
     }
 
     /// security.md S5: who else could change what is in this folder?
-    fn judge_folder(&mut self, places: &Places, folder: &Folder, is_chosen: bool) {
-        let loose = source::loose_ancestors(&folder.path, places.uid, is_chosen);
-        let Some((worst, what)) = loose.iter().next_back() else {
-            return;
-        };
-        let place = Place::file(places.shown(&folder.path));
-        let text = if *worst == folder.path {
-            format!("this folder {what}")
-        } else {
-            format!("it lies below {}, which {what}", worst.display())
-        };
+    fn judge_folder(&mut self, folder: &Contents, is_chosen: bool) {
+        let Some(text) = &folder.loose else { return };
+        let place = Place::file(&folder.shown);
         let why = "whoever can change these files decides what runs";
         if is_chosen {
             self.warn_once(Diagnostic::warning(place, text).why(why));
@@ -178,27 +161,25 @@ impl Files {
     }
 
     /// Reads one file into a layer. `None`: it could not be read, and that is told.
-    #[allow(clippy::too_many_arguments, reason = "each is one plain fact of the file")]
     fn file(
         &mut self,
-        places: &Places,
-        folder: &Folder,
+        folder: &Contents,
         name: &str,
         shown: &str,
         schema: &'static [Key],
         is_chosen: bool,
         loose: &mut Vec<(String, String)>,
     ) -> Option<(FileId, Layer)> {
-        let bytes = match folder.read(name) {
-            Ok(bytes) => bytes,
+        let read = match folder.files.get(name)? {
+            Ok(read) => read,
             Err(refusal) => {
                 self.refuse(shown, refusal);
                 return None;
             }
         };
-        if let Some(what) = source::defect(bytes.owner, bytes.mode, places.uid) {
+        if let Some(what) = &read.defect {
             if is_chosen {
-                loose.push((shown.to_owned(), what));
+                loose.push((shown.to_owned(), what.clone()));
             } else {
                 self.faults.push(
                     Diagnostic::fault(Place::file(shown), format!("this file {what}"))
@@ -209,32 +190,35 @@ impl Files {
                 return None;
             }
         }
-        let text = match source::decode(bytes.bytes) {
+        let text = match &read.text {
             Ok(text) => text,
-            Err((at, what, lossy)) => {
-                let file = self.sources.add(shown.to_owned(), lossy);
-                let place = self.sources.get(file).place(at..at + 1);
+            Err(no_text) => {
+                let file = self.sources.add(shown.to_owned(), no_text.lossy.clone());
+                let place = self
+                    .sources
+                    .get(file)
+                    .place(no_text.at..no_text.at.saturating_add(1));
+                let what = format!("the file {}", no_text.what);
                 self.faults
-                    .push(Diagnostic::fault(place, format!("the file {what}")).why("files are UTF-8 text"));
+                    .push(Diagnostic::fault(place, what).why("files are UTF-8 text"));
                 return None;
             }
         };
-        let file = self.sources.add(shown.to_owned(), text);
+        let file = self.sources.add(shown.to_owned(), text.clone());
         let layer = tree::read(&mut self.sources, file, schema, &mut self.faults);
         Some((file, layer))
     }
 
     /// The files of some folders by their stem, those of fixed places covering later ones.
-    fn stems(&mut self, places: &Places, folders: &[(Folder, bool)], what: &str) -> BTreeMap<String, Found> {
+    fn stems(&mut self, folders: &[(&Contents, bool)], what: &str) -> BTreeMap<String, Found> {
         let mut found: BTreeMap<String, Found> = BTreeMap::new();
         let mut folded: BTreeMap<String, String> = BTreeMap::new();
-        let shown = |folder: &Folder, name: &str| places.shown(&folder.path.join(name));
         for (at, (folder, is_chosen)) in folders.iter().enumerate() {
             for name in &folder.names {
                 let Some(stem) = name.strip_suffix(".toml") else {
                     continue;
                 };
-                let here = Place::file(shown(folder, name));
+                let here = Place::file(folder.shown_name(name));
                 if stem.contains('@') {
                     self.faults.push(Diagnostic::fault(
                         here,
@@ -256,7 +240,7 @@ impl Files {
                     Some(twin) if twin == stem && !is_chosen => {}
                     Some(twin) => {
                         let other = &found[&twin];
-                        let place = Place::file(shown(&folders[other.folder].0, &other.name));
+                        let place = Place::file(folders[other.folder].0.shown_name(&other.name));
                         let text = if twin == stem {
                             format!("a second {what} \"{stem}\"")
                         } else {
@@ -284,22 +268,14 @@ impl Files {
         found
     }
 
-    fn units(&mut self, places: &Places) {
-        let folders = self.open(places, &places.units);
-        let found = self.stems(places, &folders, "unit");
+    fn units(&mut self, set: &FileSet) {
+        let folders = self.open(&set.units);
+        let found = self.stems(&folders, "unit");
         let mut loose = Vec::new();
         for (stem, at) in &found {
             let (folder, is_chosen) = &folders[at.folder];
-            let shown = places.shown(&folder.path.join(&at.name));
-            let read = self.file(
-                places,
-                folder,
-                &at.name,
-                &shown,
-                schema::UNIT,
-                *is_chosen,
-                &mut loose,
-            );
+            let shown = folder.shown_name(&at.name);
+            let read = self.file(folder, &at.name, &shown, schema::UNIT, *is_chosen, &mut loose);
             // A file that could not be read is a fault, so nothing is loaded; its name is known all the same, so
             // that others may name it without a second fault.
             if let Some(name) = UnitName::new(stem) {
@@ -314,23 +290,23 @@ impl Files {
             }
         }
         self.tell_loose("the folders of units", loose);
-        self.drop_ins(places, &folders);
+        self.drop_ins(&folders);
     }
 
-    fn drop_ins(&mut self, places: &Places, folders: &[(Folder, bool)]) {
+    fn drop_ins(&mut self, folders: &[(&Contents, bool)]) {
         let mut loose = Vec::new();
         // By unit, then by the name of the file: an earlier folder's file covers a later one's.
         let mut all: BTreeMap<UnitName, BTreeMap<String, (usize, usize)>> = BTreeMap::new();
-        let mut opened: Vec<(Folder, bool)> = Vec::new();
+        let mut opened: Vec<(&Contents, bool)> = Vec::new();
         let names: BTreeMap<String, UnitName> =
             self.units.keys().map(|n| (fold(n.as_str()), n.clone())).collect();
         for (at, (folder, is_chosen)) in folders.iter().enumerate() {
             for name in folder.names.iter().filter(|n| n.ends_with(".d")) {
-                let shown = places.shown(&folder.path.join(name));
-                let inner = match folder.folder(name) {
-                    Ok(Some(inner)) => inner,
-                    Ok(None) => continue,
-                    Err(refusal) => {
+                let shown = folder.shown_name(name);
+                let inner = match folder.folders.get(name) {
+                    Some(Ok(Some(inner))) => inner,
+                    Some(Ok(None)) | None => continue,
+                    Some(Err(refusal)) => {
                         self.refuse(&shown, refusal);
                         continue;
                     }
@@ -350,23 +326,15 @@ impl Files {
                 for file in inner.names.iter().filter(|n| n.ends_with(".toml")) {
                     mine.entry(file.clone()).or_insert((opened.len(), at));
                 }
-                self.judge_folder(places, &inner, *is_chosen);
+                self.judge_folder(inner, *is_chosen);
                 opened.push((inner, *is_chosen));
             }
         }
         for (unit, drop_ins) in all {
             for (name, (at, _)) in drop_ins {
                 let (folder, is_chosen) = &opened[at];
-                let shown = places.shown(&folder.path.join(&name));
-                let read = self.file(
-                    places,
-                    folder,
-                    &name,
-                    &shown,
-                    schema::UNIT,
-                    *is_chosen,
-                    &mut loose,
-                );
+                let shown = folder.shown_name(&name);
+                let read = self.file(folder, &name, &shown, schema::UNIT, *is_chosen, &mut loose);
                 if let Some(files) = self.units.get_mut(&unit) {
                     files.is_partial |= read.is_none();
                     files.layers.extend(read);
@@ -376,22 +344,14 @@ impl Files {
         self.tell_loose("the folders of drop-ins", loose);
     }
 
-    fn profiles(&mut self, places: &Places) {
-        let folders = self.open(places, &places.profiles);
-        let found = self.stems(places, &folders, "profile");
+    fn profiles(&mut self, set: &FileSet) {
+        let folders = self.open(&set.profiles);
+        let found = self.stems(&folders, "profile");
         let mut loose = Vec::new();
         for (stem, at) in found {
             let (folder, is_chosen) = &folders[at.folder];
-            let shown = places.shown(&folder.path.join(&at.name));
-            let read = self.file(
-                places,
-                folder,
-                &at.name,
-                &shown,
-                schema::PROFILE,
-                *is_chosen,
-                &mut loose,
-            );
+            let shown = folder.shown_name(&at.name);
+            let read = self.file(folder, &at.name, &shown, schema::PROFILE, *is_chosen, &mut loose);
             if let Some((file, layer)) = read {
                 self.profiles.insert(stem, ProfileFile { file, layer });
             }

@@ -16,6 +16,7 @@ use crate::spec::{Membership, NodeSpec, Runner, UnitName, UnitSpec};
 use super::across::{conflicts, cycle_fault, deprecation_warnings, live_ends, orphan_warning, orphans};
 use super::check::Check;
 use super::diagnostic::{Diagnostic, nearest_names};
+use super::fileset::FileSet;
 use super::merged::{Defined, Merged, Names};
 use super::profile::{LoadedProfile, Overrides, Resolver, names_in};
 use super::source::{FileId, Sources, Span};
@@ -41,6 +42,7 @@ pub struct Loaded {
     names: Names,
     sources: Sources,
     defined: BTreeMap<UnitName, Defined>,
+    files: Arc<FileSet>,
 }
 
 /// Why nothing was loaded.
@@ -60,7 +62,18 @@ pub fn load(places: &Places, profiles: &[String]) -> Result<Loaded, Report> {
 
 /// The same on a day of your choice, by which removal dates are judged.
 pub fn load_on(places: &Places, profiles: &[String], today: Date) -> Result<Loaded, Report> {
-    let mut files = files::read(places);
+    load_from_on(Arc::new(FileSet::read(places)), profiles, today)
+}
+
+/// Checks files that were read before, on whichever machine: the same plan and the same words as then. It touches no
+/// disk, and may take seconds all the same.
+pub fn load_from(files: Arc<FileSet>, profiles: &[String]) -> Result<Loaded, Report> {
+    load_from_on(files, profiles, jiff::Zoned::now().date())
+}
+
+/// The same on a day of your choice.
+pub fn load_from_on(set: Arc<FileSet>, profiles: &[String], today: Date) -> Result<Loaded, Report> {
+    let mut files = files::read(&set);
     let mut faults = std::mem::take(&mut files.faults);
     let mut warnings = std::mem::take(&mut files.warnings);
     if files.is_incomplete {
@@ -117,7 +130,7 @@ pub fn load_on(places: &Places, profiles: &[String], today: Date) -> Result<Load
     );
     let overrides = resolver.together(&active);
 
-    let mut check = Check::new(&files.sources, &names, &runners, files.node_is_known(places));
+    let mut check = Check::new(&files.sources, &names, &runners, files.node_is_known(&set));
     // A profile that is not active now must be sound when it becomes so.
     for resolved in resolver.resolved.values() {
         for (unit, laid) in &resolved.overrides {
@@ -236,6 +249,7 @@ pub fn load_on(places: &Places, profiles: &[String], today: Date) -> Result<Load
         names,
         sources: files.sources,
         defined,
+        files: set,
     })
 }
 
@@ -410,6 +424,11 @@ fn members<'a>(
 }
 
 impl Loaded {
+    /// The files that all this came from.
+    pub fn files(&self) -> &Arc<FileSet> {
+        &self.files
+    }
+
     /// The unit that a person means by `text`: case, `-` and a `.service` ending do not matter.
     pub fn find(&self, text: &str) -> Option<&UnitName> {
         self.names.get(&fold(text))

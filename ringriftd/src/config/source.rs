@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
+use serde::{Deserialize, Serialize};
 
 use super::diagnostic::Place;
 use crate::limits;
@@ -232,7 +233,7 @@ fn header_is_env(header: &str) -> bool {
 }
 
 /// Why something was not read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// What is wrong, without the path.
     pub what: String,
@@ -438,6 +439,16 @@ fn not_regular() -> Refusal {
 fn too_large() -> Refusal {
     Refusal::new(format!("is larger than {} KiB", limits::FILE_MAX / 1024))
         .why("files of this size are never read")
+}
+
+/// A file that would make all files together too large.
+pub fn too_much() -> Refusal {
+    Refusal::new(format!(
+        "is past the {} MiB that all files together may have",
+        limits::FILE_SET_MAX >> 20
+    ))
+    .why("all files are kept with the daemon's state")
+    .help("remove files that no unit needs, or make them smaller")
 }
 
 /// Bytes as text: UTF-8, with or without a byte order mark, without NUL. The error is the offset of the first byte

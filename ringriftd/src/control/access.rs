@@ -4,7 +4,7 @@
 //! Read first: [`role`] and [`Policy::allows`].
 
 use proto::reply::Failure;
-use proto::request::{Job, MAX_SELECTOR, MAX_SELECTORS, Request};
+use proto::request::{Job, MAX_NOTE, MAX_PATH, MAX_PATTERN, MAX_SELECTOR, MAX_SELECTORS, Request};
 
 use crate::limits::NAME_MAX;
 
@@ -60,12 +60,17 @@ pub const fn role(request: &Request) -> Role {
         | Request::Stop(_)
         | Request::Restart { .. }
         | Request::Reload(_)
-        | Request::ResetFailed { .. } => Role::Operator,
+        | Request::ResetFailed { .. }
+        | Request::Hold { .. }
+        | Request::Unhold { .. } => Role::Operator,
         Request::Kill { signal, .. } => match *signal {
             libc::SIGTERM | libc::SIGHUP => Role::Operator,
             _ => Role::Admin,
         },
-        Request::DaemonReload | Request::Shutdown => Role::Admin,
+        // Any process of the host may be named, and from then on it is signalled.
+        Request::DaemonReload | Request::Shutdown | Request::Adopt { .. } | Request::Upgrade { .. } => {
+            Role::Admin
+        }
     }
 }
 
@@ -98,6 +103,10 @@ pub const fn verb(request: &Request) -> &'static str {
         Request::Shutdown => "shutdown",
         Request::Version => "version",
         Request::Names => "names",
+        Request::Hold { .. } => "hold",
+        Request::Unhold { .. } => "unhold",
+        Request::Adopt { .. } => "adopt",
+        Request::Upgrade { .. } => "upgrade",
     }
 }
 
@@ -166,7 +175,44 @@ pub fn validate(request: &Request) -> Result<(), Failure> {
         }
         | Request::Show { selectors }
         | Request::Cat { selectors }
+        | Request::Unhold { selectors }
         | Request::Wait { selectors, .. } => named(request, selectors),
+        Request::Hold { selectors, note, .. } => {
+            named(request, selectors)?;
+            match note {
+                Some(note) => text("the note", note, MAX_NOTE),
+                None => Ok(()),
+            }
+        }
+        Request::Adopt {
+            unit, pid, pattern, ..
+        } => {
+            check(std::slice::from_ref(unit))?;
+            match (pid, pattern) {
+                // 0 means "whoever asks" to many system calls, and 1 is the system's own.
+                (Some(pid), None) if *pid > 1 && i32::try_from(*pid).is_ok() => Ok(()),
+                (Some(pid), None) => Err(usage(
+                    format!("{pid} is no process that a unit could have"),
+                    "see `ps -e`",
+                )),
+                (None, Some(pattern)) => text("the pattern", pattern, MAX_PATTERN),
+                (Some(_), Some(_)) | (None, None) => Err(usage(
+                    "adopt needs a pid or a pattern, and not both".to_owned(),
+                    "--pid PID, or --match PATTERN",
+                )),
+            }
+        }
+        Request::Upgrade { binary: None } => Ok(()),
+        Request::Upgrade { binary: Some(path) } => {
+            text("the path", path, MAX_PATH)?;
+            if path.starts_with('/') {
+                return Ok(());
+            }
+            Err(usage(
+                format!("{} is no absolute path", quoted(path)),
+                "name the binary from / on",
+            ))
+        }
         Request::Kill {
             selectors, signal, ..
         } => {
@@ -206,6 +252,23 @@ fn named(request: &Request, selectors: &[String]) -> Result<(), Failure> {
         ));
     }
     check(selectors)
+}
+
+/// One line of text that somebody typed, and not nothing.
+fn text(what: &str, text: &str, most: usize) -> Result<(), Failure> {
+    let why = if text.is_empty() {
+        "is empty".to_owned()
+    } else if text.len() > most {
+        format!("has {} bytes, more than the {most} allowed", text.len())
+    } else if text.chars().any(char::is_control) {
+        "has a control character".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(usage(
+        format!("{what} {} {why}", quoted(text)),
+        "it is one line of text",
+    ))
 }
 
 fn check(selectors: &[String]) -> Result<(), Failure> {
@@ -271,6 +334,29 @@ mod tests {
             wait: true,
             timeout_ms: None,
             cascade: false,
+        }
+    }
+
+    fn hold(note: Option<&str>) -> Request {
+        Request::Hold {
+            selectors: vec!["a".to_owned()],
+            note: note.map(str::to_owned),
+            until_us: Some(1),
+        }
+    }
+
+    fn adopt(unit: &str, pid: Option<u32>, pattern: Option<&str>) -> Request {
+        Request::Adopt {
+            unit: unit.to_owned(),
+            pid,
+            pattern: pattern.map(str::to_owned),
+            dry_run: false,
+        }
+    }
+
+    fn upgrade(binary: &str) -> Request {
+        Request::Upgrade {
+            binary: Some(binary.to_owned()),
         }
     }
 
@@ -347,6 +433,13 @@ mod tests {
             (Request::Shutdown, Role::Admin),
             (Request::Version, Role::Viewer),
             (Request::Names, Role::Viewer),
+            (hold(Some("the disk is being changed")), Role::Operator),
+            (hold(None), Role::Operator),
+            (Request::Unhold { selectors: all() }, Role::Operator),
+            (adopt("a", Some(4711), None), Role::Admin),
+            (adopt("a", None, Some("python3 x.py")), Role::Admin),
+            (Request::Upgrade { binary: None }, Role::Admin),
+            (upgrade("/usr/bin/ringriftd"), Role::Admin),
         ]
     }
 
@@ -417,6 +510,39 @@ mod tests {
                 name: name.to_owned(),
             };
             assert_eq!(validate(&profile).expect_err("no name").code, 2, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn texts_of_the_newer_verbs_are_checked() {
+        let long = "x".repeat(MAX_PATH + 1);
+        for request in [
+            hold(Some("")),
+            hold(Some("a\nb")),
+            hold(Some("\u{1b}[2J")),
+            hold(Some(&long)),
+            Request::Hold {
+                selectors: vec![],
+                note: None,
+                until_us: None,
+            },
+            Request::Unhold { selectors: vec![] },
+            adopt("a", None, None),
+            adopt("a", Some(7), Some("x")),
+            adopt("a", Some(0), None),
+            adopt("a", Some(1), None),
+            adopt("a", Some(u32::MAX), None),
+            adopt("a", None, Some("")),
+            adopt("a", None, Some(&long)),
+            adopt("../a", Some(7), None),
+            upgrade("ringriftd"),
+            upgrade(""),
+            upgrade("/a\0b"),
+            upgrade(&format!("/{long}")),
+        ] {
+            let failure = validate(&request).expect_err("refused");
+            assert_eq!(failure.code, 2, "{request:?}");
+            assert!(failure.message.len() < 1000 && !failure.message.contains(char::is_control));
         }
     }
 }

@@ -5,9 +5,11 @@
 //! * [`outbox`]: what waits for one client.
 //! * [`access`]: which request needs which role, and what no request may contain.
 //! * [`select`]: selectors become units.
+//! * [`watch`]: its name in the run-time folder, which somebody may remove.
 
 pub mod access;
 pub mod outbox;
 pub mod select;
 pub mod server;
 pub mod view;
+pub mod watch;

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use proto::frame::{Ask, Hello, MAGIC, VERSION, Welcome, framing};
+use proto::frame::{Ask, Hello, MAGIC, Token, VERSION, Welcome, framing};
 use proto::reply::Failure;
 use proto::request::Request;
 use tokio::net::{UnixListener, UnixStream};
@@ -31,6 +31,8 @@ use crate::limits;
 pub struct Asked {
     /// The number that the client chose for it.
     pub ask_id: u64,
+    /// Names this run of a request that changes something: asked again, it gets the same answer.
+    pub token: Option<Token>,
     /// What it wants.
     pub request: Request,
     /// Who asks.
@@ -80,21 +82,43 @@ impl Default for Options {
 
 /// Accepts connections on `listener`, a listening stream socket, and sends what they ask to `tx`. Must be called inside
 /// a tokio runtime. Runs until the handle is aborted, which closes every connection; a receiver that is gone fails
-/// requests, not the server. Only a socket that cannot be watched is an error.
-pub fn serve(listener: OwnedFd, options: Options, tx: mpsc::Sender<Asked>) -> io::Result<JoinHandle<()>> {
-    let listener = std::os::unix::net::UnixListener::from(listener);
-    listener.set_nonblocking(true)?;
-    let listener = UnixListener::from_std(listener)?;
-    Ok(tokio::spawn(accept(listener, options, tx)))
+/// requests, not the server. Only a socket that cannot be watched is an error. What `renewed` brings takes the listener's
+/// place; connections that were accepted live on.
+pub fn serve(
+    listener: OwnedFd,
+    options: Options,
+    tx: mpsc::Sender<Asked>,
+    renewed: mpsc::Receiver<OwnedFd>,
+) -> io::Result<JoinHandle<()>> {
+    let listener = watched(listener)?;
+    Ok(tokio::spawn(accept(listener, options, tx, renewed)))
 }
 
-async fn accept(listener: UnixListener, options: Options, tx: mpsc::Sender<Asked>) {
+fn watched(listener: OwnedFd) -> io::Result<UnixListener> {
+    let listener = std::os::unix::net::UnixListener::from(listener);
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+async fn accept(
+    mut listener: UnixListener,
+    options: Options,
+    tx: mpsc::Sender<Asked>,
+    mut renewed: mpsc::Receiver<OwnedFd>,
+) {
     let slots = Arc::new(Mutex::new(Slots::default()));
     let complaints = Arc::new(Complaints::default());
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            Some(next) = renewed.recv() => {
+                match watched(next) {
+                    Ok(next) => listener = next,
+                    Err(e) => tracing::error!("cannot serve the new control socket: {e}"),
+                }
+                continue;
+            }
             Some(ended) = connections.join_next() => {
                 if let Err(e) = ended && e.is_panic() {
                     tracing::error!(error = %e, "a connection's task failed");
@@ -510,6 +534,7 @@ impl Connection {
         };
         let asked = Asked {
             ask_id: ask.id,
+            token: ask.token,
             request: ask.request,
             peer: self.peer,
             answers,

@@ -8,8 +8,11 @@ use proto::reply::{
     UnitStatus, Verdict,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Now;
 use crate::config::{Loaded, LoadedProfile};
+use crate::engine::hold::hold_text;
 use crate::engine::types::{Refusal, UnitAnswer};
 use crate::engine::unit::{Desired, Unit};
 use crate::engine::{Engine, told};
@@ -18,7 +21,7 @@ use crate::ids::invocation_text;
 use crate::spec::{Lifecycle, Membership, UnitName, UnitSpec};
 
 /// What a unit said of itself in its present life.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
     /// `STATUS=`.
     pub status: Option<String>,
@@ -65,7 +68,7 @@ pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
     UnitStatus {
         name: spec.name.to_string(),
         description: spec.description.clone(),
-        state: unit.state.word(),
+        state: unit.word,
         health: said.and_then(|s| s.health).unwrap_or(Health::Unknown),
         desired_up: unit.desired == Desired::Up,
         next_try_us: engine.next_try(ix).map(at),
@@ -97,12 +100,13 @@ pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
         cpu_us: None,
         memory_bytes: None,
         remains: unit.remains.clone(),
+        held: unit.hold.as_ref().map(|held| held.hold.clone()),
     }
 }
 
 fn blocked_by(engine: &Engine, ix: Ix, unit: &Unit) -> Vec<WireBlocker> {
-    match unit.state.word() {
-        State::Waiting => {
+    match unit.word {
+        State::Waiting | State::Held if unit.desired == Desired::Up => {
             let blocker = |b: &crate::engine::Blocker| WireBlocker {
                 unit: b
                     .unit()
@@ -123,6 +127,7 @@ fn blocked_by(engine: &Engine, ix: Ix, unit: &Unit) -> Vec<WireBlocker> {
             engine.stop_blockers(ix).into_iter().map(blocker).collect()
         }
         State::Stopped
+        | State::Waiting
         | State::Starting
         | State::Running
         | State::Reloading
@@ -150,7 +155,7 @@ pub fn summary(engine: &Engine) -> Summary {
         if unit.desired == Desired::Up {
             sum.wanted += 1;
         }
-        let count = match unit.state.word() {
+        let count = match unit.word {
             State::Running | State::Reloading => &mut sum.running,
             State::Starting => &mut sum.starting,
             State::Waiting => &mut sum.waiting,
@@ -225,6 +230,20 @@ pub fn refusal(refusal: &Refusal) -> Failure {
             message: format!("{unit} conflicts with {with}: they are never up together"),
             unit: Some(unit.to_string()),
             hint: Some(format!("stop {with} first")),
+            details: Vec::new(),
+        },
+        Refusal::Held { unit, hold } => Failure {
+            code: 7,
+            message: format!("{unit} is {}", hold_text(hold)),
+            unit: Some(unit.to_string()),
+            hint: Some(format!("ringriftctl unhold {unit}")),
+            details: Vec::new(),
+        },
+        Refusal::NotAdopted { unit, why } => Failure {
+            code: 7,
+            message: format!("{unit} cannot take over a process: {why}"),
+            unit: Some(unit.to_string()),
+            hint: None,
             details: Vec::new(),
         },
         Refusal::ShuttingDown => Failure {

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use proto::reply::{Cause, CauseKind, Outcome};
 
 use super::cause;
+use super::hold::hold_text;
 use super::machine::{Engine, Trigger};
 use super::order::{Blocker, StopReason};
 use super::request::{Goal, verdict};
 use super::types::{Action, ChangeKind, RequestAnswer, UnitAnswer};
 use super::unit::{Desired, End, State};
 use crate::graph::Ix;
+use crate::ids::Invocation;
+use crate::spec::UnitSpec;
 
 impl Engine {
     /// Works off the dirty units. Each look either leaves a unit as it is or moves it on its way, and only a move
@@ -26,10 +29,11 @@ impl Engine {
     fn look_at(&mut self, ix: Ix, trigger: Option<Trigger>) {
         // What it requires was looked at before it, in start order, so that this holds for chains.
         let (is_held_down, is_taken_along) = (self.must_be_held_down(ix), self.must_be_taken_along(ix));
-        let unit = self.unit_mut(ix);
-        let was = (unit.is_held_down, unit.is_taken_along);
-        (unit.is_held_down, unit.is_taken_along) = (is_held_down, is_taken_along);
-        if was != (is_held_down, is_taken_along) {
+        let unit = self.unit(ix);
+        if (unit.is_held_down, unit.is_taken_along) != (is_held_down, is_taken_along) {
+            // Not stored: both follow from the other units.
+            let unit = &mut self.units[ix.0 as usize];
+            (unit.is_held_down, unit.is_taken_along) = (is_held_down, is_taken_along);
             self.mark_around(ix);
             // It is in the queue again for its neighbours' sake; once is enough.
             self.dirty.remove(&(self.turn(ix), ix));
@@ -80,7 +84,7 @@ impl Engine {
             self.held_back.insert(ix);
         }
         // It cannot come up for now: those that merely come after it go ahead, and whoever waits for it is told.
-        let is_dead = self.dead_requirement(ix).is_some();
+        let is_dead = self.unit(ix).hold.is_some() || self.dead_requirement(ix).is_some();
         if is_dead && !self.unit(ix).attempt_failed {
             self.unit_mut(ix).attempt_failed = true;
             self.mark_around(ix);
@@ -137,7 +141,7 @@ impl Engine {
         }
     }
 
-    fn judge_up(&self, ix: Ix, other_than: Option<crate::ids::Invocation>) -> Option<UnitAnswer> {
+    fn judge_up(&self, ix: Ix, other_than: Option<Invocation>) -> Option<UnitAnswer> {
         let unit = self.unit(ix);
         let name = &unit.spec.name;
         if unit.desired == Desired::Down {
@@ -169,6 +173,12 @@ impl Engine {
                 "running"
             };
             return Some(verdict(name, Outcome::Done, text));
+        }
+        if let Some(held) = &unit.hold
+            && unit.state.life().is_none()
+        {
+            let text = format!("is {}", hold_text(&held.hold));
+            return Some(verdict(name, Outcome::Failed, text));
         }
         let has_ended = !matches!(unit.state, State::Starting { .. } | State::Stopping { .. });
         if !(unit.attempt_failed && has_ended) {
@@ -236,7 +246,7 @@ impl Engine {
         }
     }
 
-    fn judge_reload(&self, ix: Ix, invocation: crate::ids::Invocation) -> Option<UnitAnswer> {
+    fn judge_reload(&self, ix: Ix, invocation: Invocation) -> Option<UnitAnswer> {
         let unit = self.unit(ix);
         let name = &unit.spec.name;
         match &unit.state {
@@ -268,7 +278,13 @@ impl Engine {
 
     /// The first step of a start.
     fn begin_start(&mut self, ix: Ix, cause: Cause) {
-        let invocation = crate::ids::Invocation(self.next_invocation);
+        let (invocation, spec) = self.new_life(ix);
+        self.open_life(ix, invocation, spec, cause);
+    }
+
+    /// The serial and the definition of a new life.
+    pub(super) fn new_life(&mut self, ix: Ix) -> (Invocation, Arc<UnitSpec>) {
+        let invocation = Invocation(self.next_invocation);
         self.next_invocation += 1;
         self.lives.insert(invocation, ix);
         let unit = self.unit_mut(ix);
@@ -276,7 +292,6 @@ impl Engine {
         unit.restart_pending = false;
         unit.remains.clear();
         unit.note = None;
-        let spec = Arc::clone(&unit.spec);
-        self.open_life(ix, invocation, spec, cause);
+        (invocation, Arc::clone(&unit.spec))
     }
 }

@@ -12,14 +12,14 @@ impl Engine {
         for (ix, unit) in self.units() {
             let name = &unit.spec.name;
             let mut say = |text: String| broken.push(format!("{name}: {text}"));
-            if unit.word != unit.state.word() {
+            if unit.word != unit.shown() {
                 say(format!(
                     "the state is {:?}, its word {:?}",
-                    unit.state.word(),
+                    unit.shown(),
                     unit.word
                 ));
             }
-            if unit.armed != unit.state.deadline() {
+            if unit.armed != unit.deadline() {
                 say("its timer is not that of its state".to_owned());
             }
             if unit.armed.is_some_and(|at| !self.timers.contains(&(at, ix))) {

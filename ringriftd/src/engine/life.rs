@@ -18,17 +18,7 @@ use crate::spec::{Kind, UnitSpec};
 impl Engine {
     /// A new life begins: its first hook, or its main process.
     pub(super) fn open_life(&mut self, ix: Ix, invocation: Invocation, spec: Arc<UnitSpec>, cause: Cause) {
-        let life = Life {
-            invocation,
-            began_by: cause.kind,
-            spec,
-            main: None,
-            exit: None,
-            hook: None,
-            hook_exit: None,
-            next_step: 1,
-            ready: None,
-        };
+        let life = Life::new(invocation, spec, cause.kind);
         let state = State::Starting {
             life: Box::new(life),
             phase: StartPhase::Pre(0),
@@ -51,7 +41,7 @@ impl Engine {
         }
     }
 
-    fn launch_main(&mut self, ix: Ix) {
+    pub(super) fn launch_main(&mut self, ix: Ix) {
         // What it requires may have gone away while its hooks ran. Nothing can rely on a unit that was not launched, so
         // this stop waits for nobody.
         if let Some(reason) = self.stop_reason(ix) {

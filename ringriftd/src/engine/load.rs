@@ -65,11 +65,13 @@ impl Engine {
             if let Some(life) = self.unit(ix).state.life() {
                 self.lives.insert(life.invocation, ix);
             }
-            self.unit_mut(ix).armed = None;
+            self.units[ix.0 as usize].armed = None;
             self.rearm(ix);
             self.mark(ix);
         }
+        self.touched = self.graph.all().collect();
         for name in old.into_keys() {
+            self.dropped.insert(name.clone());
             for (id, _) in self.requests.goals_of(&name) {
                 let text = "its file is gone since the last daemon-reload";
                 self.requests
@@ -112,7 +114,7 @@ impl Engine {
 
 /// The plan's graph with units that have lost their files but still live. Their edges order their stop; should an
 /// old edge make a ring with new ones, they go without edges.
-fn with_leftovers(plan: &Plan, leftovers: &[Arc<UnitSpec>]) -> Arc<Graph> {
+pub(super) fn with_leftovers(plan: &Plan, leftovers: &[Arc<UnitSpec>]) -> Arc<Graph> {
     let all = plan.units.values().chain(leftovers);
     if let Ok(graph) = Graph::build(all) {
         return Arc::new(graph);

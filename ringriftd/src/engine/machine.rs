@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use proto::reply::{Cause, CauseKind, State as Word};
+use serde::{Deserialize, Serialize};
 
 use super::cause;
 use super::request::Requests;
@@ -25,8 +26,8 @@ pub(super) struct Trigger {
 }
 
 /// The way down of the whole node.
-#[derive(Debug, Clone)]
-pub(super) struct Shutdown {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shutdown {
     /// When everything left is killed; then, when it is given up.
     pub(super) deadline: Mono,
     /// The deadline has passed once.
@@ -60,7 +61,15 @@ pub struct Engine {
     pub(super) shutdown: Option<Shutdown>,
     pub(super) loaded: bool,
     pub(super) stale: u64,
+    /// Units that may have changed since the last [`Engine::take_delta`].
+    pub(super) touched: BTreeSet<Ix>,
+    /// Units that are no longer here since then.
+    pub(super) dropped: BTreeSet<UnitName>,
+    /// Launches that an earlier manager asked for without hearing the answer. Not stored: they follow from the units.
+    pub(super) unheard: BTreeSet<LaunchId>,
     pub(super) actions: VecDeque<Action>,
+    /// Deadlines that pass are not handled for now.
+    pub(super) is_paused: bool,
 }
 
 impl Engine {
@@ -87,7 +96,11 @@ impl Engine {
             shutdown: None,
             loaded: false,
             stale: 0,
+            touched: BTreeSet::new(),
+            dropped: BTreeSet::new(),
+            unheard: BTreeSet::new(),
             actions: VecDeque::new(),
+            is_paused: false,
         }
     }
 
@@ -99,7 +112,12 @@ impl Engine {
             Event::Request { id, op, by } => self.on_request(id, op, &by),
             Event::Forget { id } => self.requests.forget(id),
             Event::Shutdown { cause } => self.on_shutdown(cause, 0),
-            Event::Launched { launch, pid, note } => self.on_launched(launch, pid, note),
+            Event::Launched {
+                launch,
+                pid,
+                start_time,
+                note,
+            } => self.on_launched(launch, pid, start_time, note),
             Event::LaunchFailed { launch, failure } => self.on_launch_failed(launch, &failure),
             Event::Exited {
                 launch,
@@ -107,18 +125,34 @@ impl Engine {
                 remains,
             } => self.on_exited(launch, exit, &remains),
             Event::Emptied { launch } => self.on_emptied(launch),
+            Event::Lost { launch } => self.on_lost(launch),
             Event::Unkillable { launch, remains } => self.on_unkillable(launch, remains),
-            Event::MainFound { launch, pid } => self.on_main_found(launch, pid),
+            Event::MainFound {
+                launch,
+                pid,
+                start_time,
+            } => self.on_main_found(launch, pid, start_time),
             Event::MainMissing { launch, why } => self.on_main_missing(launch, &why),
             Event::Ready { invocation } => self.on_ready(invocation),
             Event::Stopping { invocation } => self.on_stopping_notice(invocation),
             Event::Extend { invocation, by } => self.on_extend(invocation, by),
             Event::Tick => {}
         }
+        self.follow_up();
+    }
+
+    /// The second phase of every event: deadlines that have passed, dirty units, answers that are complete.
+    pub(super) fn follow_up(&mut self) {
         self.expire();
         self.act();
         self.answer();
         self.finish_shutdown();
+    }
+
+    /// Deadlines that have passed wait until this is taken back: whoever finds that nobody listened for a while hears first
+    /// what was said meanwhile. Time itself goes on.
+    pub fn pause_deadlines(&mut self, is_paused: bool) {
+        self.is_paused = is_paused;
     }
 
     /// The next thing to do; ask until there is none.
@@ -190,7 +224,9 @@ impl Engine {
         self.seq
     }
 
+    /// A unit, to change: whoever changes what is stored of it goes through here, so that it is stored again.
     pub(super) fn unit_mut(&mut self, ix: Ix) -> &mut Unit {
+        self.touched.insert(ix);
         &mut self.units[ix.0 as usize]
     }
 
@@ -211,14 +247,15 @@ impl Engine {
     pub(super) fn transition(&mut self, ix: Ix, state: State, kind: ChangeKind, cause: Cause) {
         let now = self.now;
         let from = self.unit(ix).word;
-        let to = state.word();
+        let is_starting = matches!(state, State::Starting { .. });
         let unit = self.unit_mut(ix);
         unit.state = state;
+        let to = unit.shown();
         unit.word = to;
         if from != to {
             unit.since = now;
         }
-        match (from == Word::Starting, to == Word::Starting) {
+        match (from == Word::Starting, is_starting) {
             (false, true) => self.starting += 1,
             (true, false) => {
                 self.starting -= 1;
@@ -252,7 +289,7 @@ impl Engine {
 
     /// Brings the table of timers in line with the unit's state.
     pub(super) fn rearm(&mut self, ix: Ix) {
-        let (old, new) = (self.unit(ix).armed, self.unit(ix).state.deadline());
+        let (old, new) = (self.unit(ix).armed, self.unit(ix).deadline());
         if old == new {
             return;
         }
@@ -262,7 +299,8 @@ impl Engine {
         if let Some(at) = new {
             self.timers.insert((at, ix));
         }
-        self.unit_mut(ix).armed = new;
+        // Not stored: it follows from the state.
+        self.units[ix.0 as usize].armed = new;
     }
 
     /// Marks a unit and all its neighbours dirty.
@@ -313,13 +351,19 @@ impl Engine {
 
     /// Handles every deadline that has passed.
     pub(super) fn expire(&mut self) {
+        if self.is_paused {
+            return;
+        }
         while let Some(&(at, ix)) = self.timers.first() {
             if at > self.now {
                 break;
             }
             self.timers.remove(&(at, ix));
-            self.unit_mut(ix).armed = None;
-            self.on_deadline(ix);
+            self.units[ix.0 as usize].armed = None;
+            self.expire_hold(ix);
+            if self.unit(ix).state.deadline().is_some_and(|at| at <= self.now) {
+                self.on_deadline(ix);
+            }
             self.rearm(ix);
         }
         let now = self.now;

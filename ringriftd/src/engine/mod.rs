@@ -13,7 +13,9 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod act;
+mod adopt;
 mod cause;
+pub mod hold;
 mod invariant;
 mod life;
 mod load;
@@ -21,10 +23,12 @@ mod machine;
 mod news;
 mod ops;
 mod order;
-mod request;
+pub mod request;
 mod restart;
+mod restore;
 #[cfg(test)]
 mod sim;
+pub mod snapshot;
 mod stop;
 pub mod types;
 pub mod unit;

@@ -15,7 +15,7 @@ use crate::ids::{Invocation, LaunchId};
 use crate::spec::Kind;
 
 impl Engine {
-    pub(super) fn on_launched(&mut self, launch: LaunchId, pid: u32, note: Option<String>) {
+    pub(super) fn on_launched(&mut self, launch: LaunchId, pid: u32, start_time: u64, note: Option<String>) {
         let Some(ix) = self.unit_of_launch(launch) else {
             return;
         };
@@ -31,7 +31,7 @@ impl Engine {
         if process.phase != ProcessPhase::Asked {
             return; // said twice
         }
-        process.phase = ProcessPhase::Alive { pid };
+        process.phase = ProcessPhase::Alive { pid, start_time };
         if !launch.is_main() {
             self.advance_stop(ix);
             return;
@@ -40,7 +40,9 @@ impl Engine {
         unit.starts += 1;
         unit.note = note;
         let began_by = unit.state.life().map_or(CauseKind::Command, |life| life.began_by);
-        let cause = self.own_cause(ix, began_by, format!("launched as pid {pid}"));
+        let is_foreign = unit.state.life().is_some_and(|life| life.foreign.is_some());
+        let how = if is_foreign { "taken over" } else { "launched" };
+        let cause = self.own_cause(ix, began_by, format!("{how} as pid {pid}"));
         self.emit(ix, ChangeKind::Started, word, word, cause);
         match &self.unit(ix).state {
             State::Starting {
@@ -48,7 +50,9 @@ impl Engine {
                 life,
                 ..
             } => {
-                if life.spec.exec.kind == Kind::Simple {
+                if life.foreign.is_some() {
+                    self.on_adopted(ix, began_by);
+                } else if life.spec.exec.kind == Kind::Simple {
                     let cause = self.own_cause(ix, began_by, "its program runs");
                     self.become_ready(ix, cause);
                 }
@@ -85,6 +89,9 @@ impl Engine {
         }
         self.unit_mut(ix).last_error = Some(failure.text.clone());
         match &self.unit(ix).state {
+            State::Starting { life, .. } if life.foreign.is_some() => {
+                self.on_not_adopted(ix, launch.invocation, &failure.text);
+            }
             State::Starting { .. } => {
                 let cause = self.own_cause(ix, CauseKind::Exit, failure.text.clone());
                 let end = if failure.host {
@@ -107,6 +114,10 @@ impl Engine {
 
     pub(super) fn on_exited(&mut self, launch: LaunchId, exit: Exit, remains: &[u32]) {
         let Some(ix) = self.unit_of_launch(launch) else {
+            // Its end is known, and that was not heard by the keeper: said again, it forgets it again.
+            if remains.is_empty() {
+                self.actions.push_back(Action::Release { launch });
+            }
             return;
         };
         let Some(process) = self
@@ -117,8 +128,11 @@ impl Engine {
         else {
             return;
         };
-        if !matches!(process.phase, ProcessPhase::Asked | ProcessPhase::Alive { .. }) {
-            return; // said twice
+        match process.phase {
+            ProcessPhase::Asked | ProcessPhase::Alive { .. } => {}
+            // Said again, and by now nothing is left.
+            ProcessPhase::Leaving if remains.is_empty() => return self.on_emptied(launch),
+            ProcessPhase::Leaving | ProcessPhase::Gone => return,
         }
         let role = process.role;
         process.phase = if remains.is_empty() {
@@ -130,6 +144,7 @@ impl Engine {
             self.actions.push_back(Action::Release { launch });
         } else if !launch.is_main() {
             // A hook's leftovers have no business once it is through.
+            process.is_killed = true;
             self.actions.push_back(Action::Destroy { launch });
         }
         if launch.is_main() {
@@ -207,6 +222,7 @@ impl Engine {
 
     pub(super) fn on_emptied(&mut self, launch: LaunchId) {
         let Some(ix) = self.unit_of_launch(launch) else {
+            self.actions.push_back(Action::Release { launch });
             return;
         };
         let Some(life) = self.unit_mut(ix).state.life_mut() else {
@@ -269,19 +285,20 @@ impl Engine {
         self.judge(ix);
     }
 
-    pub(super) fn on_main_found(&mut self, launch: LaunchId, pid: u32) {
+    pub(super) fn on_main_found(&mut self, launch: LaunchId, pid: u32, start_time: u64) {
         let Some(ix) = self.unit_of_launch(launch) else {
             return;
         };
-        let Some(process) = self
-            .unit_mut(ix)
-            .state
-            .life_mut()
-            .and_then(|l| l.process_mut(launch))
-        else {
+        let Some(life) = self.unit_mut(ix).state.life_mut() else {
             return;
         };
-        process.phase = ProcessPhase::Alive { pid };
+        if std::mem::replace(&mut life.is_main_found, true) {
+            return; // said twice
+        }
+        let Some(process) = life.process_mut(launch) else {
+            return;
+        };
+        process.phase = ProcessPhase::Alive { pid, start_time };
         match &self.unit(ix).state {
             State::Starting {
                 phase: StartPhase::FindingMain,
@@ -399,7 +416,7 @@ impl Engine {
     }
 
     /// A hook is through, and nothing of it is left.
-    fn on_hook_end(&mut self, ix: Ix, role: Role, result: Result<(), String>, host: bool) {
+    pub(super) fn on_hook_end(&mut self, ix: Ix, role: Role, result: Result<(), String>, host: bool) {
         if let Some(life) = self.unit_mut(ix).state.life_mut() {
             life.hook = None;
             life.hook_exit = None;

@@ -28,6 +28,7 @@ impl Engine {
             Op::Start { units } => {
                 self.refuse_in_shutdown()?;
                 let roots = self.resolve(&units)?;
+                self.refuse_held(&roots, true)?;
                 self.start(id, &roots, by)
             }
             Op::Stop { units, cascade } => {
@@ -46,6 +47,7 @@ impl Engine {
                 } else {
                     (roots, BTreeSet::new())
                 };
+                self.refuse_held(&roots, false)?;
                 self.restart(id, &roots, &left_alone, cascade, by)
             }
             Op::Reload { units } => {
@@ -63,6 +65,23 @@ impl Engine {
                 let roots = self.resolve(&units)?;
                 self.reset_failed(id, &roots, by);
                 Ok(())
+            }
+            Op::Hold { units, held } => {
+                let roots = self.resolve(&units)?;
+                self.hold(id, &roots, &held);
+                Ok(())
+            }
+            Op::Unhold { units } => {
+                let roots = self.resolve(&units)?;
+                self.unhold(id, &roots, by);
+                Ok(())
+            }
+            Op::Adopt { unit, process } => {
+                self.refuse_in_shutdown()?;
+                let roots = self.resolve(&[unit])?;
+                roots
+                    .into_iter()
+                    .try_for_each(|ix| self.adopt(id, ix, process, by))
             }
         }
     }
@@ -142,7 +161,7 @@ impl Engine {
     }
 
     /// Two units that may never be up together: one that would come up against one that is up or would come up.
-    fn refuse_conflicts(&self, coming: &BTreeMap<Ix, Option<Ix>>) -> Result<(), Refusal> {
+    pub(super) fn refuse_conflicts(&self, coming: &BTreeMap<Ix, Option<Ix>>) -> Result<(), Refusal> {
         for &ix in coming.keys() {
             for &other in &self.graph.edges(ix).conflicts {
                 let is_up =

@@ -4,6 +4,7 @@
 use proto::reply::{Cause, State as Word};
 
 use super::cause;
+use super::hold::hold_text;
 use super::machine::Engine;
 use super::types::Mono;
 use super::unit::{Desired, State, Unit};
@@ -21,6 +22,8 @@ pub enum Blocker {
     Order(Ix),
     /// A unit that must be down first (`conflicts`).
     Conflict(Ix),
+    /// An operator's hold on the unit itself.
+    Hold(Ix),
     /// The node starts no more units at once.
     Limit(u32),
 }
@@ -30,7 +33,7 @@ impl Blocker {
     pub fn unit(&self) -> Option<Ix> {
         match self {
             Self::Requirement(ix) | Self::Want(ix) | Self::Order(ix) | Self::Conflict(ix) => Some(*ix),
-            Self::Limit(_) => None,
+            Self::Hold(_) | Self::Limit(_) => None,
         }
     }
 }
@@ -50,6 +53,9 @@ impl Engine {
     pub fn blockers(&self, ix: Ix) -> Vec<Blocker> {
         let edges = self.graph.edges(ix);
         let mut found = Vec::new();
+        if self.unit(ix).hold.is_some() {
+            found.push(Blocker::Hold(ix));
+        }
         for &d in &edges.requires {
             // One that is ready but about to stop is none to start on.
             let unit = self.unit(d);
@@ -200,7 +206,9 @@ impl Engine {
         match blocker {
             Blocker::Limit(n) => format!("at most {n} units start at once on this node (max_starting)"),
             Blocker::Conflict(ix) => format!("conflicts with it, and is {}", state_word(self.unit(*ix).word)),
-            Blocker::Requirement(ix) | Blocker::Want(ix) | Blocker::Order(ix) => why_down(self.unit(*ix)),
+            Blocker::Hold(ix) | Blocker::Requirement(ix) | Blocker::Want(ix) | Blocker::Order(ix) => {
+                why_down(self.unit(*ix))
+            }
         }
     }
 
@@ -227,6 +235,11 @@ fn is_restarting(unit: &Unit) -> bool {
 
 /// `is stopped`, `has failed: …`: a unit that is not ready, as the end of a sentence.
 fn why_down(unit: &Unit) -> String {
+    if let Some(held) = &unit.hold
+        && unit.state.life().is_none()
+    {
+        return format!("is {}", hold_text(&held.hold));
+    }
     let error = unit.last_error.as_deref().unwrap_or("no reason is known");
     match &unit.state {
         State::Stopped if unit.desired == Desired::Down => {

@@ -8,13 +8,15 @@
 use std::collections::VecDeque;
 
 use proto::reply::Exit;
+use serde::{Deserialize, Serialize};
 
 use super::types::Mono;
 use crate::limits;
 use crate::spec::{Exhausted, Kind, Restart, RestartPolicy};
 
 /// What a unit's ends have cost it so far.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Restarts {
     step: u32,
     times: VecDeque<Mono>,
@@ -77,6 +79,13 @@ impl Restarts {
     /// Automatic restarts since the last reset.
     pub fn total(&self) -> u64 {
         self.total
+    }
+
+    /// The times of past restarts on another clock.
+    pub fn on_other_clock(&mut self, past: &dyn Fn(Mono) -> Mono) {
+        for at in &mut self.times {
+            *at = past(*at);
+        }
     }
 
     /// An operator starts it by hand, or says `reset-failed`.

@@ -191,8 +191,9 @@ impl Engine {
             *phase = StopPhase::Kill;
             *deadline = None;
             *killed = is_wanted;
-            if let Some(main) = &life.main {
+            if let Some(main) = &mut life.main {
                 let launch = main.launch;
+                main.is_killed = true;
                 self.actions.push_back(Action::Destroy { launch });
             }
         }

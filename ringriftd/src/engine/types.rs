@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::reply::{By, Cause, Exit, Outcome, State};
+use proto::reply::{By, Cause, Exit, Hold, Outcome, State};
 use serde::{Deserialize, Serialize};
 
+use super::hold::Held;
+use super::unit::Foreign;
 use crate::graph::Graph;
 use crate::ids::{Invocation, LaunchId, Scope};
 use crate::spec::{Membership, NodeSpec, UnitName, UnitSpec};
@@ -116,6 +118,25 @@ pub enum Op {
         /// Of these.
         units: Vec<UnitName>,
     },
+    /// Let nothing start them.
+    Hold {
+        /// These.
+        units: Vec<UnitName>,
+        /// The hold, with its end on both clocks.
+        held: Held,
+    },
+    /// Let them go on as they are wanted.
+    Unhold {
+        /// These.
+        units: Vec<UnitName>,
+    },
+    /// A process that runs outside becomes the unit's.
+    Adopt {
+        /// The unit; it is down.
+        unit: UnitName,
+        /// The process, as whoever chose it saw it.
+        process: Foreign,
+    },
 }
 
 /// All that the files say, checked. Loaded at once or not at all.
@@ -159,8 +180,10 @@ pub enum Event {
     Launched {
         /// Which.
         launch: LaunchId,
-        /// Its pid, for people and views only: the engine decides nothing by it.
+        /// Its pid, for people, views and adoption: the engine decides nothing by it.
         pid: u32,
+        /// Its start time (field 22 of /proc/PID/stat): with the pid, and within one boot, its identity.
+        start_time: u64,
         /// A remark on what was run, such as `stand-in`.
         note: Option<String>,
     },
@@ -185,6 +208,12 @@ pub enum Event {
         /// Which.
         launch: LaunchId,
     },
+    /// The keeper does not have it: it never came to be, or it ended unseen. One that the keeper has not answered yet is
+    /// asked for again; of any other one, nothing is left.
+    Lost {
+        /// Which.
+        launch: LaunchId,
+    },
     /// SIGKILL was sent and these are still there.
     Unkillable {
         /// Which.
@@ -198,6 +227,8 @@ pub enum Event {
         launch: LaunchId,
         /// Its pid.
         pid: u32,
+        /// Its start time.
+        start_time: u64,
     },
     /// A forking unit left no main process that could be found.
     MainMissing {
@@ -237,6 +268,17 @@ pub enum Action {
         /// What for.
         role: Role,
         /// The unit as it is defined now.
+        spec: Arc<UnitSpec>,
+    },
+    /// Take over a process that nobody here started. Answered by `Launched` or `LaunchFailed`.
+    AdoptForeign {
+        /// As which launch.
+        launch: LaunchId,
+        /// Its pid.
+        pid: u32,
+        /// Its start time: if that is another, so is the process.
+        start_time: u64,
+        /// The unit that it becomes part of.
         spec: Arc<UnitSpec>,
     },
     /// Send a signal (and CONT after TERM, so that a stopped process can die). Nothing answers.
@@ -283,7 +325,7 @@ pub enum Action {
 }
 
 /// The one answer to a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RequestAnswer {
     /// Nothing was done.
     Refused(Refusal),
@@ -292,7 +334,7 @@ pub enum RequestAnswer {
 }
 
 /// Why a request was refused as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
     /// It would stop units that were not named, and may not.
     WouldStop {
@@ -306,6 +348,20 @@ pub enum Refusal {
         /// And this one.
         with: UnitName,
     },
+    /// It would start a unit that is held.
+    Held {
+        /// The unit.
+        unit: UnitName,
+        /// By whom, and why.
+        hold: Box<Hold>,
+    },
+    /// The unit cannot take a process from outside.
+    NotAdopted {
+        /// The unit.
+        unit: UnitName,
+        /// Why.
+        why: String,
+    },
     /// The daemon is on its way down.
     ShuttingDown,
     /// No unit of this name.
@@ -316,7 +372,7 @@ pub enum Refusal {
 }
 
 /// What came of a request for one unit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitAnswer {
     /// Which.
     pub unit: UnitName,
@@ -372,7 +428,7 @@ impl ChangeKind {
 }
 
 /// A change of one unit's state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// Its sequence number: 1, 2, 3 …
     pub seq: u64,

@@ -41,22 +41,36 @@
 //! comes back by itself; only `recovered = "stay"` turns it to wanted down. A unit that is held down so is lost to
 //! those that require it in turn (`Unit::is_lost`): a chain goes down in reverse as a whole, and comes back as one.
 //!
+//! A hold wins over everything that starts, and over nothing that stops or runs (see `hold`): a held unit without a life stays
+//! in its state, is shown as `held`, and is lost to those that require it.
+//!
+//! # What is stored
+//!
+//! The manager may die after any event: what a unit remembers is stored with each one that changes it (`snapshot`), and
+//! `restore` makes the same engine of it. Stored are all fields but those that follow from others: `spec` (from the files; of a unit
+//! without a file, and of a life that began with another definition, the definition itself is stored), `word`, `armed`,
+//! `is_held_down` and `is_taken_along`. Those four may be written past `Engine::unit_mut`; all others only through it,
+//! since it notes what is to be stored.
+//!
 //! # News of the past
 //!
 //! Processes are named by `LaunchId`, never by pid, and an id is used once. News of an id that is not the present
-//! life's changes nothing; it is counted.
+//! life's changes nothing; it is counted. News may be told twice, by the keeper to a new manager: the second time changes
+//! nothing either. A launch that the keeper does not know is asked for again under its own id, never under a new one.
 
 use std::sync::Arc;
 
 use proto::reply::{Cause, CauseKind, Exit, State as Word};
+use serde::{Deserialize, Serialize};
 
+use super::hold::Held;
 use super::restart::Restarts;
 use super::types::{Mono, Role};
 use crate::ids::{Invocation, LaunchId};
 use crate::spec::{Membership, UnitSpec};
 
 /// A process of a life, from the question to the keeper until nothing of it is left.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Process {
     /// Its name between the roles.
     pub launch: LaunchId,
@@ -69,14 +83,16 @@ pub struct Process {
 }
 
 /// How far a process is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProcessPhase {
     /// The keeper was asked and has not answered. Nothing may be sent to it.
     Asked,
     /// It runs.
     Alive {
-        /// For views.
+        /// Its pid.
         pid: u32,
+        /// Its start time: a pid alone may be another process's by now.
+        start_time: u64,
     },
     /// It ended and left others behind.
     Leaving,
@@ -94,6 +110,15 @@ impl Process {
             is_killed: false,
         }
     }
+}
+
+/// A process that nobody here started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Foreign {
+    /// Its pid.
+    pub pid: u32,
+    /// Its start time (field 22 of /proc/PID/stat).
+    pub start_time: u64,
 }
 
 /// One life of a unit.
@@ -117,9 +142,30 @@ pub struct Life {
     pub next_step: u16,
     /// When it became ready.
     pub ready: Option<Mono>,
+    /// A forking unit's main process was found: what is said of it again changes nothing.
+    pub is_main_found: bool,
+    /// Its main process was not launched but taken over from outside.
+    pub foreign: Option<Foreign>,
 }
 
 impl Life {
+    /// A life of which nothing is there yet.
+    pub fn new(invocation: Invocation, spec: Arc<UnitSpec>, began_by: CauseKind) -> Self {
+        Self {
+            invocation,
+            began_by,
+            spec,
+            main: None,
+            exit: None,
+            hook: None,
+            hook_exit: None,
+            next_step: 1,
+            ready: None,
+            is_main_found: false,
+            foreign: None,
+        }
+    }
+
     /// The main process can be signalled: it, or something that it left, is there.
     pub fn main_is_there(&self) -> bool {
         self.main
@@ -130,7 +176,7 @@ impl Life {
     /// The main process's pid while it runs.
     pub fn pid(&self) -> Option<u32> {
         match self.main.as_ref()?.phase {
-            ProcessPhase::Alive { pid } => Some(pid),
+            ProcessPhase::Alive { pid, .. } => Some(pid),
             ProcessPhase::Asked | ProcessPhase::Leaving | ProcessPhase::Gone => None,
         }
     }
@@ -153,7 +199,7 @@ impl Life {
 }
 
 /// Where a start stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StartPhase {
     /// `start_pre[n]` runs.
     Pre(u16),
@@ -166,7 +212,7 @@ pub enum StartPhase {
 }
 
 /// Where a stop stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StopPhase {
     /// A hook of something else is in the way and is being killed.
     ClearHook,
@@ -183,7 +229,7 @@ pub enum StopPhase {
 }
 
 /// Why a life ends. The first reason stays: an exit during a wanted stop is part of the stop.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// Somebody or something wanted it: a command, a dependency, a shutdown, the files.
     Wanted,
@@ -196,8 +242,10 @@ pub enum End {
 }
 
 /// The actual state. See the head of this file.
-#[derive(Debug, Clone, PartialEq)]
-pub enum State {
+///
+/// `L` is what is known of a life: [`Life`] in the engine, less of it in what is stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum State<L = Life> {
     /// Nothing runs.
     Stopped,
     /// Wanted up, and held back.
@@ -205,7 +253,7 @@ pub enum State {
     /// On its way up.
     Starting {
         /// The life.
-        life: Box<Life>,
+        life: Box<L>,
         /// How far.
         phase: StartPhase,
         /// When this phase has taken too long.
@@ -214,12 +262,12 @@ pub enum State {
     /// Ready.
     Running {
         /// The life.
-        life: Box<Life>,
+        life: Box<L>,
     },
     /// Ready, and reloading.
     Reloading {
         /// The life.
-        life: Box<Life>,
+        life: Box<L>,
         /// `reload[n]` runs.
         index: u16,
         /// When that hook has taken too long.
@@ -228,7 +276,7 @@ pub enum State {
     /// On its way down.
     Stopping {
         /// The life.
-        life: Box<Life>,
+        life: Box<L>,
         /// How far.
         phase: StopPhase,
         /// When the next rung comes, or the hook has taken too long; absent while the keeper kills.
@@ -252,7 +300,7 @@ pub enum State {
     Completed,
 }
 
-impl State {
+impl<L> State<L> {
     /// The stable word.
     pub fn word(&self) -> Word {
         match self {
@@ -269,7 +317,7 @@ impl State {
     }
 
     /// The present life.
-    pub fn life(&self) -> Option<&Life> {
+    pub fn life(&self) -> Option<&L> {
         match self {
             Self::Starting { life, .. }
             | Self::Running { life }
@@ -282,7 +330,7 @@ impl State {
     }
 
     /// The present life, to change.
-    pub fn life_mut(&mut self) -> Option<&mut Life> {
+    pub fn life_mut(&mut self) -> Option<&mut L> {
         match self {
             Self::Starting { life, .. }
             | Self::Running { life }
@@ -291,6 +339,50 @@ impl State {
             Self::Stopped | Self::Waiting | Self::Backoff { .. } | Self::Failed { .. } | Self::Completed => {
                 None
             }
+        }
+    }
+
+    /// The same state, with another picture of its life.
+    pub fn map<M>(self, picture: impl FnOnce(L) -> M) -> State<M> {
+        let turn = |life: Box<L>| Box::new(picture(*life));
+        match self {
+            Self::Stopped => State::Stopped,
+            Self::Waiting => State::Waiting,
+            Self::Starting {
+                life,
+                phase,
+                deadline,
+            } => State::Starting {
+                life: turn(life),
+                phase,
+                deadline,
+            },
+            Self::Running { life } => State::Running { life: turn(life) },
+            Self::Reloading {
+                life,
+                index,
+                deadline,
+            } => State::Reloading {
+                life: turn(life),
+                index,
+                deadline,
+            },
+            Self::Stopping {
+                life,
+                phase,
+                deadline,
+                end,
+                killed,
+            } => State::Stopping {
+                life: turn(life),
+                phase,
+                deadline,
+                end,
+                killed,
+            },
+            Self::Backoff { until } => State::Backoff { until },
+            Self::Failed { next_try } => State::Failed { next_try },
+            Self::Completed => State::Completed,
         }
     }
 
@@ -315,7 +407,7 @@ impl State {
 }
 
 /// What is wanted of a unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Desired {
     /// It should be up.
     Up,
@@ -358,6 +450,8 @@ pub struct Unit {
     /// It lives, and one that it requires is restarted (or taken along itself) and takes it along, by its
     /// `restarted = "restart"`. Kept by `Engine::look_at`, so that a chain stops in reverse before the first restarts.
     pub is_taken_along: bool,
+    /// An operator's hold: nothing starts it.
+    pub hold: Option<Held>,
     /// What its ends have cost it.
     pub restarts: Restarts,
     /// Main processes launched in all.
@@ -396,6 +490,7 @@ impl Unit {
             attempt_failed: false,
             is_held_down: false,
             is_taken_along: false,
+            hold: None,
             restarts: Restarts::default(),
             starts: 0,
             last_invocation: None,
@@ -406,6 +501,21 @@ impl Unit {
             reload_error: None,
             note: None,
         }
+    }
+
+    /// The word for where it is: that of its state, or `held` for one without a life that nothing may start.
+    pub fn shown(&self) -> Word {
+        if self.hold.is_some() && self.state.life().is_none() {
+            Word::Held
+        } else {
+            self.state.word()
+        }
+    }
+
+    /// The one time at which something must happen if nothing else does.
+    pub fn deadline(&self) -> Option<Mono> {
+        let expiry = self.hold.as_ref().and_then(|held| held.until);
+        [self.state.deadline(), expiry].into_iter().flatten().min()
     }
 
     /// Others may rely on it: it is ready, or a oneshot that has done its work.
@@ -429,7 +539,8 @@ impl Unit {
 
     /// It is down, or about to be, and will not come back by itself soon.
     pub fn is_down_for_good(&self) -> bool {
-        if self.desired == Desired::Down {
+        let is_held = self.hold.is_some() && !self.state.is_active() && !self.is_satisfied();
+        if self.desired == Desired::Down || is_held {
             return true;
         }
         match &self.state {

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
@@ -53,6 +53,11 @@ impl Link {
             queued_fds: 0,
             buffer: vec![0; WIRE_MESSAGE_MAX].into_boxed_slice(),
         })
+    }
+
+    /// The socket itself, for whoever comes after this process.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
     }
 
     /// The next message with its descriptors; `None` when the other end has closed. Meanwhile writes what

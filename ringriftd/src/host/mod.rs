@@ -4,6 +4,7 @@
 //! * [`link`]: messages to and from keeper and logger.
 //! * [`prepare`]: a unit becomes a launch (`account`, [`environment`] and [`env_file`], and [`explain`] when it cannot).
 //! * [`notify`] and [`ready`]: what units say of themselves.
+//! * [`outside`]: processes that run outside, for `adopt`.
 //! * [`usage`]: what units use.
 
 mod account;
@@ -12,8 +13,10 @@ pub mod environment;
 pub mod explain;
 pub mod link;
 pub mod notify;
+pub mod outside;
 pub mod prepare;
 pub mod ready;
-mod receive;
+pub(crate) mod receive;
+pub mod survivors;
 mod types;
 pub mod usage;

@@ -5,7 +5,11 @@
 //! (nothing, rubbish, 64 KiB, 253 descriptors), the socket goes on being read (CVE-2016-7796), descriptors are closed
 //! at once, and a flood costs this unit's datagrams and nobody else's time.
 //!
-//! Read first: [`Notice`], [`parse`] and [`listen`].
+//! A datagram stays in its socket until what it says is in the manager's state: it is looked at, told, and taken only when
+//! the manager is done with it ([`Consumed`]). So a manager that dies in between loses nothing: the next one, which gets
+//! the same socket, hears it again.
+//!
+//! Read first: [`Notice`], [`parse`], [`Told`] and [`listen`].
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -14,10 +18,10 @@ use std::{fmt, io};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::host::receive::{Received, ask_for_senders, receive, watch};
+use crate::host::receive::{Received, ask_for_senders, discard, peek, watch};
 use crate::host::usage::stat_fields;
 use crate::ids::Invocation;
 use crate::limits::{
@@ -47,8 +51,8 @@ pub enum Notice {
     Health(Health),
     /// `X_RINGRIFT_METRICS=`: what should be a JSON object of numbers, as the unit wrote it; not yet parsed.
     Metrics(String),
-    /// `BARRIER=1`: the sender waits until its descriptor is closed, which has happened by now. [`listen`] keeps it to
-    /// itself when the datagram says nothing else.
+    /// `BARRIER=1`: the sender waits until its descriptor is closed, which happens when the datagram is taken, and so after
+    /// everything said before. [`listen`] keeps it to itself when the datagram says nothing else.
     Barrier,
     /// A key that means nothing here (`MAINPID`, `FDSTORE`, any unknown one), or a value that its key does not have.
     Ignored {
@@ -182,97 +186,221 @@ pub struct Expected {
     pub leaf: Option<String>,
 }
 
+/// What [`listen`] tells: whose life, what it said, and the hold on the datagram that said it.
+pub type Told = (Invocation, Notice, Consumed);
+
+/// Holds a datagram in its socket. Call [`Consumed::done`], or drop it, when what was said is committed: then the datagram is
+/// taken, its descriptors are closed, and the next is read. Of a datagram that says several things only the last holds
+/// it; what was said by this program itself (`Rejected`, `Dropped`) holds nothing.
+#[derive(Debug)]
+pub struct Consumed(Option<oneshot::Sender<()>>);
+
+impl Consumed {
+    fn nothing() -> Self {
+        Self(None)
+    }
+
+    fn holding() -> (Self, oneshot::Receiver<()>) {
+        let (held, done) = oneshot::channel();
+        (Self(Some(held)), done)
+    }
+
+    /// It is committed.
+    pub fn done(self) {
+        if let Some(held) = self.0 {
+            // A reader that was aborted takes nothing any more.
+            let _ = held.send(());
+        }
+    }
+}
+
 /// A socket that is being read. Dropping it closes the socket.
 #[derive(Debug)]
-pub struct NotifySocket(tokio::task::JoinHandle<()>);
+pub struct NotifySocket {
+    socket: std::sync::Arc<AsyncFd<OwnedFd>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl NotifySocket {
+    /// The socket itself, for whoever comes after this process.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
+    }
+}
 
 impl Drop for NotifySocket {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
 /// Reads `socket`, a bound datagram socket, until the [`NotifySocket`] is dropped or nobody receives any more. Must
 /// be called inside a tokio runtime. Everything believed goes to `tx`, and so do [`Notice::Rejected`] and
-/// [`Notice::Dropped`], at most [`NOTIFY_RATE`] datagrams' worth a second; [`Notice::Ignored`] does not.
-pub fn listen(
-    socket: OwnedFd,
-    expected: Expected,
-    tx: mpsc::Sender<(Invocation, Notice)>,
-) -> io::Result<NotifySocket> {
+/// [`Notice::Dropped`], at most [`NOTIFY_RATE`] datagrams' worth a second; [`Notice::Ignored`] does not. One datagram is
+/// under way at a time.
+pub fn listen(socket: OwnedFd, expected: Expected, tx: mpsc::Sender<Told>) -> io::Result<NotifySocket> {
     ask_for_senders(socket.as_fd())?;
-    let socket = watch(socket, Interest::READABLE)?;
-    Ok(NotifySocket(tokio::spawn(run(socket, expected, tx))))
+    let socket = std::sync::Arc::new(watch(socket, Interest::READABLE)?);
+    let task = tokio::spawn(run(std::sync::Arc::clone(&socket), expected, tx));
+    Ok(NotifySocket { socket, task })
 }
 
-async fn run(socket: AsyncFd<OwnedFd>, expected: Expected, tx: mpsc::Sender<(Invocation, Notice)>) {
+async fn run(socket: std::sync::Arc<AsyncFd<OwnedFd>>, expected: Expected, tx: mpsc::Sender<Told>) {
     // One byte more than allowed, so that what is too long shows.
     let mut buffer = vec![0_u8; NOTIFY_MAX + 1];
-    let mut all = Bucket::full();
-    // A READY lost among a thousand STATUS would fail the start: what changes a unit's state has a bucket of its own.
-    let mut urgent = Bucket::full();
-    let mut dropped = 0_u64;
-    let expected = std::sync::Arc::new(expected);
-    loop {
-        let Some((mut received, datagram)) = next(&socket, &mut buffer).await else {
-            return;
+    let mut limits = Limits::new();
+    let ear = Ear {
+        expected: std::sync::Arc::new(expected),
+        tx,
+    };
+    while let Some((received, datagram)) = next(&socket, &mut buffer).await {
+        let is_told = match limits.judge(&received, &datagram) {
+            Judged::TooMany | Judged::Barrier => true,
+            Judged::Worth { dropped, parsed } => ear.hear(received, parsed, dropped).await,
         };
-        // At once: whoever sent a BARRIER waits for this, and a store for descriptors there is not.
+        if !is_told {
+            return;
+        }
+        if let Err(e) = discard(socket.get_ref().as_fd()) {
+            // Nobody else reads this socket, so what was seen in it is there: the socket itself is broken.
+            tracing::warn!(error = %e, "cannot take a datagram off a notify socket");
+            return;
+        }
+        limits.pause().await;
+    }
+}
+
+/// Who listens, and to whom.
+struct Ear {
+    expected: std::sync::Arc<Expected>,
+    tx: mpsc::Sender<Told>,
+}
+
+impl Ear {
+    /// Tells what a datagram says, if its sender is believed, and waits until all of it is committed. False when nobody
+    /// listens any more: then the datagram is to stay where it is.
+    async fn hear(&self, mut received: Received, parsed: Result<Vec<Notice>, Bad>, dropped: u64) -> bool {
+        // Copies; those in the socket go with the datagram. A store for descriptors there is not.
         received.fds.clear();
+        if dropped > 0 && !self.say(Notice::Dropped(dropped), Consumed::nothing()).await {
+            return false;
+        }
+        let pid = received.sender.map_or(0, |s| u32::try_from(s.pid).unwrap_or(0));
+        let why = match (parsed, believe(&self.expected, received).await) {
+            (Ok(notices), Ok(())) => return self.tell(notices).await,
+            (_, Err(why)) => why,
+            (Err(bad), Ok(())) => bad.to_string(),
+        };
+        self.say(Notice::Rejected { pid, why }, Consumed::nothing()).await
+    }
+
+    async fn tell(&self, notices: Vec<Notice>) -> bool {
+        let mut notices = notices
+            .into_iter()
+            .filter(|notice| {
+                if let Notice::Ignored { key } = notice {
+                    tracing::debug!(
+                        invocation = self.expected.invocation.0,
+                        key,
+                        "notification ignored"
+                    );
+                }
+                !matches!(notice, Notice::Ignored { .. })
+            })
+            .peekable();
+        while let Some(notice) = notices.next() {
+            if notices.peek().is_some() {
+                if !self.say(notice, Consumed::nothing()).await {
+                    return false;
+                }
+                continue;
+            }
+            let (held, done) = Consumed::holding();
+            if !self.say(notice, held).await {
+                return false;
+            }
+            // Done or dropped, which means the same; unless it was dropped with the receiver, unheard.
+            let _ = done.await;
+        }
+        !self.tx.is_closed()
+    }
+
+    async fn say(&self, notice: Notice, consumed: Consumed) -> bool {
+        let told = (self.expected.invocation, notice, consumed);
+        self.tx.send(told).await.is_ok()
+    }
+}
+
+/// What becomes of a datagram before its sender is looked at.
+enum Judged {
+    /// It came too fast: nobody hears it.
+    TooMany,
+    /// It only asks to be taken, after all that came before it, and it is. systemd-notify sends one as itself, not as
+    /// the main process that it spoke for: no reason to complain.
+    Barrier,
+    /// It is looked at; so many before it were not.
+    Worth {
+        dropped: u64,
+        parsed: Result<Vec<Notice>, Bad>,
+    },
+}
+
+/// How much of a unit is listened to.
+struct Limits {
+    all: Bucket,
+    /// A READY lost among a thousand STATUS would fail the start: what changes a unit's state has a bucket of its own.
+    urgent: Bucket,
+    dropped: u64,
+}
+
+impl Limits {
+    fn new() -> Self {
+        Self {
+            all: Bucket::full(),
+            urgent: Bucket::full(),
+            dropped: 0,
+        }
+    }
+
+    fn judge(&mut self, received: &Received, datagram: &[u8]) -> Judged {
         let parsed = if received.is_cut {
             Err(Bad::TooLong)
         } else {
-            parse(&datagram)
+            parse(datagram)
         };
         let changes_state = |notices: &Vec<Notice>| {
             notices
                 .iter()
                 .any(|n| matches!(n, Notice::Ready | Notice::Stopping))
         };
-        let may_pass = all.take() || (parsed.as_ref().is_ok_and(changes_state) && urgent.take());
+        let may_pass = self.all.take() || (parsed.as_ref().is_ok_and(changes_state) && self.urgent.take());
         if !may_pass {
-            dropped += 1;
-            // Until the next token there is nothing to do but to throw away: sleep, so that a flood makes its
-            // sender wait (the socket's queue is short) instead of this process.
-            if dropped.is_multiple_of(NOTIFY_DRAIN as u64) {
-                tokio::time::sleep(Bucket::EACH).await;
-            }
-            continue;
+            self.dropped += 1;
+            return Judged::TooMany;
         }
-        // A barrier says nothing and was answered above. systemd-notify sends it as itself, not as the main process that
-        // it spoke for: no reason to complain.
         if parsed.as_deref() == Ok(&[Notice::Barrier]) {
-            continue;
+            return Judged::Barrier;
         }
-        let mut out = Vec::new();
-        if dropped > 0 {
-            out.push(Notice::Dropped(dropped));
-            dropped = 0;
+        Judged::Worth {
+            dropped: std::mem::take(&mut self.dropped),
+            parsed,
         }
-        let pid = received.sender.map_or(0, |s| u32::try_from(s.pid).unwrap_or(0));
-        match (parsed, believe(&expected, received).await) {
-            (_, Err(why)) => out.push(Notice::Rejected { pid, why }),
-            (Err(bad), Ok(())) => out.push(Notice::Rejected {
-                pid,
-                why: bad.to_string(),
-            }),
-            (Ok(notices), Ok(())) => out.extend(notices),
-        }
-        for notice in out {
-            if let Notice::Ignored { key } = &notice {
-                tracing::debug!(invocation = expected.invocation.0, key, "notification ignored");
-            } else if tx.send((expected.invocation, notice)).await.is_err() {
-                return;
-            }
+    }
+
+    /// Until the next token there is nothing to do but to throw away: sleeps, so that a flood makes its sender wait
+    /// (the socket's queue is short) instead of this process.
+    async fn pause(&self) {
+        if self.dropped > 0 && self.dropped.is_multiple_of(NOTIFY_DRAIN as u64) {
+            tokio::time::sleep(Bucket::EACH).await;
         }
     }
 }
 
-/// The next datagram; `None` when the socket itself is broken, which closes it: its readiness would never end.
+/// The next datagram, still in the socket; `None` when the socket itself is broken, which closes it: its readiness would never end.
 async fn next(socket: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> Option<(Received, Vec<u8>)> {
     loop {
         let mut guard = socket.readable().await.ok()?;
-        match guard.try_io(|socket| receive(socket.get_ref().as_fd(), buffer)) {
+        match guard.try_io(|socket| peek(socket.get_ref().as_fd(), buffer)) {
             Ok(Ok(received)) => {
                 let bytes = buffer[..received.len].to_vec();
                 return Some((received, bytes));

@@ -22,6 +22,7 @@ use crate::host::explain;
 use crate::host::types::Fault;
 pub use crate::host::types::{NodeContext, role_word};
 use crate::ids::{LaunchId, invocation_text};
+use crate::keeper::sockets::NOTIFY_FOLDER;
 use crate::keeper::wire::{Identity, Launch, Output, Stage};
 use crate::limits::{
     ARGUMENT_MAX, LAUNCH_BYTES_MAX, PREPARE_AT_ONCE, PREPARE_TIMEOUT, SOCKET_PATH_MAX, TEXT_MAX,
@@ -206,7 +207,7 @@ pub fn prepare(
 
 /// Where the notify socket of a life is.
 pub fn notify_path(runtime_dir: &Path, invocation: &str) -> PathBuf {
-    runtime_dir.join("notify").join(format!("{invocation}.sock"))
+    runtime_dir.join(NOTIFY_FOLDER).join(format!("{invocation}.sock"))
 }
 
 fn make(spec: &UnitSpec, role: Role, id: LaunchId, node: &NodeContext) -> Result<Prepared, Fault> {

@@ -1,11 +1,11 @@
 //! Descriptors and the kernel: one datagram with everything that the kernel attaches to it: recvmsg(2), cmsg(3), unix(7). By hand, because
 //! nix loses the descriptors of a message whose control data was cut off, and does not know SCM_PIDFD.
 //!
-//! Read first: [`receive`] and [`watch`].
+//! Read first: [`receive`], [`peek`] and [`watch`].
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -39,6 +39,26 @@ pub(crate) struct Received {
 /// Takes one datagram from `socket` without waiting. All descriptors are close-on-exec and owned at once, so that
 /// none leaks however strange the message is.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    read_message(socket, buffer, 0)
+}
+
+/// Looks at the next datagram and leaves it where it is (MSG_PEEK). The credentials and the pidfd are the sender's as in
+/// [`receive`]; the descriptors are copies of those that stay in the socket.
+pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    read_message(socket, buffer, libc::MSG_PEEK)
+}
+
+/// Takes the next datagram off `socket` unread. The kernel closes what is attached: nobody gives it room for that.
+pub(crate) fn discard(socket: BorrowedFd<'_>) -> io::Result<()> {
+    nix::sys::socket::recv(
+        socket.as_raw_fd(),
+        &mut [],
+        nix::sys::socket::MsgFlags::MSG_DONTWAIT,
+    )?;
+    Ok(())
+}
+
+fn read_message(socket: BorrowedFd<'_>, buffer: &mut [u8], more: libc::c_int) -> io::Result<Received> {
     let mut control = [0_u64; CONTROL_WORDS];
     let mut iov = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
@@ -50,7 +70,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<R
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = size_of_val(&control) as _;
-    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC | more;
     // SAFETY: `header` points at `iov` and `control`, which outlive the call and whose lengths it names.
     let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
     let Ok(len) = usize::try_from(len) else {
@@ -103,6 +123,15 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<R
         next = unsafe { libc::CMSG_NXTHDR(&raw const header, next) };
     }
     Ok(received)
+}
+
+/// Copies what stands first in the pipe `from` into the pipe `into`, at most `most` bytes, without taking it and without
+/// waiting; 0 is the end. See tee(2).
+pub(crate) fn tee(from: &impl AsFd, into: &impl AsFd, most: usize) -> io::Result<usize> {
+    let (from, into) = (from.as_fd().as_raw_fd(), into.as_fd().as_raw_fd());
+    // SAFETY: two descriptors and numbers; the call touches no memory of ours.
+    let copied = unsafe { libc::tee(from, into, most, libc::SPLICE_F_NONBLOCK) };
+    usize::try_from(copied).map_err(|_| io::Error::last_os_error())
 }
 
 /// Asks the kernel to attach the sender's credentials, and its pidfd where the kernel can (SO_PASSPIDFD, 6.5).

@@ -43,7 +43,17 @@ impl Root {
         };
         let path = parent.join(format!("ringriftd-{seed:016x}"));
         let inside = mount.inside(&path)?;
-        std::fs::create_dir(&path).map_err(|e| format!("cannot make {}: {e}", path.display()))?;
+        match std::fs::create_dir(&path) {
+            // An earlier keeper of the same state left it, perhaps with processes in it that are taken over.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let _ = remove_tree(&path, 0);
+                match std::fs::create_dir(&path) {
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                    other => other.map_err(|e| format!("cannot make {}: {e}", path.display()))?,
+                }
+            }
+            other => other.map_err(|e| format!("cannot make {}: {e}", path.display()))?,
+        }
         let mut root = Self {
             path,
             inside,
@@ -56,6 +66,16 @@ impl Root {
         }
         root.has_kill = root.path.join("cgroup.kill").exists();
         Ok(root)
+    }
+
+    /// The leaf at `path`, if that is one of this folder's, whether it is still there or not.
+    pub fn leaf_again(&self, path: &Path) -> Option<Leaf> {
+        let name = path.file_name()?.to_str()?;
+        (path.parent()? == self.path).then(|| Leaf {
+            path: path.to_path_buf(),
+            inside: format!("{}/{name}", self.inside),
+            has_kill: self.has_kill,
+        })
     }
 
     /// Where it is.
@@ -80,6 +100,27 @@ impl Root {
         })
     }
 
+    /// The folder of all leaves of an earlier keeper, with that path; `None` when there is none any more.
+    pub fn left(path: &Path) -> Option<Self> {
+        let is_there = is_name_ours(path) && path.join("cgroup.events").exists();
+        let inside = Mount::find().and_then(|mount| mount.inside(path)).ok()?;
+        is_there.then(|| Self {
+            path: path.to_path_buf(),
+            inside,
+            has_kill: path.join("cgroup.kill").exists(),
+        })
+    }
+
+    /// The leaf of that name, if it is there.
+    pub fn find_leaf(&self, name: &str) -> Option<Leaf> {
+        let path = self.path.join(name);
+        path.join("cgroup.events").exists().then(|| Leaf {
+            path,
+            inside: format!("{}/{name}", self.inside),
+            has_kill: self.has_kill,
+        })
+    }
+
     /// Takes the folder away, and what is empty in it. True when it is gone.
     pub fn remove(&self) -> bool {
         remove_tree(&self.path, 0)
@@ -87,12 +128,22 @@ impl Root {
 }
 
 impl Leaf {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// `cgroup.procs`, open for the child to write "0" to.
     pub fn door(&self) -> io::Result<OwnedFd> {
         Ok(File::options()
             .write(true)
             .open(self.path.join("cgroup.procs"))?
             .into())
+    }
+
+    /// Moves a process into it.
+    pub fn take_in(&self, pid: i32) -> io::Result<()> {
+        write(&self.path.join("cgroup.procs"), pid.to_string().as_bytes())
     }
 
     /// `cgroup.events`, which is modified when the last process leaves.
@@ -118,10 +169,7 @@ impl Leaf {
 
     /// The kernel says that a process is in it or below.
     pub fn is_populated(&self) -> bool {
-        let Ok(text) = std::fs::read_to_string(self.events()) else {
-            return false;
-        };
-        text.lines().any(|line| line == "populated 1")
+        is_populated(&self.path)
     }
 
     /// `cgroup.kill` (Linux 5.14): SIGKILL to all at once, forks included. False where it does not exist or failed.
@@ -137,10 +185,19 @@ impl Leaf {
 
 /// Takes away the folder of a keeper that is dead, unless somebody lives in it. True when it is gone, or was no such folder.
 pub fn remove_left(path: &Path) -> bool {
-    let is_ours = path
-        .file_name()
-        .is_some_and(|name| name.to_string_lossy().starts_with("ringriftd-"));
-    !is_ours || !path.join("cgroup.events").exists() || remove_tree(path, 0)
+    !is_name_ours(path) || !path.join("cgroup.events").exists() || remove_tree(path, 0)
+}
+
+fn is_name_ours(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with("ringriftd-"))
+}
+
+fn is_populated(folder: &Path) -> bool {
+    let Ok(text) = std::fs::read_to_string(folder.join("cgroup.events")) else {
+        return false;
+    };
+    text.lines().any(|line| line == "populated 1")
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -165,7 +222,11 @@ fn list(folder: &Path, depth: usize, pids: &mut Vec<i32>) {
     }
 }
 
+/// Whoever lives below keeps what it made there, empty or not.
 fn remove_tree(folder: &Path, depth: usize) -> bool {
+    if depth > 0 && is_populated(folder) {
+        return false;
+    }
     if depth < DEPTH_MAX {
         for below in folders(folder) {
             remove_tree(&below, depth + 1);

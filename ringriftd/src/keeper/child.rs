@@ -39,6 +39,8 @@ pub struct ChildSpec {
     pub identity: Option<Identity>,
     /// PR_SET_NO_NEW_PRIVS.
     pub no_new_privs: bool,
+    /// It is sent SIGCONT when the keeper dies: the keeper may have made it stand still.
+    pub wakes_at_death: bool,
     /// Descriptors of the keeper, and where the child has them. All others are closed.
     pub fds: Vec<(RawFd, RawFd)>,
 }
@@ -269,6 +271,19 @@ unsafe fn run(p: &Prepared<'_>) -> (i32, i32) {
             0usize,
         );
         must!(SESSION, libc::syscall(libc::SYS_setsid));
+        if spec.wakes_at_death {
+            must!(
+                SESSION,
+                libc::syscall(
+                    libc::SYS_prctl,
+                    libc::PR_SET_PDEATHSIG,
+                    libc::SIGCONT,
+                    0usize,
+                    0usize,
+                    0usize
+                )
+            );
+        }
         if let Some(door) = spec.door {
             must!(JOIN, libc::syscall(libc::SYS_write, door, c"0".as_ptr(), 1usize));
         }

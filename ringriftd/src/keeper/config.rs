@@ -2,6 +2,16 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use super::upgrade::Versions;
+use crate::limits;
+
+/// The versions of the manager's state.
+pub const STATE_VERSIONS: Versions = Versions {
+    writes: 1,
+    reads: (1, 1),
+};
 
 /// How launches are held together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +22,39 @@ pub enum Contain {
     ProcessGroup,
     /// Cgroup v2 below this folder; where that fails the keeper does not start, since somebody relies on it.
     CgroupRoot(PathBuf),
+}
+
+/// How long the manager may take for what. The defaults stand in [`limits`]; only a test asks for others.
+#[derive(Debug, Clone)]
+pub struct ManagerBounds {
+    /// From its start until it serves.
+    pub start: Duration,
+    /// Its silence, after which it is asked whether it lives.
+    pub silence: Duration,
+    /// From that question to any word of it.
+    pub answer: Duration,
+    /// It has served so long: it has proved itself.
+    pub stable: Duration,
+    /// It has served so long: it is started again at once when it dies.
+    pub steady: Duration,
+    /// Before it is started again after the second death in a row; then doubled.
+    pub delay: Duration,
+    /// That delay at most.
+    pub max_delay: Duration,
+}
+
+impl Default for ManagerBounds {
+    fn default() -> Self {
+        Self {
+            start: limits::MANAGER_START_TIMEOUT,
+            silence: limits::MANAGER_SILENCE,
+            answer: limits::MANAGER_ANSWER,
+            stable: limits::MANAGER_STABLE_AFTER,
+            steady: limits::MANAGER_STEADY_AFTER,
+            delay: limits::MANAGER_RESTART_DELAY,
+            max_delay: limits::MANAGER_RESTART_MAX_DELAY,
+        }
+    }
 }
 
 /// The keeper's settings.
@@ -31,6 +74,12 @@ pub struct KeeperConfig {
     pub logger_args: Vec<OsString>,
     /// How launches are held together.
     pub containment: Contain,
+    /// How long the manager may take for what.
+    pub manager_bounds: ManagerBounds,
+    /// The versions of the manager's state, which the keeper only compares with a candidate's.
+    pub state_versions: Versions,
+    /// How long after a fresh manager serves the processes of an earlier keeper that it did not take over are named.
+    pub adopt_window: Duration,
 }
 
 impl KeeperConfig {
@@ -44,6 +93,9 @@ impl KeeperConfig {
             manager_args: Vec::new(),
             logger_args: Vec::new(),
             containment: Contain::Auto,
+            manager_bounds: ManagerBounds::default(),
+            state_versions: STATE_VERSIONS,
+            adopt_window: limits::ADOPT_WINDOW,
         }
     }
 }

@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use super::launch::{Containment, kill_each};
 use super::over::some_pids;
-use super::state::{Keeper, Phase, say};
+use super::state::{Attention, Keeper, Phase, say};
 use super::sweep::Picture;
 use super::types::Proc;
 use super::wire::ToLogger;
-use super::{proc, sys};
+use super::{cgroup, proc, sys};
 use crate::ids::LaunchId;
 use crate::limits;
 
@@ -20,6 +20,9 @@ impl Keeper {
             return;
         }
         self.logger_restarts.at = None;
+        self.lives.at = None;
+        self.name_orphans_at = None;
+        self.lives.attention = Attention::Nobody;
         let until = Instant::now() + limits::KILL_TIMEOUT;
         self.phase = Phase::Destroying { code, until };
         let ids: Vec<LaunchId> = self.launches.keys().copied().collect();
@@ -135,9 +138,15 @@ impl Keeper {
 
     /// The manager took too long to serve.
     pub fn on_start_timeout(&mut self) {
-        let seconds = limits::MANAGER_START_TIMEOUT.as_secs();
+        let time = self.config.manager_bounds.start;
+        if !self.launches.is_empty() {
+            // They were taken over from another keeper: its successor is for them.
+            self.phase = Phase::Serving;
+            self.replace_manager(&format!("did not serve within {time:?}"));
+            return;
+        }
         say(&format!(
-            "the manager did not serve within {seconds} s: it is killed"
+            "the manager did not serve within {time:?}: it is killed"
         ));
         if let Some(process) = self.manager.process {
             kill_each(&[process]);
@@ -151,7 +160,8 @@ impl Keeper {
         self.graves.retain(|grave| !grave.leaf.remove());
         if let Containment::Cgroup(root) = &self.machine.containment {
             let until = Instant::now() + limits::ROLE_END_TIMEOUT;
-            while !root.remove() {
+            // Leaves of lives before this keeper's may be there still.
+            while !root.remove() && !cgroup::remove_left(root.path()) {
                 if Instant::now() >= until {
                     say(&format!(
                         "cannot remove the cgroup {}: it is busy",

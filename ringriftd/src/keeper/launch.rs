@@ -1,6 +1,7 @@
 //! From a request to a running process: everything is made here, and taken away again when any of it fails.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -8,12 +9,13 @@ use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use proto::reply::Exit;
+use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Leaf, Root};
 use super::child::{self, ChildSpec, Failure, Stack};
 use super::signal;
 use super::sockets::Notify;
-use super::sweep::Claim;
+use super::sweep::{Claim, Reach};
 use super::types::{Proc, SharedFd};
 use super::wire::{Launch, Output, Stage};
 use crate::ids::LaunchId;
@@ -46,6 +48,8 @@ impl Containment {
 pub struct Machine {
     /// How launches are held together.
     pub containment: Containment,
+    /// Folders of leaves that earlier keepers left, because somebody lives there.
+    pub left_roots: Vec<Root>,
     /// /dev/null.
     pub null: OwnedFd,
     /// Where children run until they execute.
@@ -88,9 +92,24 @@ impl Killing {
     }
 }
 
+/// How a launch came to this keeper.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// It started it: the processes are its descendants.
+    #[default]
+    Launched,
+    /// It took it over from another keeper: another process is the parent of its orphans.
+    Adopted,
+    /// It took it over from somebody else, on an operator's word: it bears no mark and is in somebody's session.
+    Foreign,
+}
+
 /// A launch that lives, or whose end has not been acknowledged.
 #[derive(Debug)]
 pub struct Held {
+    /// How it came here.
+    pub origin: Origin,
     /// RINGRIFT_INVOCATION_ID.
     pub invocation: String,
     /// RINGRIFT_ROLE.
@@ -103,6 +122,8 @@ pub struct Held {
     pub exit: Option<Exit>,
     /// What was left when it ended, or what a sweep proved later; empty: nothing is.
     pub left: Vec<Proc>,
+    /// What the manager was told that is left when it ended; if that was anything, `Emptied` is told too.
+    pub told_left: Vec<u32>,
     /// Its cgroup.
     pub leaf: Option<Leaf>,
     /// Its output, until the logger has closed it.
@@ -132,6 +153,11 @@ impl Held {
             leader: self.leader,
             main: self.main,
             known: &self.left,
+            reach: match (self.origin, &self.leaf) {
+                (Origin::Launched, _) | (_, Some(_)) => Reach::Below,
+                (Origin::Adopted, None) => Reach::Everywhere,
+                (Origin::Foreign, None) => Reach::ByParent,
+            },
         }
     }
 
@@ -202,7 +228,7 @@ impl Machine {
         let leaf = match &self.containment {
             Containment::Group { .. } => None,
             Containment::Cgroup(root) => {
-                let name = format!("{}.{}", launch.tag, launch.id);
+                let name = leaf_name(&launch.tag, launch.id);
                 Some(root.leaf(&name).map_err(|e| Failure::new(Stage::Cgroup, &e))?)
             }
         };
@@ -226,12 +252,14 @@ impl Machine {
             }
         };
         Ok(Held {
+            origin: Origin::Launched,
             invocation: launch.invocation.clone(),
             role: launch.role.clone(),
             leader,
             main: leader,
             exit: None,
             left: Vec::new(),
+            told_left: Vec::new(),
             leaf,
             pipe: Some(Pipe {
                 fd: pipe.into(),
@@ -284,6 +312,7 @@ impl Machine {
             umask: 0o077,
             identity: None,
             no_new_privs: false,
+            wakes_at_death: false,
             fds: Vec::new(),
         };
         let child = child::spawn(&mut self.stack, &spec, &self.marker).map_err(|failure| {
@@ -304,23 +333,42 @@ pub fn kill_each(processes: &[Proc]) {
     let _ = signal::send_all(processes, libc::SIGKILL);
 }
 
-/// O_NONBLOCK on the read end only: the two ends have open file descriptions of their own, and a program that finds
-/// its stdout non-blocking loses output.
+/// The keeper's end, to read, and the unit's. That one is opened for both: so the unit counts as a reader itself, gets
+/// no SIGPIPE when all of ringriftd is dead, and a later ringriftd can open the pipe again through /proc/PID/fd. The end
+/// of the pipe is seen as ever, when nobody is left who could write.
+///
+/// O_NONBLOCK on the keeper's end only: the two have open file descriptions of their own, and a program that finds its
+/// stdout non-blocking loses output.
 fn make_pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(descriptors)?;
     fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(descriptors)?;
-    Ok((read, write))
+    let both = File::options()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/self/fd/{}", write.as_raw_fd()))
+        .map_err(descriptors)?;
+    Ok((read, both.into()))
+}
+
+/// It can be part of a folder's name, and of no other path.
+pub fn is_tag(tag: &str) -> bool {
+    let is_tag_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.-".contains(&b);
+    let tag = tag.as_bytes();
+    !tag.is_empty()
+        && tag.len() <= limits::NAME_MAX
+        && !tag.starts_with(b".")
+        && tag.iter().all(|b| is_tag_byte(*b))
+}
+
+/// The name of a launch's leaf.
+pub fn leaf_name(tag: &str, id: LaunchId) -> String {
+    format!("{tag}.{id}")
 }
 
 /// The request as the child needs it; `None` when it is wrong, which is a bug of the manager.
 fn check(launch: &Launch) -> Option<ChildSpec> {
     let text = |bytes: &Vec<u8>| CString::new(bytes.clone()).ok();
-    let is_tag_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.-".contains(&b);
-    let tag = launch.tag.as_bytes();
-    let is_good = !tag.is_empty()
-        && tag.len() <= limits::NAME_MAX
-        && !tag.starts_with(b".")
-        && tag.iter().all(|b| is_tag_byte(*b))
+    let is_good = is_tag(&launch.tag)
         && launch.program.contains(&b'/')
         && !launch.argv.is_empty()
         && launch.working_dir.starts_with(b"/")
@@ -354,6 +402,7 @@ fn check(launch: &Launch) -> Option<ChildSpec> {
         umask: launch.umask,
         identity: launch.identity.clone(),
         no_new_privs: launch.no_new_privs,
+        wakes_at_death: false,
         fds: Vec::new(),
     })
 }

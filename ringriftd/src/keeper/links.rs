@@ -42,8 +42,8 @@ pub struct Link {
 /// What was read.
 #[derive(Debug)]
 pub enum Received<T> {
-    /// A value.
-    Message(T),
+    /// A value, and the descriptors that came with it.
+    Message(T, Vec<OwnedFd>),
     /// Nothing for now.
     Nothing,
     /// The other side is gone.
@@ -127,18 +127,19 @@ impl Link {
         }
     }
 
-    /// Reads one value. Descriptors that come with it are closed: nobody has any to give to the keeper.
+    /// Reads one value. Descriptors that come with it are closed unless the caller keeps them.
     pub fn receive<T: DeserializeOwned>(&mut self) -> Received<T> {
         loop {
             let mut space = nix::cmsg_space!([RawFd; limits::WIRE_FDS_MAX]);
             let mut data = [IoSliceMut::new(&mut self.buffer)];
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+            let mut received = Vec::new();
             let (bytes, is_cut) =
                 match socket::recvmsg::<()>(self.fd.as_raw_fd(), &mut data, Some(&mut space), flags) {
                     Ok(message) => {
                         for control in message.cmsgs().into_iter().flatten() {
                             if let ControlMessageOwned::ScmRights(fds) = control {
-                                fds.into_iter().for_each(close_received);
+                                received.extend(fds.into_iter().map(own));
                             }
                         }
                         (message.bytes, message.flags.contains(MsgFlags::MSG_TRUNC))
@@ -158,7 +159,7 @@ impl Link {
                 return Received::Nothing;
             };
             return match proto::codec::decode(read) {
-                Ok(value) => Received::Message(value),
+                Ok(value) => Received::Message(value, received),
                 Err(e) => Received::Broken(e.to_string()),
             };
         }
@@ -166,7 +167,7 @@ impl Link {
 }
 
 #[allow(unsafe_code)]
-fn close_received(fd: RawFd) {
+fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: recvmsg(2) has just made this descriptor for us.
-    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }

@@ -1,19 +1,60 @@
 //! One keeper for one state: two lock files whose flock(2) is the lock. The number in them is for people; it may be
 //! anything (fault B15). The files are never unlinked: two keepers could then hold a lock on two files of one name.
 
-use std::fs::{DirBuilder, File};
-use std::io::{self, Write};
+use std::fs::{DirBuilder, File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use nix::fcntl::{Flock, FlockArg};
+
+use crate::limits;
 
 /// Held until it is dropped or the process ends. No child inherits it.
 #[derive(Debug)]
 pub struct Lock {
-    _state: Flock<File>,
+    state: Flock<File>,
     /// Absent when both folders are one.
-    _runtime: Option<Flock<File>>,
+    runtime: Option<Flock<File>>,
+}
+
+impl Lock {
+    /// Writes this process's pid into the files. Best effort: a full disk must not keep the node down.
+    fn sign(&self) {
+        for held in [Some(&self.state), self.runtime.as_ref()].into_iter().flatten() {
+            let mut file: &File = held;
+            let _ = file
+                .set_len(0)
+                .and_then(|()| file.seek(SeekFrom::Start(0)))
+                .and_then(|_| writeln!(file, "{}", std::process::id()));
+        }
+    }
+
+    /// The locked descriptors, of the state and the run-time folder (one twice, where they are one folder). Whoever gets
+    /// a duplicate holds the lock too: it is the open file description's.
+    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [
+            self.state.as_fd(),
+            self.runtime.as_ref().unwrap_or(&self.state).as_fd(),
+        ]
+    }
+}
+
+/// The locks that this process, or the one before it, holds already on these files; the second is absent where both folders
+/// are one. The pid in them becomes this process's.
+pub fn again(state: OwnedFd, runtime: Option<OwnedFd>) -> Result<Lock, String> {
+    let relock = |fd: OwnedFd| {
+        Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, e)| format!("the lock that was handed over is not held: {e}"))
+    };
+    let lock = Lock {
+        state: relock(state)?,
+        runtime: runtime.map(relock).transpose()?,
+    };
+    lock.sign();
+    Ok(lock)
 }
 
 /// Why it is not held.
@@ -51,17 +92,9 @@ pub fn take(state_dir: &Path, runtime_dir: &Path) -> Result<Lock, LockError> {
     } else {
         Some(take_one(&runtime_dir.join("lock"))?)
     };
-    for held in [Some(&state), runtime.as_ref()].into_iter().flatten() {
-        // Best effort: a full disk must not keep the node down.
-        let mut file: &File = held;
-        let _ = file
-            .set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-    }
-    Ok(Lock {
-        _state: state,
-        _runtime: runtime,
-    })
+    let lock = Lock { state, runtime };
+    lock.sign();
+    Ok(lock)
 }
 
 fn take_one(path: &Path) -> Result<Flock<File>, LockError> {
@@ -77,20 +110,28 @@ fn take_one(path: &Path) -> Result<Flock<File>, LockError> {
         .custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK)
         .open(path)
         .map_err(|e| failed(&e))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
-            let pid = holder(&file).unwrap_or_default();
-            Err(LockError::Held {
+    let until = Instant::now() + limits::LOCK_WAIT;
+    let mut file = file;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, nix::errno::Errno::EWOULDBLOCK)) => file,
+            Err((_, e)) => return Err(failed(&e)),
+        };
+        let pid = holder(&file).unwrap_or_default();
+        if pid.is_some() || Instant::now() >= until {
+            return Err(LockError::Held {
                 pid,
                 path: path.to_path_buf(),
-            })
+            });
         }
-        Err((_, e)) => Err(failed(&e)),
+        // Whoever took it is dead: its manager still holds it, and ends, or becomes the keeper.
+        let _ = nix::poll::poll(&mut [], 10u8);
     }
 }
 
-/// Who holds the lock, from /proc/locks, since the number in the file proves nothing.
+/// Who holds the lock, from /proc/locks, since the number in the file proves nothing; unless whoever took it is dead (then
+/// it is not there) and another process that has the file open wrote its own number: it took the dead one's place.
 fn holder(file: &File) -> io::Result<Option<i32>> {
     let meta = file.metadata()?;
     let (device, inode) = (meta.dev(), meta.ino());
@@ -100,7 +141,20 @@ fn holder(file: &File) -> io::Result<Option<i32>> {
         nix::sys::stat::minor(device)
     );
     let text = std::fs::read_to_string("/proc/locks")?;
-    Ok(text.lines().find_map(|line| find_holder(line, &place)))
+    let taker = text.lines().find_map(|line| find_holder(line, &place));
+    Ok(taker.or_else(|| heir(file, &meta)))
+}
+
+fn heir(mut file: &File, meta: &Metadata) -> Option<i32> {
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0)).ok()?;
+    file.take(16).read_to_string(&mut text).ok()?;
+    let pid: i32 = text.trim().parse().ok()?;
+    let has_it = |fd: std::fs::DirEntry| {
+        std::fs::metadata(fd.path()).is_ok_and(|m| (m.dev(), m.ino()) == (meta.dev(), meta.ino()))
+    };
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    open.filter_map(Result::ok).any(has_it).then_some(pid)
 }
 
 /// `1: FLOCK  ADVISORY  WRITE 1234 fe:00:567 0 EOF`

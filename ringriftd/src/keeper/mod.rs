@@ -3,13 +3,14 @@
 //! and what happens when a role dies: `docs/keeper.md`.
 //!
 //! It deliberately does not decide anything (the manager does), reads no log bytes (the logger does), and never
-//! waits for anybody: the two exceptions are clone(2) until the child's execve(2), and the last second of its life.
+//! waits for anybody: the exceptions are clone(2) until the child's execve(2), the manager's standing still before the
+//! keeper becomes another program, and the last second of its life.
 //!
 //! A panic here would end the node, so the ways to one are denied: no `unwrap`, no `expect`, no indexing.
 //!
 //! Read first: [`config::KeeperConfig`], [`state::Keeper`]. The files, from the bottom: `proc`, `sys`, `types`;
-//! `signal`, `sweep`, `cgroup`, `child_steps`, `child`; `lock`, `links`, `launch`; `state`, then what it does by cause (`requests`,
-//! `over`, `roles`, `ending`), `start`, and `serve`, the loop.
+//! `signal`, `sweep`, `cgroup`, `child_steps`, `child`; `lock`, `links`, `launch`, `handover`; `state`, then what it does by cause (`requests`,
+//! `adopt`, `over`, `roles`, `lives`, `ending`; `rebuild`, `upgrade`, `in_place`), `start`, and `serve`, the loop.
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -26,6 +27,7 @@
     )
 )]
 
+pub mod adopt;
 pub mod cgroup;
 #[allow(unsafe_code)] // the child between clone(2) and execve(2) may only make raw calls
 pub mod child;
@@ -33,11 +35,15 @@ pub mod child;
 pub mod child_steps;
 pub mod config;
 pub mod ending;
+pub mod handover;
+pub mod in_place;
 pub mod launch;
 pub mod links;
+pub mod lives;
 pub mod lock;
 pub mod over;
 pub mod proc;
+pub mod rebuild;
 pub mod requests;
 pub mod roles;
 pub mod serve;
@@ -49,7 +55,9 @@ pub mod sweep;
 #[allow(unsafe_code)] // the calls that nix does not have
 pub mod sys;
 pub mod types;
+pub mod upgrade;
+pub mod watchdog;
 pub mod wire;
 
-pub use config::{Contain, KeeperConfig};
+pub use config::{Contain, KeeperConfig, ManagerBounds};
 pub use serve::{run, run_with_links};

@@ -1,13 +1,14 @@
 //! The ends of launches: reaping, what is left, killing it, and removing the cgroup.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::sys::inotify::AddWatchFlags;
 use proto::reply::Exit;
 
 use super::cgroup::Leaf;
-use super::launch::{self, Killing};
+use super::launch::{self, Killing, Origin};
 use super::state::{Grave, Keeper, say};
 use super::sweep::Owners;
 use super::sys;
@@ -36,7 +37,7 @@ impl Keeper {
         while let Some(pid) = sys::peek_ended_child() {
             is_any = true;
             let exit = sys::reap(pid).unwrap_or(Exit::Unknown);
-            if self.on_role_end(pid, exit) {
+            if self.on_role_end(pid, exit) || self.on_check_end(pid, exit) {
                 continue;
             }
             if let Some(id) = self.by_pid.remove(&pid) {
@@ -57,22 +58,32 @@ impl Keeper {
         }
     }
 
-    /// A main process that is not the keeper's child has ended: nobody tells how.
+    /// A main process that is not the keeper's child has ended. Its parent may have reaped it or not; the kernel tells how
+    /// it ended in two different ways, and an older kernel, once it is reaped, in none.
     pub fn on_foreign_end(&mut self, id: LaunchId) {
-        if self.foreign.remove(&id).is_none() {
+        let Some(watch) = self.foreign.remove(&id) else {
             return;
-        }
+        };
         let Some(held) = self.launches.get(&id) else {
             return;
         };
-        let pid = held.main.pid();
-        if sys::child_has_ended(pid) {
+        let main = held.main;
+        let is_ours =
+            || super::proc::stat(main.pid()).is_ok_and(|now| now.process == main && now.ppid == self.own_pid);
+        if is_ours() && sys::child_has_ended(main.pid()) {
             // Its parent went first, so it has become ours after all.
             self.on_children();
             return;
         }
-        self.by_pid.remove(&pid);
-        self.on_mains_ended(&[(id, Exit::Unknown)]);
+        let exit = sys::pidfd_exit(watch.as_fd())
+            .or_else(|| super::proc::zombie_exit(main))
+            .or_else(|| sys::pidfd_exit(watch.as_fd()))
+            .unwrap_or(Exit::Unknown);
+        // Its number may be another launch's by now.
+        if self.by_pid.get(&main.pid()) == Some(&id) {
+            self.by_pid.remove(&main.pid());
+        }
+        self.on_mains_ended(&[(id, exit)]);
     }
 
     fn on_mains_ended(&mut self, ended: &[(LaunchId, Exit)]) {
@@ -100,6 +111,7 @@ impl Keeper {
                 some_pids(&left)
             };
             held.left = left;
+            held.told_left.clone_from(&remains);
             if remains.is_empty() {
                 self.clear_up(*id);
             }
@@ -116,8 +128,18 @@ impl Keeper {
             } else {
                 self.leftover.insert(*id);
                 self.watch(*id);
+                if self.is_untold(id) {
+                    self.look_soon();
+                }
             }
         }
+    }
+
+    /// Nobody tells when the last process of it ends: it is no child of the keeper's, and in no cgroup.
+    fn is_untold(&self, id: &LaunchId) -> bool {
+        self.launches
+            .get(id)
+            .is_some_and(|held| held.leaf.is_none() && held.origin != Origin::Launched)
     }
 
     fn has_leaf(&self, id: LaunchId) -> bool {
@@ -325,7 +347,8 @@ impl Keeper {
         killing.is_some_and(|killing| killing.again <= now)
     }
 
-    fn watch(&mut self, id: LaunchId) {
+    /// Has the kernel tell when a leaf becomes empty, or a timer look.
+    pub fn watch(&mut self, id: LaunchId) {
         let Some(leaf) = self.launches.get(&id).and_then(|held| held.leaf.as_ref()) else {
             return;
         };
@@ -387,7 +410,8 @@ impl Keeper {
         }
     }
 
-    fn look_soon(&mut self) {
+    /// Looks again in a moment.
+    pub fn look_soon(&mut self) {
         self.look_again
             .get_or_insert_with(|| Instant::now() + limits::KEEPER_LOOK_AGAIN);
     }
@@ -418,7 +442,8 @@ impl Keeper {
             .collect();
         self.look_at(&blind);
         // Without a cgroup, a process that is left tells by its end: only doubt needs the timer, and asks for it itself.
-        let is_blind = |id: &LaunchId| self.leftover.contains(id) && self.has_leaf(*id);
+        let is_blind =
+            |id: &LaunchId| self.leftover.contains(id) && (self.has_leaf(*id) || self.is_untold(id));
         if !self.graves.is_empty() || blind.iter().any(is_blind) {
             self.look_soon();
         }

@@ -1,6 +1,11 @@
 //! What /proc says about processes (proc_pid_stat(5)). Reads only; a process that has gone is an error like any other.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+
+use proto::reply::Exit;
 
 use super::types::Proc;
 
@@ -58,6 +63,51 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
         session: signed(6)?,
         exiting: number(9)? & PF_EXITING != 0,
     })
+}
+
+/// How a process ended that its parent has not reaped yet: the last field of /proc/PID/stat. The kernel shows a 0 to who
+/// may not look into the process, so a 0 is believed only where we may.
+pub fn zombie_exit(process: Proc) -> Option<Exit> {
+    let folder = format!("/proc/{}", process.pid());
+    let owner = std::fs::metadata(&folder).ok()?.uid();
+    let text = std::fs::read(format!("{folder}/stat")).ok()?;
+    let stat = parse_stat(&text)?;
+    let close = text.iter().rposition(|b| *b == b')')?;
+    let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
+    let status: i32 = rest.split_ascii_whitespace().nth(52 - 3)?.parse().ok()?;
+    let own = nix::unistd::geteuid();
+    let may_look = own.is_root() || own.as_raw() == owner;
+    (stat.process == process && stat.is_dead() && (may_look || status != 0))
+        .then(|| super::sys::exit_of_status(status))
+}
+
+/// Opens again, to read, the pipe that ringriftd gave to a process as descriptor `number`. Such a pipe has no name, and the
+/// unit's end of it is open for both directions, as no pipe between two programs is: theirs is nothing to read from.
+pub fn open_pipe(pid: i32, number: u32) -> Option<OwnedFd> {
+    let link = format!("/proc/{pid}/fd/{number}");
+    let is_nameless = std::fs::read_link(&link)
+        .ok()?
+        .as_os_str()
+        .as_encoded_bytes()
+        .starts_with(b"pipe:[");
+    let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+    let flags = i32::from_str_radix(flags.trim(), 8).ok()?;
+    if !is_nameless || flags & libc::O_ACCMODE != libc::O_RDWR {
+        return None;
+    }
+    let opened = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(&link)
+        .ok()?;
+    // The process may have put something else there meanwhile.
+    opened
+        .metadata()
+        .ok()?
+        .file_type()
+        .is_fifo()
+        .then(|| opened.into())
 }
 
 /// Every process of the machine, by number.

@@ -1,14 +1,15 @@
 //! What the manager and the logger ask of the keeper.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
 use super::child::Failure;
 use super::sockets;
-use super::state::{Keeper, Phase, say};
+use super::state::{Keeper, say};
 use super::sweep::{Owners, Picture};
 use super::types::Proc;
 use super::wire::{FromKeeper, FromLogger, Launch, ToKeeper, ToLogger};
-use super::{proc, signal, sys};
+use super::{lock, proc, signal, sys};
 use crate::ids::{LaunchId, Scope};
 use crate::limits;
 
@@ -23,13 +24,10 @@ pub struct Look {
 
 impl Keeper {
     /// A request of the manager.
-    pub fn on_request(&mut self, request: ToKeeper) {
+    pub fn on_request(&mut self, request: ToKeeper, fds: Vec<OwnedFd>) {
+        self.on_manager_word();
         match request {
-            ToKeeper::Serving => {
-                if let Phase::Starting { .. } = self.phase {
-                    self.phase = Phase::Serving;
-                }
-            }
+            ToKeeper::Serving => self.on_manager_serves(),
             ToKeeper::Launch(launch) => self.on_launch(&launch),
             ToKeeper::Signal {
                 id,
@@ -56,8 +54,12 @@ impl Keeper {
             ToKeeper::SignalTaken { number } => {
                 self.untaken_signals.retain(|(untaken, _)| *untaken != number);
             }
-            ToKeeper::Pong { .. } | ToKeeper::Adopt(_) => {}
+            ToKeeper::Adopt(adopt) => self.on_adopt(&adopt),
+            ToKeeper::Pong { .. } => {}
+            ToKeeper::Relisten => self.on_relisten(),
+            ToKeeper::NoteTaken => self.note = None,
             ToKeeper::End { code } => self.begin_end(code),
+            ToKeeper::Upgrade => self.on_upgrade(fds),
         }
     }
 
@@ -76,6 +78,9 @@ impl Keeper {
 
     /// A signal to the whole daemon: kept until a manager has taken it.
     pub fn pass_on_signal(&mut self, signal: i32) {
+        if self.untaken_signals.iter().any(|(_, untaken)| *untaken == signal) && self.manager.link.is_none() {
+            return;
+        }
         self.last_signal += 1;
         let number = self.last_signal;
         if self.untaken_signals.len() == limits::SIGNALS_KEPT {
@@ -112,18 +117,53 @@ impl Keeper {
                 }
             }
         }
+        self.tell_launch(id);
+    }
+
+    /// Tells what a launch has come to: that it was launched (with its main process of now), how that one ended, and that
+    /// nothing is left, as far as that is so.
+    pub fn tell_launch(&mut self, id: LaunchId) {
         let Some(held) = self.launches.get(&id) else {
             return;
         };
         let (pid, start_time) = (held.main.pid_u32(), held.main.start());
-        let again = held.exit.map(|exit| {
-            let remains = super::over::some_pids(&held.left);
-            FromKeeper::Exited { id, exit, remains }
-        });
-        let fds = held.attached();
+        let is_over = held.is_over();
+        let remains = if is_over {
+            held.told_left.clone()
+        } else {
+            super::over::some_pids(&held.left)
+        };
+        let (exit, fds) = (held.exit, held.attached());
         self.tell_manager(&FromKeeper::Launched { id, pid, start_time }, fds);
-        if let Some(exited) = again {
-            self.tell_manager(&exited, Vec::new());
+        let Some(exit) = exit else { return };
+        let was_anything_left = !remains.is_empty();
+        self.tell_manager(&FromKeeper::Exited { id, exit, remains }, Vec::new());
+        if is_over && was_anything_left {
+            self.tell_manager(&FromKeeper::Emptied { id }, Vec::new());
+        }
+    }
+
+    /// The control socket has lost its name: another takes its place, for this manager and for those to come.
+    fn on_relisten(&mut self) {
+        // It takes its name away itself when it ends.
+        if self.phase.is_ending() {
+            return;
+        }
+        let path = self.control_path.display().to_string();
+        let made = lock::make_folder(&self.config.runtime_dir).and_then(|()| {
+            sockets::control(&self.control_path)
+                .and_then(|made| Ok((made.try_clone()?, made)))
+                .map_err(|e| e.to_string())
+        });
+        match made {
+            Ok((copy, made)) => {
+                say(&format!("{path} was removed by somebody, and is made again"));
+                self.control = made;
+                self.tell_manager(&FromKeeper::Listener, vec![copy.into()]);
+            }
+            Err(why) => say(&format!(
+                "{path} was removed by somebody, and cannot be made again: {why}"
+            )),
         }
     }
 
@@ -144,7 +184,13 @@ impl Keeper {
     fn find_main(&mut self, id: LaunchId, pid: Option<u32>) -> Result<Proc, String> {
         let held = self.launches.get(&id).ok_or("the launch is over")?;
         if held.exit.is_none() {
-            return Err("the process that was launched still runs".to_owned());
+            // Asked again by a manager that did not hear the answer: the same answer.
+            let is_found = held.main != held.leader && pid.is_none_or(|pid| pid == held.main.pid_u32());
+            return if is_found {
+                Ok(held.main)
+            } else {
+                Err("the process that was launched still runs".to_owned())
+            };
         }
         let found = self.processes(id);
         let main = match pid {
@@ -158,16 +204,7 @@ impl Keeper {
                 several => return Err(format!("{} processes are left, and none is named", several.len())),
             },
         };
-        let stat = proc::stat(main.pid()).map_err(|_| "it has just ended".to_owned())?;
-        if stat.ppid != self.own_pid {
-            // Another process will reap it, unless that one ends first: the pidfd tells its end in either case.
-            let watch = sys::pidfd_open(main.pid()).map_err(|e| format!("it cannot be watched: {e}"))?;
-            if proc::stat(main.pid()).is_ok_and(|now| now.process == main) {
-                self.foreign.insert(id, watch);
-            } else {
-                return Err("it has just ended".to_owned());
-            }
-        }
+        self.watch_main(id, main)?;
         self.unwatch(id);
         self.leftover.remove(&id);
         self.by_pid.insert(main.pid(), id);
@@ -177,6 +214,21 @@ impl Keeper {
             held.left = found;
         }
         Ok(main)
+    }
+
+    /// The end of a launch's main process is seen from now on, whoever is its parent.
+    pub fn watch_main(&mut self, id: LaunchId, main: Proc) -> Result<(), String> {
+        let ended = || "it has just ended".to_owned();
+        let stat = proc::stat(main.pid()).map_err(|_| ended())?;
+        if stat.ppid != self.own_pid {
+            // Another process will reap it, unless that one ends first: the pidfd tells its end in either case.
+            let watch = sys::pidfd_open(main.pid()).map_err(|e| format!("it cannot be watched: {e}"))?;
+            if !proc::stat(main.pid()).is_ok_and(|now| now.process == main) {
+                return Err(ended());
+            }
+            self.foreign.insert(id, watch);
+        }
+        Ok(())
     }
 
     fn on_release(&mut self, id: LaunchId) {
@@ -212,7 +264,8 @@ impl Keeper {
         }
     }
 
-    fn on_announce(&mut self, text: &str) {
+    /// Says `text` to the service manager above, if there is one.
+    pub fn on_announce(&mut self, text: &str) {
         if let Some(address) = &self.outer
             && let Err(e) = sockets::announce(address, text)
         {

@@ -1,4 +1,5 @@
-//! Manager and logger: how they are started, and what happens when one ends.
+//! Manager and logger: how they are started, how their ends are seen, and how the logger comes back (for the manager:
+//! `lives`).
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -8,21 +9,23 @@ use std::time::{Duration, Instant};
 use proto::reply::Exit;
 
 use super::child::{self, ChildSpec};
+use super::handover;
 use super::launch::kill_each;
 use super::links::{self, Link};
-use super::state::{Keeper, Phase, Role, say};
+use super::state::{Keeper, Role, say};
 use super::types::{Proc, SharedFd};
-use super::wire::{FromKeeper, ToLogger, WIRE_VERSION, fd};
+use super::wire::{FromKeeper, ToLogger, fd};
 use crate::limits;
 
 /// Of the service manager above, for the keeper alone: a role that spoke there would be taken for the daemon.
-const KEPT_FROM_ROLES: [&str; 6] = [
+const KEPT_FROM_ROLES: [&str; 7] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
     "LISTEN_PID",
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
+    handover::VARIABLE,
 ];
 
 /// EX_SOFTWARE: a bug in ringrift.
@@ -34,16 +37,40 @@ impl Keeper {
         let (manager_peer, logger_peer) =
             links::pair().map_err(|e| format!("cannot make a socket pair: {e}"))?;
         self.start_logger(&logger_peer)?;
+        self.start_manager(&manager_peer)
+    }
+
+    /// Starts a manager, whose end of its link to the logger is `peer`.
+    pub fn start_manager(&mut self, peer: &OwnedFd) -> Result<(), String> {
         let args = self.config.manager_args.clone();
-        let control = self.control.as_raw_fd();
-        let extra = [(manager_peer.as_raw_fd(), fd::PEER), (control, fd::CONTROL)];
+        let mut extra = vec![
+            (peer.as_raw_fd(), fd::PEER),
+            (self.control.as_raw_fd(), fd::CONTROL),
+        ];
+        extra.extend(self.kept.state.iter().map(AsRawFd::as_raw_fd).zip(fd::STATE));
+        let picture = self.picture_for_manager().seal()?;
+        extra.push((picture.as_raw_fd(), fd::HANDOVER));
+        extra.push((self.kept.buffer.as_raw_fd(), fd::LOG_BUFFER));
+        extra.extend(self.kept.hold.iter().map(AsRawFd::as_raw_fd).zip(fd::LOG_HOLD));
+        extra.extend(
+            self.lock
+                .fds()
+                .map(|lock| lock.as_raw_fd())
+                .into_iter()
+                .zip(fd::LOCKS),
+        );
         self.manager = self.start_role("manager", &args, &extra)?;
         Ok(())
     }
 
     fn start_logger(&mut self, peer: &OwnedFd) -> Result<(), String> {
         let args = self.config.logger_args.clone();
-        self.logger = self.start_role("logger", &args, &[(peer.as_raw_fd(), fd::PEER)])?;
+        let mut extra = vec![
+            (peer.as_raw_fd(), fd::PEER),
+            (self.kept.buffer.as_raw_fd(), fd::BUFFER),
+        ];
+        extra.extend(self.kept.hold.iter().map(AsRawFd::as_raw_fd).zip(fd::HOLD));
+        self.logger = self.start_role("logger", &args, &extra)?;
         self.logger_restarts.since = Some(Instant::now());
         Ok(())
     }
@@ -62,15 +89,7 @@ impl Keeper {
         for arg in args {
             argv.push(c(arg)?);
         }
-        let mut env = Vec::new();
-        for (name, value) in std::env::vars_os() {
-            if !KEPT_FROM_ROLES.iter().any(|kept| name == *kept) {
-                let mut entry = name;
-                entry.push("=");
-                entry.push(value);
-                env.push(c(&entry)?);
-            }
-        }
+        let env = environment().map_err(failed)?;
         let mut fds = vec![
             (self.machine.null.as_raw_fd(), 0),
             (1, 1),
@@ -90,6 +109,7 @@ impl Keeper {
             umask: 0o077,
             identity: None,
             no_new_privs: false,
+            wakes_at_death: true,
             fds,
         };
         let process =
@@ -109,27 +129,14 @@ impl Keeper {
         })
     }
 
-    /// The first message to the manager.
-    pub fn greet(&mut self) {
-        let hello = FromKeeper::Hello {
-            version: WIRE_VERSION,
-            pid: self.own_pid.unsigned_abs(),
-            logger_pid: self.logger.process.map(Proc::pid_u32).unwrap_or_default(),
-            seed: self.seed,
-            containment: self.machine.containment.text(),
-            is_fresh: true,
-            is_wrapped: self.outer.is_some(),
-            manager_deaths: 0,
-            is_safe: false,
-            last_order: self.last_order,
-            note: None,
-        };
-        self.tell_manager(&hello, Vec::new());
-    }
-
     /// `pid` was reaped. True when it was a role's.
     pub fn on_role_end(&mut self, pid: i32, exit: Exit) -> bool {
         if self.manager.process.is_some_and(|p| p.pid() == pid) {
+            if self.manager.is_replaced {
+                self.manager = Role::default();
+                self.on_replaced();
+                return true;
+            }
             // What it said last counts: an `End` may wait in its link.
             self.read_last_words();
             self.manager = Role {
@@ -140,6 +147,11 @@ impl Keeper {
             return true;
         }
         if self.logger.process.is_some_and(|p| p.pid() == pid) {
+            if self.logger.is_replaced {
+                self.logger = Role::default();
+                self.on_replaced();
+                return true;
+            }
             self.logger = Role {
                 exit: Some(exit),
                 ..Role::default()
@@ -179,32 +191,6 @@ impl Keeper {
         }
     }
 
-    fn on_manager_gone(&mut self) {
-        match self.phase {
-            Phase::Starting { .. } => {
-                let code = match self.manager.exit {
-                    Some(Exit::Code(code)) => u8::try_from(code).unwrap_or(BUG),
-                    _ => BUG,
-                };
-                if code == BUG {
-                    say(&format!(
-                        "the manager ended before it served ({})",
-                        describe(self.manager.exit)
-                    ));
-                }
-                self.begin_end(code);
-            }
-            Phase::Serving => {
-                say(&format!(
-                    "the manager ended unasked ({}): all units are killed, and ringriftd ends with {BUG}",
-                    describe(self.manager.exit)
-                ));
-                self.begin_end(BUG);
-            }
-            _ => {}
-        }
-    }
-
     fn on_logger_gone(&mut self) {
         if self.phase.is_ending() || !self.is_spawning_roles {
             self.draining.clear();
@@ -232,6 +218,11 @@ impl Keeper {
     /// Starts the logger again, with a new link to the manager and with every pipe that is open.
     pub fn on_logger_time(&mut self) {
         self.logger_restarts.at = None;
+        if self.logger.process.is_some() {
+            // The program before this one's: it was killed, and does not go.
+            self.logger_restarts.at = Some(Instant::now() + limits::ROLE_REPLACE_WAIT);
+            return;
+        }
         let started = links::pair()
             .map_err(|e| e.to_string())
             .and_then(|(manager_peer, logger_peer)| {
@@ -246,7 +237,18 @@ impl Keeper {
                 return;
             }
         };
-        self.logger_restarts.times += 1;
+        if !std::mem::take(&mut self.logger_restarts.is_planned) {
+            self.logger_restarts.times += 1;
+        }
+        self.tell_pipes();
+        let pid = self.logger.process.map(Proc::pid_u32).unwrap_or_default();
+        let times = self.logger_restarts.times;
+        let peer: SharedFd = manager_peer.into();
+        self.tell_manager(&FromKeeper::LoggerRestarted { pid, times }, vec![peer]);
+    }
+
+    /// Gives a new logger every pipe that is open.
+    fn tell_pipes(&mut self) {
         let held = self
             .launches
             .iter()
@@ -271,14 +273,25 @@ impl Keeper {
             );
             self.tell_logger(&ToLogger::Close { id }, Vec::new());
         }
-        let pid = self.logger.process.map(Proc::pid_u32).unwrap_or_default();
-        let times = self.logger_restarts.times;
-        let peer: SharedFd = manager_peer.into();
-        self.tell_manager(&FromKeeper::LoggerRestarted { pid, times }, vec![peer]);
     }
 }
 
-fn describe(exit: Option<Exit>) -> String {
+/// What manager, logger and a candidate for an upgrade get of the environment.
+pub fn environment() -> Result<Vec<CString>, String> {
+    let mut env = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        if !KEPT_FROM_ROLES.iter().any(|kept| name == *kept) {
+            let mut entry = name;
+            entry.push("=");
+            entry.push(value);
+            env.push(CString::new(entry.as_bytes()).map_err(|e| e.to_string())?);
+        }
+    }
+    Ok(env)
+}
+
+/// How a role ended, for messages.
+pub fn describe(exit: Option<Exit>) -> String {
     match exit {
         Some(Exit::Code(code)) => format!("exit code {code}"),
         Some(Exit::Signal { signal, core }) => {

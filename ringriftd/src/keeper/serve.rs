@@ -9,10 +9,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signalfd::SignalFd;
 
 use super::config::KeeperConfig;
-use super::links::{Link, Received};
+use super::handover::{Kind, Received};
+use super::links::{Link, Received as Word};
 use super::roles::BUG;
 use super::start::{self, FAILED};
 use super::state::{Keeper, Phase, Role, say};
+use super::sys;
 use crate::ids::LaunchId;
 use crate::limits;
 
@@ -24,8 +26,18 @@ const REQUESTS_PER_TURN: usize = 64;
 /// It changes the process for good (signals, umask, limits, subreaper), so it is the last thing that `main` calls,
 /// and there is no other thread.
 pub fn run(config: KeeperConfig) -> u8 {
-    match start::prepare(config).map(|(keeper, signals)| Started { keeper, signals }) {
-        Ok(mut started) => match started.keeper.start_roles() {
+    let mut left = match Received::take() {
+        Ok(left) => left,
+        Err(why) => {
+            say(&why);
+            return FAILED;
+        }
+    };
+    let started = start::prepare(config, left.as_mut()).map(|(keeper, signals)| Started { keeper, signals });
+    match (started, left) {
+        (Err(code), _) => code,
+        (Ok(started), Some(left)) => started.go_on(left),
+        (Ok(mut started), None) => match started.keeper.start_roles() {
             Ok(()) => started.serve(),
             Err(why) => {
                 say(&why);
@@ -33,7 +45,6 @@ pub fn run(config: KeeperConfig) -> u8 {
                 started.serve()
             }
         },
-        Err(code) => code,
     }
 }
 
@@ -43,7 +54,7 @@ pub fn run_with_links(config: KeeperConfig, manager: OwnedFd, logger: OwnedFd) -
     let (Ok(manager), Ok(logger)) = (Link::new(manager), Link::new(logger)) else {
         return FAILED;
     };
-    match start::prepare(config).map(|(keeper, signals)| Started { keeper, signals }) {
+    match start::prepare(config, None).map(|(keeper, signals)| Started { keeper, signals }) {
         Ok(mut started) => {
             started.keeper.is_spawning_roles = false;
             started.keeper.manager.link = Some(manager);
@@ -62,6 +73,26 @@ struct Started {
 impl Started {
     fn serve(&mut self) -> u8 {
         self.keeper.greet();
+        self.work()
+    }
+
+    /// Goes on with what another program left.
+    fn go_on(mut self, left: Received) -> u8 {
+        let begun = match left.picture.kind {
+            Kind::Upgrade | Kind::Return => self.keeper.begin_again(left),
+            Kind::TakeOver => self.keeper.begin_in_place(left),
+        };
+        if let Err(why) = begun {
+            say(&format!("cannot take over: {why}"));
+            return FAILED;
+        }
+        sys::kill_after(0);
+        // The signal may have come to the program before, which has not looked.
+        self.keeper.on_children();
+        self.work()
+    }
+
+    fn work(&mut self) -> u8 {
         loop {
             if let Phase::Done { code } = self.keeper.phase {
                 self.keeper.clean_up();
@@ -88,6 +119,7 @@ impl Started {
             match source {
                 Source::Leaves => keeper.on_leaf_events(),
                 Source::Foreign(id) => keeper.on_foreign_end(*id),
+                Source::Candidate => keeper.on_check_readable(),
                 Source::Manager => {
                     if let Some(link) = &mut keeper.manager.link {
                         link.flush();
@@ -152,6 +184,9 @@ impl Started {
         for (id, fd) in &keeper.foreign {
             sources.push((Source::Foreign(*id), fd.as_fd(), PollFlags::POLLIN));
         }
+        if let Some(output) = keeper.check_output() {
+            sources.push((Source::Candidate, output.as_fd(), PollFlags::POLLIN));
+        }
         let mut fds: Vec<PollFd<'_>> = sources
             .iter()
             .map(|(_, fd, flags)| PollFd::new(*fd, *flags))
@@ -177,6 +212,7 @@ enum Source {
     Manager,
     Logger,
     Foreign(LaunchId),
+    Candidate,
 }
 
 /// Rounded up, so that a deadline has passed when poll(2) returns.
@@ -209,13 +245,13 @@ impl Keeper {
             return false;
         };
         match link.receive() {
-            Received::Message(request) => {
-                self.on_request(request);
+            Word::Message(request, fds) => {
+                self.on_request(request, fds);
                 return true;
             }
-            Received::Nothing => {}
-            Received::Closed => self.on_manager_silent(),
-            Received::Broken(why) => {
+            Word::Nothing => {}
+            Word::Closed => self.on_manager_silent(),
+            Word::Broken(why) => {
                 say(&format!("cannot understand the manager: {why}"));
                 self.on_manager_silent();
             }
@@ -227,10 +263,10 @@ impl Keeper {
         loop {
             let Some(link) = &mut self.logger.link else { return };
             match link.receive() {
-                Received::Message(word) => self.on_logger_word(word),
-                Received::Nothing => return,
-                Received::Closed => return self.on_logger_silent(),
-                Received::Broken(why) => {
+                Word::Message(word, _) => self.on_logger_word(word),
+                Word::Nothing => return,
+                Word::Closed => return self.on_logger_silent(),
+                Word::Broken(why) => {
                     say(&format!("cannot understand the logger: {why}"));
                     return self.on_logger_silent();
                 }
@@ -257,6 +293,10 @@ impl Keeper {
             self.look_again,
             self.logger_restarts.at,
             self.manager.kill_at,
+            self.lives.at,
+            self.name_orphans_at,
+            self.attention_deadline(),
+            self.upgrade_deadline(),
             self.logger.kill_at,
         ]
         .into_iter()
@@ -282,6 +322,14 @@ impl Keeper {
         if is_due(self.logger_restarts.at) {
             self.on_logger_time();
         }
+        if is_due(self.lives.at) {
+            self.on_manager_time();
+        }
+        self.on_attention_time(now);
+        if is_due(self.name_orphans_at) {
+            self.name_orphans();
+        }
+        self.on_upgrade_time(now);
         if let Phase::Starting { until } = self.phase
             && until <= now
         {

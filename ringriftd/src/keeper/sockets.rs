@@ -2,6 +2,7 @@
 //! Their mode is set before they have a name (unix(7): bind(2) takes it from the descriptor), so that there is no
 //! moment in which somebody else could connect.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -35,7 +36,38 @@ pub struct Notify {
     folder: Option<PathBuf>,
 }
 
+/// Takes away the notify sockets of lives that ended with an earlier keeper; `held` are those of launches. Best effort: a
+/// name without a socket behind it harms nobody.
+pub fn remove_dead(runtime_dir: &Path, held: &BTreeSet<&Path>) {
+    let folder = runtime_dir.join(NOTIFY_FOLDER);
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
+        if is_socket && !held.contains(path.as_path()) {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}
+
+/// Where notify sockets are, below the run-time folder.
+pub const NOTIFY_FOLDER: &str = "notify";
+
 impl Notify {
+    /// One that exists already, in a folder that was made for such sockets.
+    pub fn again(socket: super::types::SharedFd, path: &[u8]) -> Self {
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
+        Self {
+            socket,
+            folder: path.parent().map(Path::to_path_buf),
+            path,
+        }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes it at `path`, below `runtime_dir`, in a folder that others can pass through and not list.
     pub fn make(runtime_dir: &Path, path: &[u8], identity: Option<&Identity>) -> io::Result<Self> {
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));

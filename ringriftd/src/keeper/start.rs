@@ -1,7 +1,6 @@
 //! From settings to a keeper: signals, folders, locks, the control socket, the containment that works here.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -16,11 +15,14 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::cgroup::{self, Root};
 use super::child::Stack;
 use super::config::{Contain, KeeperConfig};
+use super::handover::Received;
 use super::launch::{Containment, Machine};
 use super::lock::{self, LockError};
-use super::state::{Keeper, LoggerRestarts, Phase, Role, say};
-use super::{sockets, sys};
-use crate::limits;
+use super::rebuild::Ground;
+use super::state::{Keeper, Kept, LoggerRestarts, ManagerLives, Phase, Role, say};
+use super::upgrade::Upgrade;
+use super::watchdog::Watchdog;
+use super::{rebuild, sockets, sys};
 
 /// EX_TEMPFAIL: another keeper already runs here.
 const ALREADY_RUNS: u8 = 75;
@@ -31,7 +33,9 @@ const OWN_OOM_SCORE_ADJ: &str = "-900";
 
 /// Makes the process a keeper with everything in place but its roles, and the descriptor that its signals come by.
 /// On failure, which has been said, the exit code.
-pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
+///
+/// `left` is what another program leaves to this one.
+pub fn prepare(mut config: KeeperConfig, left: Option<&mut Received>) -> Result<(Keeper, SignalFd), u8> {
     let fail = |why: String| {
         say(&why);
         FAILED
@@ -41,32 +45,37 @@ pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
     for folder in [&config.state_dir, &config.runtime_dir, &config.log_dir] {
         lock::make_folder(folder).map_err(fail)?;
     }
-    let lock = lock::take(&config.state_dir, &config.runtime_dir).map_err(|e| match e {
-        LockError::Held { pid, path } => {
-            let who = pid.map_or_else(|| "another process".to_owned(), |pid| format!("pid {pid}"));
-            let lock = path.display();
-            say(&format!(
-                "another ringriftd already runs here: {who} holds {lock}; end it with `ringriftctl \
-                     shutdown`, or give this one a --runtime-dir and a --state-dir of its own"
-            ));
-            ALREADY_RUNS
-        }
-        LockError::Failed { text } => fail(text),
-    })?;
     sys::become_subreaper().map_err(|e| fail(format!("cannot become subreaper: {e}")))?;
-    let seed = sys::random().map_err(|e| fail(format!("cannot get a random number: {e}")))?;
     let control_path = config.runtime_dir.join("control.sock");
-    let control = sockets::control(&control_path)
-        .map_err(|e| fail(format!("cannot listen on {}: {e}", control_path.display())))?;
-    close_runtime_folder(&config);
-    let machine = make_machine(&config, seed).map_err(fail)?;
+    let ground = match left {
+        Some(left) => {
+            sys::set_name(c"ringriftd");
+            rebuild::ground(&config, left).map_err(|e| fail(format!("cannot take over: {e}")))?
+        }
+        None => new_ground(&config, &control_path)?,
+    };
+    let Ground {
+        lock,
+        control,
+        seed,
+        machine,
+        kept,
+        may_have_orphans,
+    } = ground;
+    let own_pid = std::process::id().cast_signed();
+    let watchdog = Watchdog::asked_for(own_pid, |name| std::env::var(name).ok());
+    if let Some(watchdog) = &watchdog {
+        let silence = &mut config.manager_bounds.silence;
+        *silence = (*silence).min(watchdog.silence());
+    }
     let keeper = Keeper {
         lock,
         control,
         control_path,
         machine,
         seed,
-        own_pid: std::process::id().cast_signed(),
+        own_pid,
+        watchdog,
         outer: std::env::var_os("NOTIFY_SOCKET"),
         launches: BTreeMap::new(),
         by_pid: BTreeMap::new(),
@@ -79,19 +88,85 @@ pub fn prepare(config: KeeperConfig) -> Result<(Keeper, SignalFd), u8> {
         watches: BTreeMap::new(),
         graves: Vec::new(),
         look_again: None,
+        kept,
         manager: Role::default(),
+        lives: ManagerLives::default(),
         logger: Role::default(),
         logger_restarts: LoggerRestarts::default(),
+        upgrade: Upgrade::No,
+        ends: BTreeMap::new(),
+        note: None,
         last_order: 0,
         untaken_signals: VecDeque::new(),
+        may_have_orphans,
+        name_orphans_at: None,
         last_signal: 0,
         is_spawning_roles: true,
         phase: Phase::Starting {
-            until: Instant::now() + limits::MANAGER_START_TIMEOUT,
+            until: Instant::now() + config.manager_bounds.start,
         },
         config,
     };
     Ok((keeper, signals))
+}
+
+/// What a keeper stands on that begins with nothing.
+fn new_ground(config: &KeeperConfig, control_path: &Path) -> Result<Ground, u8> {
+    let fail = |why: String| {
+        say(&why);
+        FAILED
+    };
+    let lock = lock::take(&config.state_dir, &config.runtime_dir).map_err(|e| match e {
+        LockError::Held { pid, path } => {
+            let who = pid.map_or_else(|| "another process".to_owned(), |pid| format!("pid {pid}"));
+            let lock = path.display();
+            say(&format!(
+                "another ringriftd already runs here: {who} holds {lock}; end it with `ringriftctl \
+                     shutdown`, or give this one a --runtime-dir and a --state-dir of its own"
+            ));
+            ALREADY_RUNS
+        }
+        LockError::Failed { text } => fail(text),
+    })?;
+    let (seed, is_old_seed) = seed_of(&config.state_dir).map_err(fail)?;
+    let control = sockets::control(control_path)
+        .map_err(|e| fail(format!("cannot listen on {}: {e}", control_path.display())))?;
+    close_runtime_folder(config);
+    let machine = make_machine(config, seed).map_err(fail)?;
+    let kept = Kept::make().map_err(|e| fail(format!("cannot make memory for manager and logger: {e}")))?;
+    Ok(Ground {
+        lock,
+        control,
+        seed,
+        machine,
+        kept,
+        may_have_orphans: is_old_seed,
+    })
+}
+
+/// The node's random number, and whether an earlier keeper of this state had it already: every process that one of them
+/// started bears it (RINGRIFT_INVOCATION_ID), and the folder of their cgroups is named by it. The manager's serial numbers
+/// go on from one keeper to the next, so the two together name one life for ever.
+fn seed_of(state_dir: &Path) -> Result<(u64, bool), String> {
+    let path = state_dir.join("seed");
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    if let Some(seed) = Some(text.trim())
+        .filter(|text| text.len() == 16)
+        .and_then(|text| u64::from_str_radix(text, 16).ok())
+    {
+        return Ok((seed, true));
+    }
+    let seed = sys::random().map_err(|e| format!("cannot get a random number: {e}"))?;
+    // A process's death loses nothing of a rename; after a loss of power there is nobody to be recognised.
+    let new = state_dir.join("seed.new");
+    let written = std::fs::write(&new, format!("{seed:016x}\n")).and_then(|()| std::fs::rename(&new, &path));
+    if let Err(e) = written {
+        say(&format!(
+            "cannot write {}: {e}; should ringriftd be killed, its successor will not find its units",
+            path.display()
+        ));
+    }
+    Ok((seed, false))
 }
 
 /// TERM, INT, QUIT and HUP are for the whole daemon and go to the manager; CHLD is the keeper's own; USR1, USR2 and
@@ -131,7 +206,7 @@ fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {
         .open("/dev/null")
         .map_err(|e| format!("cannot open /dev/null: {e}"))?;
     let stack = Stack::map().map_err(|e| format!("cannot map a stack: {e}"))?;
-    let marker = CString::new(format!("rr-{:012x}", seed & 0xffff_ffff_ffff)).map_err(|e| e.to_string())?;
+    let marker = rebuild::marker(seed)?;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| format!("cannot read limits: {e}"))?;
     // Each launch costs a pipe; best effort.
     let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
@@ -149,6 +224,7 @@ fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {
             rlim_cur: soft,
             rlim_max: hard,
         },
+        left_roots: Vec::new(),
         oom_score_adj: oom.trim().parse().unwrap_or(0),
         runtime_dir: config.runtime_dir.clone(),
     };
@@ -161,7 +237,7 @@ fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {
         }
     };
     let made = tried.as_ref().ok().map(Root::path);
-    replace_left_cgroups(&config.state_dir.join("cgroups"), made);
+    machine.left_roots = replace_left_cgroups(&config.state_dir.join("cgroups"), made);
     machine.containment = match tried {
         Ok(root) => Containment::Cgroup(root),
         Err(why) => Containment::Group { why },
@@ -171,14 +247,20 @@ fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {
 
 /// Takes away what keepers before this one, killed, left of their cgroups, and notes this one's for the next. A folder in
 /// which somebody lives stays, and stays noted. All of it is best effort: it is about empty folders only.
-fn replace_left_cgroups(note: &Path, made: Option<&Path>) {
+fn replace_left_cgroups(note: &Path, made: Option<&Path>) -> Vec<Root> {
     let noted = std::fs::read_to_string(note).unwrap_or_default();
+    let made = made.and_then(Path::to_str);
     let mut lines: Vec<&str> = noted
         .lines()
-        .filter(|line| !cgroup::remove_left(Path::new(line)))
+        .filter(|line| Some(*line) != made && !cgroup::remove_left(Path::new(line)))
         .collect();
-    lines.extend(made.and_then(Path::to_str));
+    lines.extend(made);
     let _ = std::fs::write(note, lines.join("\n"));
+    lines
+        .iter()
+        .filter(|line| Some(**line) != made)
+        .filter_map(|line| Root::left(Path::new(line)))
+        .collect()
 }
 
 fn try_cgroup(machine: &mut Machine, parent: Option<&Path>, seed: u64) -> Result<Root, String> {

@@ -1,12 +1,15 @@
 //! Everything that the keeper holds, and how it speaks.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::ffi::{CStr, OsString};
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use nix::fcntl::OFlag;
 use nix::sys::inotify::{Inotify, WatchDescriptor};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use proto::reply::Exit;
 
 use super::cgroup::Leaf;
@@ -14,7 +17,10 @@ use super::config::KeeperConfig;
 use super::launch::{Held, Machine, Pipe};
 use super::links::Link;
 use super::lock::Lock;
+use super::rebuild::AllEnds;
 use super::types::{Proc, SharedFd};
+use super::upgrade::Upgrade;
+use super::watchdog::Watchdog;
 use super::wire::{FromKeeper, ToLogger};
 use crate::ids::LaunchId;
 
@@ -29,6 +35,8 @@ pub struct Role {
     pub exit: Option<Exit>,
     /// Its link is closed and its process lives: it is killed then.
     pub kill_at: Option<Instant>,
+    /// It is of the program before an upgrade, and was killed.
+    pub is_replaced: bool,
 }
 
 impl Role {
@@ -41,12 +49,12 @@ impl Role {
 /// How far the keeper is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// The manager has not said `Serving`: its end ends the keeper with its exit code.
+    /// No manager has said `Serving` yet: its end ends the keeper with its exit code.
     Starting {
         /// It must have said so until then.
         until: Instant,
     },
-    /// The manager serves.
+    /// A manager has served, and should it end, another one is started.
     Serving,
     /// All launches are being destroyed.
     Destroying {
@@ -98,6 +106,91 @@ pub struct LoggerRestarts {
     pub since: Option<Instant>,
     /// How often it was restarted.
     pub times: u32,
+    /// The next start is no death's: the program was exchanged.
+    pub is_planned: bool,
+}
+
+/// What the keeper does about the manager's silence.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Attention {
+    /// Nothing: there is no manager that the keeper could kill, or it has just been killed.
+    #[default]
+    Nobody,
+    /// It was started again and does not serve yet.
+    Starting {
+        /// It must serve by then.
+        until: Instant,
+    },
+    /// It serves.
+    Serving {
+        /// When it is asked whether it lives, unless it says something.
+        ask_at: Instant,
+    },
+    /// It was asked whether it lives.
+    Asked {
+        /// It must have said something by then.
+        until: Instant,
+    },
+}
+
+/// The manager's lives so far.
+#[derive(Debug, Default)]
+pub struct ManagerLives {
+    /// What is done about its silence.
+    pub attention: Attention,
+    /// When the next one is started.
+    pub at: Option<Instant>,
+    /// Since when the present one serves.
+    pub serves_since: Option<Instant>,
+    /// One has served since this keeper began: it is not fresh any more.
+    pub has_served: bool,
+    /// How often one died or was replaced.
+    pub deaths: u32,
+    /// How often in a row by its own fault, none having served for long.
+    pub deaths_in_a_row: u32,
+    /// The present one hung, and is being killed for it.
+    pub was_hung: bool,
+    /// Attempts to start it in a row, for the back-off.
+    pub step: u32,
+    /// The last number of a `Ping`.
+    pub last_nonce: u64,
+}
+
+/// What the keeper holds for manager and logger so that it outlives them. It never looks into any of it.
+#[derive(Debug)]
+pub struct Kept {
+    /// The manager's state, in two halves.
+    pub state: [OwnedFd; 2],
+    /// The logger's state.
+    pub buffer: OwnedFd,
+    /// The logger's pipe: read end, write end.
+    pub hold: [OwnedFd; 2],
+}
+
+impl Kept {
+    /// A copy of the manager's state as it is now.
+    pub fn copy_state(&self) -> std::io::Result<[OwnedFd; 2]> {
+        let copy = |from: &OwnedFd| {
+            // Opened anew, so that the one's place in it is not the other's.
+            let mut from = File::open(format!("/proc/self/fd/{}", from.as_raw_fd()))?;
+            let mut to = File::from(memfd_create(c"ringrift-state-before", MFdFlags::MFD_CLOEXEC)?);
+            std::io::copy(&mut from, &mut to)?;
+            Ok::<OwnedFd, std::io::Error>(to.into())
+        };
+        let [first, second] = &self.state;
+        Ok([copy(first)?, copy(second)?])
+    }
+
+    /// Everything empty.
+    pub fn make() -> nix::Result<Self> {
+        let memory = |name: &CStr| memfd_create(name, MFdFlags::MFD_CLOEXEC);
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        Ok(Self {
+            state: [memory(c"ringrift-state-0")?, memory(c"ringrift-state-1")?],
+            buffer: memory(c"ringrift-log-buffer")?,
+            hold: [read, write],
+        })
+    }
 }
 
 /// A leaf that the kernel still counts busy.
@@ -127,6 +220,8 @@ pub struct Keeper {
     pub own_pid: i32,
     /// NOTIFY_SOCKET of the service manager above.
     pub outer: Option<OsString>,
+    /// Its watchdog, if it has one for us.
+    pub watchdog: Option<Watchdog>,
     /// The launches.
     pub launches: BTreeMap<LaunchId, Held>,
     /// The main processes that have not ended.
@@ -149,20 +244,34 @@ pub struct Keeper {
     pub graves: Vec<Grave>,
     /// When to look again at what cannot be watched.
     pub look_again: Option<Instant>,
+    /// What manager and logger leave to their successors.
+    pub kept: Kept,
     /// The manager.
     pub manager: Role,
+    /// The manager's lives.
+    pub lives: ManagerLives,
     /// The logger.
     pub logger: Role,
     /// The logger's returns.
     pub logger_restarts: LoggerRestarts,
     /// Roles are processes that the keeper started, not ends that a test holds.
     pub is_spawning_roles: bool,
+    /// How far an upgrade is.
+    pub upgrade: Upgrade,
+    /// What a dead keeper's manager had of launches that are still to be adopted.
+    pub ends: AllEnds,
+    /// What happened to the keeper itself, in words, for each manager.
+    pub note: Option<String>,
     /// The highest order of a signal that was carried out.
     pub last_order: u64,
     /// Signals to the whole daemon that the manager has not taken yet, numbered.
     pub untaken_signals: VecDeque<(u64, i32)>,
     /// The last of those numbers.
     pub last_signal: u64,
+    /// An earlier keeper had this state: processes of its may live.
+    pub may_have_orphans: bool,
+    /// When those that were not taken over are named.
+    pub name_orphans_at: Option<Instant>,
     /// How far it is.
     pub phase: Phase,
 }

@@ -15,6 +15,17 @@ use super::proc::{self, BirthMark, Stat};
 use super::types::Proc;
 use crate::ids::LaunchId;
 
+/// Where the processes of a launch are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Below the keeper.
+    Below,
+    /// On the whole machine too: another keeper started it, and its orphans have another parent.
+    Everywhere,
+    /// On the whole machine too, but only what is known and what that started: neither mark nor session are its own.
+    ByParent,
+}
+
 /// What is known of one launch.
 #[derive(Debug, Clone)]
 pub struct Claim<'a> {
@@ -30,6 +41,8 @@ pub struct Claim<'a> {
     pub main: Proc,
     /// What an earlier picture proved.
     pub known: &'a [Proc],
+    /// Where they are looked for.
+    pub reach: Reach,
 }
 
 /// What a picture proves.
@@ -77,14 +90,24 @@ impl Picture {
             .collect()
     }
 
+    /// Every process, but `except` and theirs. The machine's first process is no [`Proc`] and not among them; who has no
+    /// parent here, or that one, comes first.
+    fn everybody(&self, except: &[i32]) -> Vec<&Stat> {
+        self.below_each([0, 1].into_iter().filter(|top| !except.contains(top)), except)
+    }
+
     fn below_stats(&self, top: i32, except: &[i32]) -> Vec<&Stat> {
+        self.below_each(std::iter::once(top), except)
+    }
+
+    fn below_each(&self, tops: impl Iterator<Item = i32>, except: &[i32]) -> Vec<&Stat> {
         let mut children: BTreeMap<i32, Vec<&Stat>> = BTreeMap::new();
         for stat in self.all.values() {
             children.entry(stat.ppid).or_default().push(stat);
         }
         let mut found = Vec::new();
-        let mut seen = BTreeSet::from([top]);
-        let mut open = vec![top];
+        let mut open: Vec<i32> = tops.collect();
+        let mut seen: BTreeSet<i32> = open.iter().copied().collect();
         while let Some(parent) = open.pop() {
             for child in children.get(&parent).into_iter().flatten() {
                 let pid = child.process.pid();
@@ -97,32 +120,109 @@ impl Picture {
         found
     }
 
-    /// Whose the living descendants of `top` are, without `except` and theirs.
+    /// Whose the living descendants of `top` are, without `except` and theirs; and whose the other processes of the machine
+    /// are, as far as a launch reaches there.
     pub fn owners(&self, top: i32, except: &[i32], claims: &[Claim<'_>]) -> Owners {
-        let by_mark: BTreeMap<(&str, &str), LaunchId> =
-            claims.iter().map(|c| ((c.invocation, c.role), c.id)).collect();
-        let by_known: BTreeMap<Proc, LaunchId> = claims
-            .iter()
-            .flat_map(|c| {
-                c.known
-                    .iter()
-                    .chain([&c.leader, &c.main])
-                    .map(|process| (*process, c.id))
-            })
-            .collect();
-        // Once the leader has gone and nobody is left in its session, its number may lead another session.
-        let by_leader: BTreeMap<i32, LaunchId> = claims
-            .iter()
-            .filter(|c| {
-                self.all
-                    .get(&c.leader.pid())
-                    .is_none_or(|now| now.process == c.leader)
-            })
-            .map(|c| (c.leader.pid(), c.id))
-            .collect();
-        let mut owner: BTreeMap<i32, LaunchId> = BTreeMap::new();
         let mut owners = Owners::default();
-        for stat in self.below_stats(top, except) {
+        let below = self.below_stats(top, except);
+        Proofs::of(self, claims.iter().filter(|c| c.reach != Reach::ByParent), claims).judge(
+            below,
+            Some(top),
+            &mut owners,
+        );
+        let far = |c: &&Claim<'_>| c.reach != Reach::Below;
+        if claims.iter().any(|c| far(&c)) {
+            let far: Vec<Claim<'_>> = claims.iter().filter(far).cloned().collect();
+            // A session outlives its leader, whose number may then lead another one: below the keeper nobody else's could,
+            // here it must be there.
+            let led = far.iter().filter(|c| {
+                c.reach == Reach::Everywhere
+                    && self
+                        .all
+                        .get(&c.leader.pid())
+                        .is_some_and(|now| now.process == c.leader)
+            });
+            let mut proofs = Proofs::of(self, led, &far);
+            proofs.by_mark = far
+                .iter()
+                .filter(|c| c.reach == Reach::Everywhere)
+                .map(|c| ((c.invocation, c.role), c.id))
+                .collect();
+            proofs.judge(self.everybody(&[top]), None, &mut owners);
+        }
+        owners
+    }
+
+    /// The other living processes of the session and the group that `leader` leads, if it does.
+    pub fn in_session_of(&self, leader: Proc) -> Vec<Proc> {
+        let pid = leader.pid();
+        self.all
+            .values()
+            .filter(|stat| stat.process != leader && !stat.is_dead())
+            .filter(|stat| stat.session == pid || stat.pgrp == pid)
+            .map(|stat| stat.process)
+            .collect()
+    }
+
+    /// Every living process that bears a mark that is meant. Parents come before their children.
+    pub fn marked(&self, is_meant: impl Fn(&str, &str) -> bool) -> Vec<&Stat> {
+        self.everybody(&[])
+            .into_iter()
+            .filter(|stat| !stat.is_dead())
+            .filter(|stat| {
+                matches!(proc::birth_mark(stat.process.pid()),
+                    BirthMark::Ours { invocation, role } if is_meant(&invocation, &role))
+            })
+            .collect()
+    }
+}
+
+/// What is proof of belonging to a launch.
+struct Proofs<'a> {
+    by_known: BTreeMap<Proc, LaunchId>,
+    by_mark: BTreeMap<(&'a str, &'a str), LaunchId>,
+    by_leader: BTreeMap<i32, LaunchId>,
+}
+
+impl<'a> Proofs<'a> {
+    /// With the sessions and marks of `led`.
+    fn of<'c>(
+        picture: &Picture,
+        led: impl Iterator<Item = &'c Claim<'a>> + Clone,
+        claims: &[Claim<'a>],
+    ) -> Self
+    where
+        'a: 'c,
+    {
+        Self {
+            by_known: claims
+                .iter()
+                .flat_map(|c| {
+                    c.known
+                        .iter()
+                        .chain([&c.leader, &c.main])
+                        .map(|process| (*process, c.id))
+                })
+                .collect(),
+            by_mark: led.clone().map(|c| ((c.invocation, c.role), c.id)).collect(),
+            // Once the leader has gone and nobody is left in its session, its number may lead another session.
+            by_leader: led
+                .filter(|c| {
+                    picture
+                        .all
+                        .get(&c.leader.pid())
+                        .is_none_or(|now| now.process == c.leader)
+                })
+                .map(|c| (c.leader.pid(), c.id))
+                .collect(),
+        }
+    }
+
+    /// Adds the owners of these processes, in which parents come before their children. An orphan without any environment
+    /// is a child of `orphans`.
+    fn judge(&self, stats: Vec<&Stat>, orphans: Option<i32>, owners: &mut Owners) {
+        let mut owner: BTreeMap<i32, LaunchId> = BTreeMap::new();
+        for stat in stats {
             if stat.is_dead() {
                 continue;
             }
@@ -130,7 +230,7 @@ impl Picture {
             let mut is_bare = false;
             let marked = || match proc::birth_mark(pid) {
                 BirthMark::Ours { invocation, role } => {
-                    by_mark.get(&(invocation.as_str(), role.as_str())).copied()
+                    self.by_mark.get(&(invocation.as_str(), role.as_str())).copied()
                 }
                 BirthMark::Empty => {
                     is_bare = true;
@@ -138,21 +238,21 @@ impl Picture {
                 }
                 BirthMark::Other => None,
             };
-            let id = by_known
+            let id = self
+                .by_known
                 .get(&stat.process)
                 .copied()
                 .or_else(marked)
-                .or_else(|| by_leader.get(&stat.session).copied())
-                .or_else(|| by_leader.get(&stat.pgrp).copied())
+                .or_else(|| self.by_leader.get(&stat.session).copied())
+                .or_else(|| self.by_leader.get(&stat.pgrp).copied())
                 .or_else(|| owner.get(&stat.ppid).copied());
             if let Some(id) = id {
                 owner.insert(pid, id);
                 owners.found.entry(id).or_default().push(stat.process);
-            } else if is_bare && stat.ppid == top {
+            } else if is_bare && Some(stat.ppid) == orphans {
                 owners.doubtful.push(stat.process);
             }
         }
-        owners
     }
 }
 
@@ -187,6 +287,7 @@ mod tests {
             leader,
             main: leader,
             known,
+            reach: Reach::Below,
         }
     }
 

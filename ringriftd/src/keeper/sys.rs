@@ -1,6 +1,7 @@
 //! The system calls that nix does not have, or has with types that lose something (its `WaitStatus` knows no
 //! real-time signals). Thin, and without policy.
 
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -37,6 +38,43 @@ pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()>
         )
     })?;
     Ok(())
+}
+
+/// How the process of a pidfd ended, once its parent has reaped it (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
+/// `None` before, and on an older kernel.
+pub fn pidfd_exit(process: BorrowedFd<'_>) -> Option<Exit> {
+    /// `struct pidfd_info` of linux/pidfd.h, in its first size.
+    #[repr(C)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    // _IOWR(0xFF, 11, struct pidfd_info)
+    const PIDFD_GET_INFO: libc::Ioctl =
+        (3 << 30) | ((size_of::<Info>() as libc::Ioctl) << 16) | (0xFF << 8) | 11;
+    let mut info = Info {
+        mask: PIDFD_INFO_EXIT,
+        cgroup: 0,
+        ids: [0; 11],
+        exit_code: 0,
+    };
+    // SAFETY: `info` is ours and writable for the whole call, and as large as the request's number says.
+    let result = unsafe { libc::ioctl(process.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then(|| exit_of_status(info.exit_code))
+}
+
+/// A status of wait(2).
+pub fn exit_of_status(status: i32) -> Exit {
+    match status & 0x7f {
+        0 => Exit::Code((status >> 8) & 0xff),
+        signal => Exit::Signal {
+            signal,
+            core: status & 0x80 != 0,
+        },
+    }
 }
 
 /// A child that ended and has not been reaped: its pid.
@@ -108,6 +146,54 @@ pub fn become_subreaper() -> io::Result<()> {
     // SAFETY: takes integers only.
     check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }.into())?;
     Ok(())
+}
+
+/// execveat(2) of an open file. Returns only with why not.
+pub fn exec(program: BorrowedFd<'_>, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |texts: &[CString]| {
+        let all = texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]);
+        all.collect::<Vec<*const libc::c_char>>()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: the descriptor is open, the arrays end with null, and they and their texts outlive the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
+    }
+    io::Error::last_os_error()
+}
+
+/// Lets no descriptor but the standard three through execve(2); those that are to stay are named afterwards.
+pub fn close_all_at_exec() -> io::Result<()> {
+    // SAFETY: takes integers, closes nothing now.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    Ok(())
+}
+
+/// Has the kernel kill this process after so many seconds, also when it has become another program meanwhile (execve(2)
+/// keeps alarms); 0: not any more.
+pub fn kill_after(seconds: u32) {
+    use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
+    if seconds > 0 {
+        let alarm: SigSet = [Signal::SIGALRM].into_iter().collect();
+        // SAFETY: SIG_DFL installs no handler, so there is nothing to be reentrant.
+        let _ = unsafe { nix::sys::signal::signal(Signal::SIGALRM, SigHandler::SigDfl) };
+        let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&alarm), None);
+    }
+    // SAFETY: takes an integer.
+    unsafe { libc::alarm(seconds) };
+}
+
+/// The name of this process in /proc (PR_SET_NAME): a program that was executed by its descriptor is called by its number.
+pub fn set_name(name: &CStr) {
+    // SAFETY: the kernel reads the text up to its end, at most 16 bytes.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
 }
 
 /// A random number of the kernel's (getrandom(2)).

@@ -28,6 +28,12 @@ pub mod fd {
     /// Manager: the locks of the state and the run-time folder (one file twice, where they are one folder). Whoever
     /// holds them is the daemon; the manager keeps them so that it can take the keeper's place.
     pub const LOCKS: [i32; 2] = [8, 9];
+    /// Manager: what a program needs to know that takes a dead keeper's place (`keeper::handover`).
+    pub const HANDOVER: i32 = 10;
+    /// Manager: what the logger has as [`BUFFER`] and [`HOLD`], for the same end.
+    pub const LOG_BUFFER: i32 = 11;
+    /// See [`LOG_BUFFER`].
+    pub const LOG_HOLD: [i32; 2] = [12, 13];
     /// Logger: the state of what it is writing, memory that the keeper holds.
     pub const BUFFER: i32 = 5;
     /// Logger: both ends of a pipe that the keeper holds, read end first. Bytes on their way from a unit's pipe to its
@@ -121,8 +127,11 @@ pub struct Adopt {
     pub notify: Option<Vec<u8>>,
     /// Whose the notify socket is.
     pub identity: Option<Identity>,
-    /// As in [`Launch`]: the pipe is opened again through /proc/PID/fd.
+    /// As in [`Launch`]: the pipe is opened again through /proc/PID/fd. Where that cannot be, the pipe that is attached is
+    /// at its end.
     pub ready_fd: Option<u32>,
+    /// It never was ringriftd's: an operator named `main`, and pid and start time are all the proof. It has no pipe.
+    pub is_foreign: bool,
 }
 
 /// From the manager to the keeper.
@@ -182,13 +191,21 @@ pub enum ToKeeper {
         number: u64,
     },
     /// Take over a process of an earlier keeper's (or nobody's), if it can be proven to be this launch. Answered like
-    /// `Launch`: by `Launched`, and by `Exited` when the main process is gone and others are left; or by `Missing`.
+    /// `Launch`: by `Launched`, and by `Exited` when the main process is gone and others are left or its code can still be
+    /// read (where its pid was never known, `Launched` names one of those); or by `Missing`.
     Adopt(Box<Adopt>),
+    /// The control socket has lost its name in the run-time folder: make it again. Answered by `Listener`, if it can be.
+    Relisten,
     /// Nothing of any unit is left: end, with this exit code.
     End {
         /// The code.
         code: u8,
     },
+    /// Go on as this program. Attached: the program, open for reading. Answered by `UpgradeRefused`, or by the next
+    /// manager's `Hello`, whose `note` tells how it went.
+    Upgrade,
+    /// What the `note` of `Hello` says of an upgrade was taken, and is in the manager's state: it is not to be said again.
+    NoteTaken,
 }
 
 /// Which step of a start failed. The words are for people.
@@ -261,7 +278,7 @@ pub enum FromKeeper {
         /// Its start time (field 22 of /proc/PID/stat), which with pid and boot id is its identity.
         start_time: u64,
     },
-    /// The answer to `Adopt`: nothing of it lives.
+    /// The answer to `Adopt`: nothing that can be proven to be of it lives.
     Missing {
         /// Which.
         id: LaunchId,
@@ -335,6 +352,13 @@ pub enum FromKeeper {
     Pong {
         /// The same number.
         nonce: u64,
+    },
+    /// To `Relisten`. Attached: the new control listener, in place of the one that has no name any more.
+    Listener,
+    /// The answer to `Upgrade`: everything goes on as it is.
+    UpgradeRefused {
+        /// Why, in words.
+        why: String,
     },
 }
 

@@ -19,6 +19,9 @@ use crate::limits::{LOG_FILES_MAX, NAME_MAX};
 /// What every log file may: its owner writes, its group reads.
 const FILE_MODE: Mode = Mode::from_bits_truncate(0o640);
 
+/// The same for their folder.
+const DIR_MODE: Mode = Mode::from_bits_truncate(0o750);
+
 /// A unit's name that is safe as a part of a file name: `[a-z0-9][a-z0-9_.-]*`, at most [`NAME_MAX`] bytes. The manager
 /// has checked it already; the logger writes files as a stronger user than those who name units, so it looks again.
 pub fn is_unit_name(name: &str) -> bool {
@@ -57,10 +60,11 @@ impl LogDir {
 
     fn resolve(path: &Path) -> io::Result<OwnedFd> {
         use std::os::unix::fs::DirBuilderExt;
-        match std::fs::DirBuilder::new().mode(0o750).create(path) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-            _ => {}
-        }
+        let is_new = match std::fs::DirBuilder::new().mode(DIR_MODE.bits()).create(path) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(e) => return Err(e),
+        };
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
         let fd = openat(AT_FDCWD, path, flags, Mode::empty())?;
         let stat = fstat(&fd)?;
@@ -76,6 +80,9 @@ impl LogDir {
                 "others can write there (mode {:04o}): chmod go-w it, or choose another --log-dir",
                 stat.st_mode & 0o7777
             )));
+        }
+        if is_new {
+            fchmod(&fd, DIR_MODE)?; // our umask takes the group's right away
         }
         Ok(fd)
     }

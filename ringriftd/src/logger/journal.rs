@@ -1,23 +1,23 @@
 //! The writing side of one unit's log: records into its file, rotation, and what happens when the disk refuses. It
-//! never waits: bytes that cannot be written stay here up to a bound, and the caller is told to stop reading.
+//! never waits, and keeps nothing: what cannot be written stays in its pipe, and the caller is told to stop reading.
 //!
-//! Read first: [`Journal::put`] and [`Blocked`].
+//! Read first: [`Journal::put`], [`Journal::commit`] and [`Stop`].
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proto::reply::LineEnd;
-
+use super::exact::{Batch, Done, Exact, Kernel, Source, Target};
 use super::place::{Shared, Unit};
 use super::record::{self, Clock, RECORD_MAX, Record};
 use crate::limits::{LOG_FILE_CHECK, LOG_RETRY_DELAY, LOG_RETRY_MAX_DELAY, LOG_WRITE_BUFFER};
+use proto::reply::LineEnd;
 
-/// The log takes nothing more: what was put is kept, the rest must wait in the pipe.
+/// The log takes nothing more for now: what was put has to be committed first; or it is blocked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Blocked;
+pub struct Stop;
 
 /// Since when a log cannot be written, and when it is tried again.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ struct Trouble {
     since: Instant,
     retry_at: Instant,
     delay: Duration,
+    /// It is being tried: nothing was refused yet.
+    is_trying: bool,
 }
 
 /// The present file.
@@ -51,10 +53,8 @@ pub struct Journal {
     is_known: bool,
     /// No rotation is half done, and no file is one too many.
     is_settled: bool,
-    /// Encoded and not yet written. Empty between calls unless there is trouble.
-    waiting: Vec<u8>,
-    /// Records that end in `waiting`.
-    waiting_records: u64,
+    /// Records that were put and not committed.
+    batch: Vec<u8>,
     trouble: Option<Trouble>,
     lost: u64,
 }
@@ -72,8 +72,7 @@ impl Journal {
             last_us: 0,
             is_known: false,
             is_settled: false,
-            waiting: Vec::new(),
-            waiting_records: 0,
+            batch: Vec::new(),
             trouble: None,
             lost: 0,
         }
@@ -93,9 +92,9 @@ impl Journal {
         &self.unit.name
     }
 
-    /// Nothing more can be put for now.
+    /// Nothing can be put for now.
     pub fn is_blocked(&self) -> bool {
-        self.trouble.is_some()
+        self.trouble.as_ref().is_some_and(|t| !t.is_trying)
     }
 
     /// It holds a descriptor.
@@ -110,42 +109,94 @@ impl Journal {
 
     /// When a blocked log is to be tried again.
     pub fn retry_at(&self) -> Option<Instant> {
-        self.trouble.as_ref().map(|t| t.retry_at)
+        self.trouble.as_ref().filter(|t| !t.is_trying).map(|t| t.retry_at)
     }
 
-    /// Adds one record. Fails without having taken it.
-    pub fn put(&mut self, clock: &mut Clock, record: Record<'_>) -> Result<(), Blocked> {
+    /// Adds one record to the batch. Fails without having taken it.
+    pub fn put(&mut self, clock: &mut Clock, mut record: Record<'_>) -> Result<(), Stop> {
         if self.is_blocked() {
-            return Err(Blocked);
+            return Err(Stop);
         }
-        if !self.is_settled || self.open.is_none() {
+        if self.batch.is_empty() {
             self.settle().map_err(|e| self.fail(&e))?;
         }
         let bytes = record::HEADER_MAX + record.message.len() + 1;
-        let would_be = self.len + (self.waiting.len() + bytes) as u64;
-        if would_be > self.max_size && self.len + self.waiting.len() as u64 > 0 {
-            self.flush()?;
+        let there = self.len + self.batch.len() as u64;
+        if there > 0 && there + bytes as u64 > self.max_size {
+            if !self.batch.is_empty() {
+                return Err(Stop);
+            }
             self.rotate().map_err(|e| self.fail(&e))?;
-        } else if self.waiting.len() + bytes > LOG_WRITE_BUFFER {
-            self.flush()?;
+        } else if !self.batch.is_empty() && self.batch.len() + bytes > LOG_WRITE_BUFFER {
+            return Err(Stop);
         }
-        self.encode(clock, record);
+        self.last_us = self.last_us.max(record.at_us);
+        record.at_us = self.last_us;
+        record::push(&mut self.batch, clock, record);
         Ok(())
     }
 
-    /// Adds one record although the log is blocked, for what would else be lost with its pipe. Past
-    /// [`LOG_WRITE_BUFFER`] it is counted and dropped.
-    pub fn put_last(&mut self, clock: &mut Clock, record: Record<'_>) {
-        if self.waiting.len() + RECORD_MAX > LOG_WRITE_BUFFER {
-            self.lose(record.message.len() as u64);
-        } else {
-            self.encode(clock, record);
+    /// Writes what was put, moves the `taken` bytes that it and the begun line `partial` came from out of their pipe, and
+    /// tells the readers. Returns how many bytes have left the pipe; if those are fewer, the log is blocked.
+    pub fn commit<K: Kernel>(
+        &mut self,
+        exact: &mut Exact<K>,
+        source: &mut Source,
+        taken: usize,
+        partial: &[u8],
+    ) -> Result<Done, Stop> {
+        let target = match &self.open {
+            Some(open) if !self.batch.is_empty() => Some(Target {
+                unit: &self.unit.name,
+                file: &open.file,
+                id: open.id,
+                len: self.len,
+            }),
+            _ => None,
+        };
+        let batch = Batch {
+            target,
+            records: &self.batch,
+            taken,
+            partial,
+        };
+        let result = exact.commit(source, batch);
+        let done = match result {
+            Ok(done) => done,
+            Err(e) => {
+                self.batch.clear();
+                self.is_known = false; // the records may be written
+                return Err(self.fail(&e));
+            }
+        };
+        if done.written > 0 {
+            self.len += done.written as u64;
+            let records = memchr::memchr_iter(b'\n', &self.batch[..done.written]).count();
+            let mut place = self.unit.place();
+            place.records += records as u64;
+            place.len = Some(self.len);
+            place.wake();
         }
+        let has_records = !self.batch.is_empty();
+        self.batch.clear();
+        if self.batch.capacity() > LOG_WRITE_BUFFER + RECORD_MAX {
+            self.batch = Vec::new();
+        }
+        match &done.refused {
+            Some(e) => {
+                self.fail(e);
+            }
+            None if has_records => self.heal(),
+            None => {}
+        }
+        Ok(done)
     }
 
-    /// [`Journal::put_last`] has room for one more record.
-    pub fn has_room(&self) -> bool {
-        self.waiting.len() + RECORD_MAX <= LOG_WRITE_BUFFER
+    /// Gives the buffer's memory back when it is empty: thousands of units share a few busy ones' memory.
+    pub fn lend(&mut self, spare: &mut Vec<u8>) {
+        if self.batch.is_empty() {
+            std::mem::swap(&mut self.batch, spare);
+        }
     }
 
     /// Counts bytes that can be kept nowhere.
@@ -153,140 +204,74 @@ impl Journal {
         self.lost += bytes;
     }
 
-    fn encode(&mut self, clock: &mut Clock, mut record: Record<'_>) {
-        self.last_us = self.last_us.max(record.at_us);
-        record.at_us = self.last_us;
-        record::push(&mut self.waiting, clock, record);
-        self.waiting_records += 1;
-    }
-
-    /// Writes what was put, and tells the readers.
-    pub fn flush(&mut self) -> Result<(), Blocked> {
-        if self.is_blocked() {
-            return Err(Blocked);
-        }
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
-        match self.write_waiting() {
-            Ok(()) => {
-                self.waiting.clear();
-                if self.waiting.capacity() > LOG_WRITE_BUFFER {
-                    self.waiting.shrink_to(0);
-                }
-                Ok(())
-            }
-            Err(e) => Err(self.fail(&e)),
-        }
-    }
-
-    /// Gives the buffer's memory back when it is empty: thousands of units share a few busy ones' memory.
-    pub fn lend(&mut self, spare: &mut Vec<u8>) {
-        if self.waiting.is_empty() {
-            std::mem::swap(&mut self.waiting, spare);
-        }
-    }
-
-    /// Tries a blocked log again. True: it is well.
+    /// Tries a blocked log again. True: its pipes may be read, and what they bring tells whether it is well.
     pub fn retry(&mut self, now: Instant) -> bool {
+        if let Err(e) = self.settle() {
+            self.fail(&e);
+            return false;
+        }
+        if let Some(trouble) = &mut self.trouble {
+            trouble.is_trying = true;
+            trouble.retry_at = now;
+        }
+        true
+    }
+
+    /// Something was written.
+    fn heal(&mut self) {
         let Some(trouble) = self.trouble.take() else {
-            return true;
+            return;
         };
-        let result = if self.waiting.is_empty() {
-            self.probe()
-        } else {
-            self.write_waiting()
-        };
-        match result {
-            Ok(()) => {
-                self.waiting = Vec::new();
-                let lost = std::mem::take(&mut self.lost);
-                crate::say!(
-                    "ringriftd logger: the log of {} is written again after {} s{}",
-                    self.unit.name,
-                    now.saturating_duration_since(trouble.since).as_secs(),
-                    if lost > 0 {
-                        format!("; {lost} bytes are lost")
-                    } else {
-                        String::new()
-                    },
-                );
-                true
-            }
-            Err(_) => {
-                let delay = (trouble.delay * 2).min(LOG_RETRY_MAX_DELAY);
-                self.trouble = Some(Trouble {
-                    retry_at: now + delay,
-                    delay,
-                    ..trouble
-                });
-                false
-            }
-        }
-    }
-
-    /// The trouble was not with bytes: open the file, and rotate it if it is full.
-    fn probe(&mut self) -> io::Result<()> {
-        self.settle()?;
-        if self.len > 0 && self.len + RECORD_MAX as u64 > self.max_size {
-            self.rotate()
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Tells of trouble once; from then on [`Journal::retry`] is to be called.
-    fn fail(&mut self, error: &io::Error) -> Blocked {
+        let lost = std::mem::take(&mut self.lost);
         crate::say!(
-            "ringriftd logger: cannot write the log of {}: {error}; its output waits in its pipe until that is mended",
-            self.unit.name
+            "ringriftd logger: the log of {} is written again after {} s{}",
+            self.unit.name,
+            trouble.since.elapsed().as_secs(),
+            if lost > 0 {
+                format!("; {lost} bytes are lost")
+            } else {
+                String::new()
+            },
         );
-        let now = Instant::now();
-        let delay = LOG_RETRY_DELAY;
-        self.trouble = Some(Trouble {
-            since: now,
-            retry_at: now + delay,
-            delay,
-        });
-        Blocked
     }
 
-    fn write_waiting(&mut self) -> io::Result<()> {
-        self.settle()?;
-        let mut written = 0;
-        let result = loop {
-            if written == self.waiting.len() {
-                break Ok(());
+    /// Tells of trouble once; from then on [`Journal::retry`] is to be called, after a while that grows.
+    fn fail(&mut self, error: &io::Error) -> Stop {
+        let now = Instant::now();
+        match &mut self.trouble {
+            Some(trouble) => {
+                trouble.delay = (trouble.delay * 2).min(LOG_RETRY_MAX_DELAY);
+                trouble.retry_at = now + trouble.delay;
+                trouble.is_trying = false;
             }
-            let Some(open) = &mut self.open else {
-                break Err(io::ErrorKind::NotFound.into());
-            };
-            match open.file.write(&self.waiting[written..]) {
-                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => written += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => break Err(e),
+            None => {
+                crate::say!(
+                    "ringriftd logger: cannot write the log of {}: {error}; its output waits in its pipe until that is \
+                     mended",
+                    self.unit.name
+                );
+                self.trouble = Some(Trouble {
+                    since: now,
+                    retry_at: now + LOG_RETRY_DELAY,
+                    delay: LOG_RETRY_DELAY,
+                    is_trying: false,
+                });
             }
-        };
-        if written > 0 {
-            self.len += written as u64;
-            let whole = result.is_ok();
-            if !whole {
-                self.waiting.drain(..written);
-            }
-            let mut place = self.unit.place();
-            if whole {
-                place.records += std::mem::take(&mut self.waiting_records);
-            }
-            place.len = Some(self.len);
-            place.wake();
         }
-        result
+        Stop
     }
 
     /// Makes sure that the file is open, is what has its name, and ends with a whole line.
     fn settle(&mut self) -> io::Result<()> {
         let now = Instant::now();
+        if let Some(open) = &mut self.open {
+            // Somebody else's bytes must not be taken for ours, nor be cut off with them after a crash.
+            let len = open.file.metadata()?.size();
+            if len != self.len || !self.is_known {
+                self.is_known = false;
+                self.look_at_end(len)?;
+            }
+        }
         if let Some(open) = &mut self.open {
             if self.is_settled && now.duration_since(open.checked) < LOG_FILE_CHECK {
                 return Ok(());
@@ -349,7 +334,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Starts a new file. Everything put is written.
+    /// Starts a new file. Everything that was put is committed.
     fn rotate(&mut self) -> io::Result<()> {
         let mut place = self.unit.place();
         let (file, stat) = self.shared.dir.rotate(&self.unit.name, self.max_files)?;
@@ -360,6 +345,7 @@ impl Journal {
         });
         self.len = 0;
         self.last_us = 0;
+        self.is_known = true;
         place.next_file(0);
         place.wake();
         Ok(())
@@ -373,13 +359,19 @@ pub struct Splitter {
 }
 
 impl Splitter {
+    /// Goes on with a line that was begun.
+    pub fn begin(&mut self, partial: Vec<u8>) {
+        self.partial = partial;
+    }
+
+    /// The line that has no end yet.
+    pub fn partial(&self) -> &[u8] {
+        &self.partial
+    }
+
     /// Hands the lines of `input` to `put`, each with its mark, and keeps what has no end yet. Returns how many bytes
-    /// were taken: all, unless `put` failed.
-    pub fn split(
-        &mut self,
-        input: &[u8],
-        mut put: impl FnMut(LineEnd, &[u8]) -> Result<(), Blocked>,
-    ) -> usize {
+    /// were taken: all, unless `put` failed; then no line is begun behind them, unless `put` took none.
+    pub fn split(&mut self, input: &[u8], mut put: impl FnMut(LineEnd, &[u8]) -> Result<(), Stop>) -> usize {
         const MAX: usize = crate::limits::LOG_LINE_MAX;
         let mut taken = 0;
         while taken < input.len() {
@@ -424,14 +416,5 @@ impl Splitter {
             self.partial = Vec::new(); // thousands of quiet pipes hold nothing
         }
         taken
-    }
-
-    /// The pipe ended: hands over what has no newline, if anything.
-    pub fn end(&mut self, put: impl FnOnce(LineEnd, &[u8]) -> Result<(), Blocked>) -> Result<(), Blocked> {
-        if !self.partial.is_empty() {
-            put(LineEnd::Partial, &self.partial)?;
-            self.partial = Vec::new();
-        }
-        Ok(())
     }
 }

@@ -8,9 +8,12 @@
 //! Read first: [`serve`], then `writer::Writer`.
 
 mod dir;
+mod exact;
 mod history;
 mod journal;
 mod link;
+mod memory;
+mod note;
 mod place;
 mod query;
 pub mod record;
@@ -27,10 +30,23 @@ pub use dir::is_unit_name;
 
 use crate::keeper::wire::fd;
 
-/// The role: serves the links at [`fd::KEEPER`] and [`fd::PEER`] until the keeper says `End` or is gone. Returns the
-/// exit code: 0, or 1 when the folder of logs cannot be used.
+/// What the keeper gives to a logger: its links, and what outlives it.
+#[derive(Debug)]
+pub struct Given {
+    /// The link to the keeper.
+    pub keeper: OwnedFd,
+    /// The link to the manager.
+    pub peer: OwnedFd,
+    /// A memfd.
+    pub memory: OwnedFd,
+    /// A pipe, read end first.
+    pub hold: [OwnedFd; 2],
+}
+
+/// The role: serves the links at [`fd::KEEPER`] and [`fd::PEER`] until the keeper says `End`, or both are gone. Returns
+/// the exit code: 0, or 1 when the folder of logs cannot be used.
 pub fn run(log_dir: &Path) -> u8 {
-    for number in [fd::KEEPER, fd::PEER] {
+    for number in [fd::KEEPER, fd::PEER, fd::BUFFER, fd::HOLD[0], fd::HOLD[1]] {
         // Before it becomes ours: a daemon started by hand has nothing there.
         let is_open = std::fs::metadata(format!("/proc/self/fd/{number}")).is_ok();
         if !is_open {
@@ -40,15 +56,21 @@ pub fn run(log_dir: &Path) -> u8 {
             return 1;
         }
     }
-    // SAFETY: both descriptors are open (checked above), were made for this role by the keeper, and nothing else in
-    // this process uses them.
+    // SAFETY: the descriptors are open (checked above), were made for this role by the keeper, and nothing else in this
+    // process uses them.
     #[allow(unsafe_code)]
-    let (keeper, peer) = unsafe { (OwnedFd::from_raw_fd(fd::KEEPER), OwnedFd::from_raw_fd(fd::PEER)) };
+    let own = |number| unsafe { OwnedFd::from_raw_fd(number) };
+    let given = Given {
+        keeper: own(fd::KEEPER),
+        peer: own(fd::PEER),
+        memory: own(fd::BUFFER),
+        hold: fd::HOLD.map(own),
+    };
     // As many pipes as may be: the soft limit is kept low for programs that use select(2), which we do not.
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-    match serve(log_dir, keeper, peer) {
+    match serve(log_dir, given) {
         Ok(()) => 0,
         Err(e) => {
             crate::say!(
@@ -60,10 +82,19 @@ pub fn run(log_dir: &Path) -> u8 {
     }
 }
 
-/// Serves the two links until the keeper says `End` or is gone. Fails when the folder of logs cannot be used safely,
-/// or when the kernel refuses epoll(7).
-pub fn serve(log_dir: &Path, keeper: OwnedFd, peer: OwnedFd) -> io::Result<()> {
+/// Serves the two links until the keeper says `End`, or both are gone. Fails when the folder of logs cannot be used
+/// safely, when the keeper's memory and hold are none, or when the kernel refuses epoll(7).
+pub fn serve(log_dir: &Path, given: Given) -> io::Result<()> {
     let dir = dir::LogDir::open(log_dir)?;
+    let told = |e: io::Error| {
+        io::Error::other(format!(
+            "what the keeper holds for the logger (descriptors {} to {}) cannot be used: {e}",
+            fd::BUFFER,
+            fd::HOLD[1]
+        ))
+    };
+    let mut exact = exact::Exact::new(exact::Linux, given.memory, given.hold).map_err(told)?;
+    exact.recover(&dir).map_err(told)?;
     let shared = Arc::new(place::Shared::new(dir));
-    writer::Writer::new(shared, keeper, peer)?.run()
+    writer::Writer::new(shared, exact, given.keeper, given.peer)?.run()
 }

@@ -140,7 +140,7 @@ impl Queries {
     /// Answers a query, in a thread, or refuses it at once. `peer` is where the manager hears of tails.
     pub fn start(&self, query: LogQuery, client: Option<OwnedFd>, peer: &Arc<OwnedFd>) {
         match query {
-            LogQuery::Keeper => {}
+            LogQuery::Keeper => {} // the writer's own
             LogQuery::Serve {
                 ask,
                 units,

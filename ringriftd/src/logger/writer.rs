@@ -10,17 +10,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use proto::reply::LineEnd;
 
-use super::journal::{Journal, Splitter};
+use super::exact::{Exact, Linux, Peek, Source};
+use super::journal::{Journal, Splitter, Stop};
 use super::link::{Received, receive, send};
+use super::memory::waiting;
 use super::place::Shared;
 use super::query::Queries;
 use super::record::{Clock, Record};
 use crate::ids::LaunchId;
 use crate::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
-use crate::limits::{LOG_END_READ, LOG_FILES_OPEN_MAX, LOG_READ};
+use crate::limits::{LOG_END_READ, LOG_FILES_OPEN_MAX, LOG_PIPES_WAITING, LOG_READ};
 
 const KEEPER: u64 = u64::MAX;
 const PEER: u64 = u64::MAX - 1;
@@ -32,24 +34,25 @@ const MESSAGES: usize = 64;
 /// One launch's output.
 #[derive(Debug)]
 struct Pipe {
-    id: LaunchId,
-    fd: OwnedFd,
+    source: Source,
     journal: usize,
     splitter: Splitter,
-    /// Read, but refused by a blocked log.
-    left: Vec<u8>,
     drain: Duration,
     /// The launch is over: until when its pipe is read.
     close_at: Option<Instant>,
-    is_at_end: bool,
+    /// That time has passed, and its log is blocked.
+    is_waiting: bool,
     is_watched: bool,
 }
 
 /// The writer's state.
 pub struct Writer {
     epoll: Epoll,
-    keeper: OwnedFd,
+    /// None: it died, and there is no other yet.
+    keeper: Option<OwnedFd>,
+    /// None: the manager died, and the keeper has sent no other's link yet.
     peer: Option<Arc<OwnedFd>>,
+    exact: Exact<Linux>,
     shared: Arc<Shared>,
     queries: Queries,
     journals: Vec<Journal>,
@@ -76,18 +79,20 @@ enum Turn {
     More(usize),
     Empty,
     End,
+    Blocked,
 }
 
 impl Writer {
     /// A writer with its links. Says `Ready` to the keeper.
-    pub fn new(shared: Arc<Shared>, keeper: OwnedFd, peer: OwnedFd) -> io::Result<Self> {
+    pub fn new(shared: Arc<Shared>, exact: Exact<Linux>, keeper: OwnedFd, peer: OwnedFd) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&keeper, EpollEvent::new(EpollFlags::EPOLLIN, KEEPER))?;
         epoll.add(&peer, EpollEvent::new(EpollFlags::EPOLLIN, PEER))?;
         Ok(Self {
             epoll,
-            keeper,
+            keeper: Some(keeper),
             peer: Some(Arc::new(peer)),
+            exact,
             queries: Queries::new(shared.clone()),
             shared,
             journals: Vec::new(),
@@ -107,7 +112,7 @@ impl Writer {
         })
     }
 
-    /// Reads and writes until the keeper says `End` or is gone. Fails only when the kernel refuses epoll itself.
+    /// Reads and writes until the keeper says `End`, or keeper and manager are gone. Fails only when the kernel refuses epoll itself.
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); EVENTS];
         let mut buffer = vec![0; LOG_READ];
@@ -126,7 +131,7 @@ impl Writer {
                 match event.data() {
                     KEEPER => self.hear_keeper()?,
                     PEER => self.hear_peer()?,
-                    token => self.turn(token, &mut buffer)?,
+                    token => self.turn(token, &mut buffer),
                 }
             }
             self.after(Instant::now(), &mut buffer)?;
@@ -135,7 +140,10 @@ impl Writer {
 
     /// For ever, unless a pipe is to be closed or a log is to be tried again.
     fn timeout(&self) -> EpollTimeout {
-        let closing = self.closing.iter().filter_map(|t| self.pipes.get(t)?.close_at);
+        let closing = self
+            .closing
+            .iter()
+            .filter_map(|t| self.pipes.get(t).filter(|p| !p.is_waiting)?.close_at);
         let blocked = self.blocked.iter().filter_map(|j| self.journals[*j].retry_at());
         let Some(next) = closing.chain(blocked).min() else {
             return EpollTimeout::NONE;
@@ -149,16 +157,19 @@ impl Writer {
 
     fn hear_keeper(&mut self) -> io::Result<()> {
         for _ in 0..MESSAGES {
-            match receive::<ToLogger>(&self.keeper, &mut self.message) {
+            let Some(keeper) = &self.keeper else { break };
+            match receive::<ToLogger>(keeper, &mut self.message) {
                 Ok(Received::Message(message, fds)) => self.on_keeper(message, fds)?,
                 Ok(Received::Nothing) => break,
                 Ok(Received::Garbage(why)) => {
                     crate::say!("ringriftd logger: cannot read the keeper's message: {why}")
                 }
                 Ok(Received::End) => {
-                    // The keeper is dead. What is there is written; the units' pipes die with us or are handed on by
-                    // whoever adopts them.
-                    self.is_ending = true;
+                    // The keeper is dead. The units live, and so does the manager, who brings us the next keeper.
+                    if let Some(keeper) = self.keeper.take() {
+                        let _ = self.epoll.delete(&keeper);
+                    }
+                    self.is_ending = self.peer.is_none();
                     break;
                 }
                 Err(e) => return Err(e),
@@ -205,46 +216,69 @@ impl Writer {
         Ok(())
     }
 
-    fn answer_keeper(&mut self) -> io::Result<()> {
-        while let Some(answer) = self.answers.front() {
-            match send(&self.keeper, answer) {
-                Ok(()) => drop(self.answers.pop_front()),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if !self.is_keeper_full {
-                        self.is_keeper_full = true;
-                        self.watch_keeper(EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT)?;
-                    }
-                    return Ok(());
-                }
-                Err(_) => self.answers.clear(), // it is gone; its end is heard by reading
-            }
+    /// There is another keeper. It is told what the dead one did not hear.
+    fn greet_keeper(&mut self, fd: OwnedFd) -> io::Result<()> {
+        if let Some(old) = self.keeper.take() {
+            let _ = self.epoll.delete(&old);
         }
-        if self.is_keeper_full {
-            self.is_keeper_full = false;
-            self.watch_keeper(EpollFlags::EPOLLIN)?;
+        self.epoll
+            .add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, KEEPER))?;
+        self.keeper = Some(fd);
+        self.is_keeper_full = false;
+        if self.answers.front() != Some(&FromLogger::Ready) {
+            self.answers.push_front(FromLogger::Ready);
         }
         Ok(())
     }
 
-    fn watch_keeper(&self, flags: EpollFlags) -> io::Result<()> {
-        Ok(self
-            .epoll
-            .modify(&self.keeper, &mut EpollEvent::new(flags, KEEPER))?)
+    fn answer_keeper(&mut self) -> io::Result<()> {
+        let Some(keeper) = &self.keeper else {
+            return Ok(()); // kept for the next one
+        };
+        while let Some(answer) = self.answers.front() {
+            match send(keeper, answer) {
+                Ok(()) => drop(self.answers.pop_front()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if !self.is_keeper_full {
+                        self.watch_keeper(keeper, EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT)?;
+                        self.is_keeper_full = true;
+                    }
+                    return Ok(());
+                }
+                Err(_) => return Ok(()), // it is gone; its end is heard by reading
+            }
+        }
+        if self.is_keeper_full {
+            self.watch_keeper(keeper, EpollFlags::EPOLLIN)?;
+            self.is_keeper_full = false;
+        }
+        Ok(())
+    }
+
+    fn watch_keeper(&self, keeper: &OwnedFd, flags: EpollFlags) -> io::Result<()> {
+        Ok(self.epoll.modify(keeper, &mut EpollEvent::new(flags, KEEPER))?)
     }
 
     fn hear_peer(&mut self) -> io::Result<()> {
         for _ in 0..MESSAGES {
             let Some(peer) = self.peer.clone() else { break };
             match receive::<LogQuery>(&peer, &mut self.message) {
+                Ok(Received::Message(LogQuery::Keeper, fds)) => match fds.into_iter().next() {
+                    Some(fd) => self.greet_keeper(fd)?,
+                    None => {
+                        crate::say!("ringriftd logger: cannot hear the new keeper: no link to it came along")
+                    }
+                },
                 Ok(Received::Message(query, fds)) => self.queries.start(query, fds.into_iter().next(), &peer),
                 Ok(Received::Nothing) => break,
                 Ok(Received::Garbage(why)) => {
                     crate::say!("ringriftd logger: cannot read the manager's message: {why}")
                 }
                 Ok(Received::End) | Err(_) => {
-                    // The manager died. The keeper sends a link to the next one.
+                    // The manager died. The keeper sends a link to the next one, if there is a keeper.
                     let _ = self.epoll.delete(&peer);
                     self.peer = None;
+                    self.is_ending |= self.keeper.is_none();
                     break;
                 }
             }
@@ -275,19 +309,18 @@ impl Writer {
             }
         };
         self.journals[journal].set_bounds(output.max_size, output.max_files);
-        // The read end's own file description: the unit's end is not touched.
-        fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let (source, partial) = self.exact.open(id, fd)?;
+        let mut splitter = Splitter::default();
+        splitter.begin(partial);
         let token = self.next_token;
         self.next_token += 1;
         let mut pipe = Pipe {
-            id,
-            fd,
+            source,
             journal,
-            splitter: Splitter::default(),
-            left: Vec::new(),
+            splitter,
             drain: Duration::from_millis(output.drain_ms),
             close_at: None,
-            is_at_end: false,
+            is_waiting: false,
             is_watched: false,
         };
         if !self.journals[journal].is_blocked() {
@@ -298,41 +331,45 @@ impl Writer {
         Ok(())
     }
 
-    /// One read of one pipe: at most [`LOG_READ`] bytes, then the next pipe has its turn.
-    fn turn(&mut self, token: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let Some(pipe) = self.pipes.get_mut(&token) else {
-            return Ok(());
-        };
-        let journal = &mut self.journals[pipe.journal];
-        if journal.is_blocked() {
-            unwatch(&self.epoll, pipe); // it waits in the pipe
-            return Ok(());
+    /// One look into one pipe: at most [`LOG_READ`] bytes, then the next pipe has its turn.
+    fn turn(&mut self, token: u64, buffer: &mut [u8]) {
+        if self.read(token, buffer) == Turn::End {
+            self.close_pipe(token);
         }
+    }
+
+    /// Reads and writes what one look into a pipe shows. A pipe whose log is blocked is watched no longer.
+    fn read(&mut self, token: u64, buffer: &mut [u8]) -> Turn {
+        let Some(pipe) = self.pipes.get_mut(&token) else {
+            return Turn::Empty;
+        };
+        let index = pipe.journal;
+        let journal = &mut self.journals[index];
         let was_open = journal.is_open();
         journal.lend(&mut self.spare);
-        let turn = read_pipe(pipe, journal, &mut self.clock, buffer);
-        let _ = journal.flush();
+        let turn = match journal.is_blocked() {
+            true => Turn::Blocked, // it waits in the pipe
+            false => read_pipe(pipe, journal, &mut self.exact, &mut self.clock, buffer),
+        };
         journal.lend(&mut self.spare);
-        if turn == Turn::End {
-            pipe.is_at_end = true;
-        }
-        let index = pipe.journal;
-        if journal.is_blocked() {
-            unwatch(&self.epoll, pipe);
-            if pipe.is_at_end {
-                pipe.close_at.get_or_insert(Instant::now() + pipe.drain);
-                self.closing.push(token);
-            }
-            if !self.blocked.contains(&index) {
-                self.blocked.push(index);
-            }
-        } else if pipe.is_at_end {
-            self.close_pipe(token);
+        if turn == Turn::Blocked {
+            self.block(token);
         }
         if !was_open && self.journals[index].is_open() {
             self.note_open(index);
         }
-        Ok(())
+        turn
+    }
+
+    /// A pipe's log is blocked: it is tried again, and the pipe waits.
+    fn block(&mut self, token: u64) {
+        let Some(pipe) = self.pipes.get_mut(&token) else {
+            return;
+        };
+        unwatch(&self.epoll, pipe);
+        if !self.blocked.contains(&pipe.journal) {
+            self.blocked.push(pipe.journal);
+        }
     }
 
     fn note_open(&mut self, index: usize) {
@@ -340,64 +377,78 @@ impl Writer {
         if self.open.len() > LOG_FILES_OPEN_MAX
             && let Some(first) = self.open.pop_front()
         {
-            if self.journals[first].is_blocked() {
-                self.open.push_back(first); // its half-written record needs its file
-            } else {
-                self.journals[first].close();
-            }
+            self.journals[first].close();
         }
     }
 
-    /// The end of a pipe: what has no newline is written, the keeper is told.
+    /// The end of a pipe: what has no newline is written, the keeper is told. If the log refuses, the pipe stays.
     fn close_pipe(&mut self, token: u64) {
+        let Some(pipe) = self.pipes.get_mut(&token) else {
+            return;
+        };
+        let journal = &mut self.journals[pipe.journal];
+        if write_last(pipe, journal, &mut self.exact, &mut self.clock).is_err() {
+            return self.block(token);
+        }
+        self.drop_pipe(token);
+    }
+
+    fn drop_pipe(&mut self, token: u64) {
         let Some(mut pipe) = self.pipes.remove(&token) else {
             return;
         };
         unwatch(&self.epoll, &mut pipe);
-        self.by_id.remove(&pipe.id);
+        self.by_id.remove(&pipe.source.id);
         self.closing.retain(|t| *t != token);
-        let journal = &mut self.journals[pipe.journal];
-        let clock = &mut self.clock;
-        let (at_us, invocation) = (now_us(), pipe.id.invocation.0);
-        let _ = pipe.splitter.end(|end, message| {
-            let record = Record {
-                at_us,
-                invocation,
-                end,
-                message,
-            };
-            if journal.put(clock, record).is_err() {
-                journal.put_last(clock, record);
-            }
-            Ok(())
-        });
-        let _ = journal.flush();
-        if journal.is_blocked() && !self.blocked.contains(&pipe.journal) {
-            self.blocked.push(pipe.journal);
-        }
-        self.answers.push_back(FromLogger::Closed { id: pipe.id });
+        self.answers.push_back(FromLogger::Closed { id: pipe.source.id });
     }
 
-    /// A launch's time to drain is over.
+    /// A launch's time to drain is over: what is there now is read.
     fn close_late(&mut self, token: u64, buffer: &mut [u8]) {
-        if let Some(pipe) = self.pipes.get_mut(&token) {
-            let journal = &mut self.journals[pipe.journal];
-            if journal.is_blocked() {
-                // The pipe goes away, and the disk still refuses: memory takes what it may.
-                let left = std::mem::take(&mut pipe.left);
-                keep_last(pipe, journal, &mut self.clock, &left);
-                while !pipe.is_at_end && journal.has_room() {
-                    match nix::unistd::read(&pipe.fd, buffer) {
-                        Ok(n) if n > 0 => keep_last(pipe, journal, &mut self.clock, &buffer[..n]),
-                        Err(Errno::EINTR) => {}
-                        _ => break,
-                    }
+        match self.read_all(token, buffer) {
+            Turn::Blocked => self.wait_on(token),
+            Turn::More(_) | Turn::Empty | Turn::End => {
+                self.close_pipe(token);
+                if self.pipes.contains_key(&token) {
+                    self.wait_on(token);
                 }
-            } else {
-                read_pipe(pipe, journal, &mut self.clock, buffer);
             }
         }
-        self.close_pipe(token);
+    }
+
+    /// Reads a pipe until it is empty, at most [`LOG_END_READ`] bytes.
+    fn read_all(&mut self, token: u64, buffer: &mut [u8]) -> Turn {
+        let mut read = 0;
+        loop {
+            match self.read(token, buffer) {
+                Turn::More(n) if read < LOG_END_READ => read += n,
+                turn => return turn,
+            }
+        }
+    }
+
+    /// A pipe stays past its time, since nothing else would keep its bytes: a few of a unit, the newest.
+    fn wait_on(&mut self, token: u64) {
+        let Some(pipe) = self.pipes.get_mut(&token) else {
+            return;
+        };
+        pipe.is_waiting = true;
+        let index = pipe.journal;
+        let waiting = |p: &&Pipe| p.journal == index && p.is_waiting;
+        if self.pipes.values().filter(waiting).count() <= LOG_PIPES_WAITING {
+            return;
+        }
+        let Some((oldest, pipe)) = self
+            .pipes
+            .iter_mut()
+            .find(|(_, p)| p.journal == index && p.is_waiting)
+        else {
+            return;
+        };
+        let oldest = *oldest;
+        self.journals[index].lose(left_in(pipe));
+        self.exact.forget(&mut pipe.source);
+        self.drop_pipe(oldest);
     }
 
     // --- time ------------------------------------------------------------------------------------------------
@@ -412,7 +463,7 @@ impl Writer {
             .filter(|t| {
                 self.pipes
                     .get(t)
-                    .is_none_or(|p| p.close_at.is_some_and(|at| at <= now))
+                    .is_none_or(|p| !p.is_waiting && p.close_at.is_some_and(|at| at <= now))
             })
             .copied()
             .collect();
@@ -432,68 +483,35 @@ impl Writer {
         Ok(())
     }
 
-    /// A log is well again: what was read before goes first, then its pipes are watched.
+    /// A log is tried again: its pipes are read again, and tell whether it is well.
     fn resume(&mut self, index: usize) -> io::Result<()> {
-        let tokens: Vec<u64> = self
-            .pipes
-            .iter()
-            .filter(|(_, p)| p.journal == index)
-            .map(|(t, _)| *t)
-            .collect();
-        for token in tokens {
-            let Some(pipe) = self.pipes.get_mut(&token) else {
-                continue;
-            };
-            let journal = &mut self.journals[index];
-            let left = std::mem::take(&mut pipe.left);
-            feed(pipe, journal, &mut self.clock, &left);
-            let _ = journal.flush();
-            if journal.is_blocked() {
-                if !self.blocked.contains(&index) {
-                    self.blocked.push(index);
-                }
-                return Ok(());
-            }
-            if pipe.is_at_end {
-                self.close_pipe(token);
-            } else {
-                watch(&self.epoll, pipe, token)?;
-            }
-        }
-        Ok(())
+        let epoll = &self.epoll;
+        self.pipes
+            .iter_mut()
+            .filter(|(_, pipe)| pipe.journal == index)
+            .try_for_each(|(token, pipe)| {
+                pipe.is_waiting = false;
+                watch(epoll, pipe, *token)
+            })
     }
 
     /// The end of all: what is in the pipes now is read and written.
     fn drain_all(&mut self, buffer: &mut [u8]) {
+        let now = Instant::now();
+        for index in std::mem::take(&mut self.blocked) {
+            self.journals[index].retry(now);
+        }
         let tokens: Vec<u64> = self.pipes.keys().copied().collect();
         for token in tokens {
-            let Some(pipe) = self.pipes.get_mut(&token) else {
-                continue;
-            };
-            let journal = &mut self.journals[pipe.journal];
-            journal.lend(&mut self.spare);
-            let mut read = 0;
-            while !journal.is_blocked() && read < LOG_END_READ {
-                match read_pipe(pipe, journal, &mut self.clock, buffer) {
-                    Turn::More(n) => read += n,
-                    Turn::Empty | Turn::End => break,
-                }
-            }
-            let _ = journal.flush();
-            journal.lend(&mut self.spare);
-            if journal.is_blocked() {
-                self.close_late(token, buffer);
-            } else {
-                self.close_pipe(token);
-            }
+            self.read_all(token, buffer);
+            self.close_pipe(token);
         }
-        for index in std::mem::take(&mut self.blocked) {
-            if !self.journals[index].retry(Instant::now()) {
-                crate::say!(
-                    "ringriftd logger: the last lines of {} are lost",
-                    self.journals[index].name()
-                );
-            }
+        for pipe in self.pipes.values() {
+            crate::say!(
+                "ringriftd logger: the last {} bytes of {} are lost: its log cannot be written",
+                left_in(pipe),
+                self.journals[pipe.journal].name()
+            );
         }
         let _ = self.answer_keeper();
     }
@@ -501,7 +519,7 @@ impl Writer {
 
 fn watch(epoll: &Epoll, pipe: &mut Pipe, token: u64) -> io::Result<()> {
     if !pipe.is_watched {
-        epoll.add(&pipe.fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        epoll.add(&pipe.source.fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
         pipe.is_watched = true;
     }
     Ok(())
@@ -510,65 +528,129 @@ fn watch(epoll: &Epoll, pipe: &mut Pipe, token: u64) -> io::Result<()> {
 /// Not by clearing its flags: epoll would go on telling of a hang-up.
 fn unwatch(epoll: &Epoll, pipe: &mut Pipe) {
     if pipe.is_watched {
-        let _ = epoll.delete(pipe.fd.as_fd());
+        let _ = epoll.delete(pipe.source.fd.as_fd());
         pipe.is_watched = false;
     }
 }
 
-fn read_pipe(pipe: &mut Pipe, journal: &mut Journal, clock: &mut Clock, buffer: &mut [u8]) -> Turn {
-    match nix::unistd::read(&pipe.fd, buffer) {
-        Ok(0) => Turn::End,
-        Ok(n) => {
-            feed(pipe, journal, clock, &buffer[..n]);
-            Turn::More(n)
-        }
-        Err(Errno::EAGAIN | Errno::EINTR) => Turn::Empty,
+/// Bytes that are not in any log.
+fn left_in(pipe: &Pipe) -> u64 {
+    let there = waiting(&pipe.source.fd).unwrap_or(0);
+    (there + pipe.splitter.partial().len()) as u64
+}
+
+fn read_pipe(
+    pipe: &mut Pipe,
+    journal: &mut Journal,
+    exact: &mut Exact<Linux>,
+    clock: &mut Clock,
+    buffer: &mut [u8],
+) -> Turn {
+    let source = &mut pipe.source;
+    let seen = exact.pay(source).and_then(|()| match source.owes() {
+        true => Ok(Peek::Empty), // the rest of it next time
+        false => exact.peek(&source.fd, buffer),
+    });
+    match seen {
+        Ok(Peek::End) => Turn::End,
+        Ok(Peek::Empty) => Turn::Empty,
+        Ok(Peek::Bytes(n)) => match feed(pipe, journal, exact, clock, &buffer[..n]) {
+            Ok(()) => Turn::More(n),
+            Err(Stop) => Turn::Blocked,
+        },
         Err(e) => {
             crate::say!(
-                "ringriftd logger: cannot read launch {} of {}: {}",
-                pipe.id,
-                journal.name(),
-                e.desc()
+                "ringriftd logger: cannot read launch {} of {}: {e}",
+                pipe.source.id,
+                journal.name()
             );
             Turn::End
         }
     }
 }
 
-/// Puts what a pipe brought into its log. What a blocked log refuses is kept with the pipe.
-fn feed(pipe: &mut Pipe, journal: &mut Journal, clock: &mut Clock, input: &[u8]) {
-    let (at_us, invocation) = (now_us(), pipe.id.invocation.0);
-    let taken = pipe.splitter.split(input, |end, message| {
-        journal.put(
-            clock,
-            Record {
-                at_us,
-                invocation,
-                end,
-                message,
-            },
-        )
-    });
-    if taken < input.len() {
-        pipe.left = input[taken..].to_vec();
+/// Puts what a pipe showed into its log, in as many batches as it takes, each of which leaves the pipe when it is
+/// written. Fails when the log is blocked: then the rest is still in the pipe.
+fn feed(
+    pipe: &mut Pipe,
+    journal: &mut Journal,
+    exact: &mut Exact<Linux>,
+    clock: &mut Clock,
+    input: &[u8],
+) -> Result<(), Stop> {
+    let (at_us, invocation) = (now_us(), pipe.source.id.invocation.0);
+    let mut put = |journal: &mut Journal, end, message: &[u8]| {
+        let record = Record {
+            at_us,
+            invocation,
+            end,
+            message,
+        };
+        journal.put(clock, record)
+    };
+    let mut done = 0;
+    while done < input.len() {
+        let rest = &input[done..];
+        let mut taken = pipe
+            .splitter
+            .split(rest, |end, message| put(journal, end, message));
+        if !pipe.splitter.partial().is_empty() && !exact.can_carry(&pipe.source) {
+            // Too many lines are begun already: this one goes in pieces.
+            if put(journal, LineEnd::Continues, pipe.splitter.partial()).is_err() {
+                taken -= pipe.splitter.partial().len(); // in the next batch
+            }
+            pipe.splitter.begin(Vec::new());
+        }
+        if taken == 0 && journal.is_blocked() {
+            return Err(Stop);
+        }
+        done += commit(pipe, journal, exact, taken)?;
     }
+    Ok(())
 }
 
-/// As [`feed`], but into memory although the log is blocked.
-fn keep_last(pipe: &mut Pipe, journal: &mut Journal, clock: &mut Clock, input: &[u8]) {
-    let (at_us, invocation) = (now_us(), pipe.id.invocation.0);
-    pipe.splitter.split(input, |end, message| {
-        journal.put_last(
-            clock,
-            Record {
-                at_us,
-                invocation,
-                end,
-                message,
-            },
-        );
-        Ok(())
-    });
+/// Commits what was put. What the disk refused is begun again from what the note has.
+fn commit(
+    pipe: &mut Pipe,
+    journal: &mut Journal,
+    exact: &mut Exact<Linux>,
+    taken: usize,
+) -> Result<usize, Stop> {
+    let result = journal.commit(exact, &mut pipe.source, taken, pipe.splitter.partial());
+    match result {
+        Ok(done) if done.refused.is_none() => return Ok(taken),
+        Ok(_) | Err(Stop) => {}
+    }
+    match exact.begun(&pipe.source) {
+        Ok(partial) => pipe.splitter.begin(partial),
+        Err(e) => crate::say!(
+            "ringriftd logger: cannot read what launch {} had begun: {e}",
+            pipe.source.id
+        ),
+    }
+    Err(Stop)
+}
+
+/// The pipe has ended: writes what has no newline, if anything.
+fn write_last(
+    pipe: &mut Pipe,
+    journal: &mut Journal,
+    exact: &mut Exact<Linux>,
+    clock: &mut Clock,
+) -> Result<(), Stop> {
+    if !pipe.splitter.partial().is_empty() {
+        let record = Record {
+            at_us: now_us(),
+            invocation: pipe.source.id.invocation.0,
+            end: LineEnd::Partial,
+            message: pipe.splitter.partial(),
+        };
+        journal.put(clock, record)?;
+        pipe.splitter.begin(Vec::new());
+        commit(pipe, journal, exact, 0)?;
+    }
+    exact.forget(&mut pipe.source);
+    Ok(())
 }
 
 fn now_us() -> u64 {

@@ -1,10 +1,12 @@
 //! What clients ask: reads are answered from memory at once, changes become the engine's requests.
 
-use proto::reply::{By, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, VersionInfo};
+use proto::frame::Token;
+use proto::reply::{Adopted, By, Hold, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, VersionInfo};
 use proto::request::{Job, Request, WaitFor, Whom};
-use tokio::sync::broadcast::error::RecvError;
 
-use super::core::Manager;
+use super::core::{Inside, Manager};
+use super::events::{self, Wished};
+use super::jobs::Known as Before;
 use super::launches::VIEW_TIMEOUT;
 use crate::config::Loaded;
 use crate::control::access::verb;
@@ -13,12 +15,15 @@ use crate::control::select::{self, Candidate, Known};
 use crate::control::server::Asked;
 use crate::control::view::{self, refused};
 use crate::engine::Engine;
-use crate::engine::types::{Event, Op};
-use crate::engine::unit::Desired;
+use crate::engine::hold::Held;
+use crate::engine::types::{Event, Op, RequestId};
+use crate::engine::unit::{Desired, Foreign};
 use crate::graph::Ix;
+use crate::host::outside::{self, Ours, Wanted};
 use crate::host::usage::usage;
 use crate::ids::Scope;
 use crate::keeper::wire::LogQuery;
+use crate::limits::PREPARE_TIMEOUT;
 use crate::spec::UnitName;
 
 /// What selectors are resolved against.
@@ -34,7 +39,7 @@ impl Known for View<'_> {
             .map(|(_, unit)| Candidate {
                 name: &unit.spec.name,
                 category: &unit.spec.category,
-                state: unit.state.word(),
+                state: unit.word,
             })
             .collect()
     }
@@ -56,6 +61,16 @@ impl Known for View<'_> {
     }
 }
 
+/// A process that is to become a unit's.
+pub(super) struct FoundOutside {
+    unit: UnitName,
+    process: Foreign,
+    adopted: Adopted,
+    token: Option<Token>,
+    by: By,
+    answers: Answers,
+}
+
 /// Which verb of the engine's a job is.
 enum JobKind {
     Start,
@@ -72,19 +87,26 @@ impl Manager {
             pid: asked.peer.pid,
             verb: verb(&asked.request).to_owned(),
         };
-        let answers = asked.answers;
+        let token = asked.token;
+        let answers = match token {
+            Some(token) => match self.find_asked(token, asked.answers) {
+                Some(answers) => answers,
+                None => return,
+            },
+            None => asked.answers,
+        };
         match asked.request {
             Request::Status {
                 selectors,
                 detail,
                 all,
             } => self.status(&selectors, detail, all, answers),
-            Request::Start(job) => self.job(job, JobKind::Start, by, answers),
-            Request::Stop(job) => self.job(job, JobKind::Stop, by, answers),
+            Request::Start(job) => self.job(job, JobKind::Start, token, by, answers),
+            Request::Stop(job) => self.job(job, JobKind::Stop, token, by, answers),
             Request::Restart { job, only_running } => {
-                self.job(job, JobKind::Restart { only_running }, by, answers);
+                self.job(job, JobKind::Restart { only_running }, token, by, answers);
             }
-            Request::Reload(job) => self.job(job, JobKind::Reload, by, answers),
+            Request::Reload(job) => self.job(job, JobKind::Reload, token, by, answers),
             Request::Kill {
                 selectors,
                 signal,
@@ -99,7 +121,7 @@ impl Manager {
                 }
                 if let Some((units, answers)) = self.selected(&selectors, answers) {
                     let plan = plan(&units, &[]);
-                    self.request(Op::Kill { units, signal, scope }, plan, true, by, answers);
+                    self.request(Op::Kill { units, signal, scope }, plan, true, token, by, answers);
                 }
             }
             Request::ResetFailed { selectors } => {
@@ -110,7 +132,7 @@ impl Manager {
                 };
                 if let Some((units, answers)) = found {
                     let plan = plan(&units, &[]);
-                    self.request(Op::ResetFailed { units }, plan, true, by, answers);
+                    self.request(Op::ResetFailed { units }, plan, true, token, by, answers);
                 }
             }
             Request::Events {
@@ -177,7 +199,7 @@ impl Manager {
             } => {
                 self.wait(&selectors, target, timeout_ms, answers);
             }
-            Request::DaemonReload => self.begin_reload(Some(answers)),
+            Request::DaemonReload => self.begin_reload(token, Some(answers)),
             Request::Shutdown => {
                 self.jobs.shutdown.push(answers);
                 let cause = proto::reply::Cause {
@@ -191,6 +213,42 @@ impl Manager {
             }
             Request::Version => answers.stream([Reply::Version(self.version())]),
             Request::Names => answers.stream([Reply::Names(view::names(&self.loaded))]),
+            Request::Hold {
+                selectors,
+                note,
+                until_us,
+            } => {
+                if let Some((units, answers)) = self.selected(&selectors, answers) {
+                    let now = self.clock.now();
+                    let hold = Hold {
+                        by: by.clone(),
+                        note,
+                        since_us: now.wall_us,
+                        until_us,
+                    };
+                    let until = until_us.map(|at| now.mono_of(at));
+                    let plan = plan(&units, &[]);
+                    let held = Held { hold, until };
+                    self.request(Op::Hold { units, held }, plan, true, token, by, answers);
+                }
+            }
+            Request::Unhold { selectors } => {
+                if let Some((units, answers)) = self.selected(&selectors, answers) {
+                    let plan = plan(&units, &[]);
+                    self.request(Op::Unhold { units }, plan, true, token, by, answers);
+                }
+            }
+            Request::Adopt {
+                unit,
+                pid,
+                pattern,
+                dry_run,
+            } => {
+                if let Some((units, answers)) = self.selected(std::slice::from_ref(&unit), answers) {
+                    self.look_outside(&units, Wanted::new(pid, pattern), dry_run, token, by, answers);
+                }
+            }
+            Request::Upgrade { binary } => self.begin_upgrade(binary, token, answers),
         }
     }
 
@@ -226,7 +284,41 @@ impl Manager {
         wanted.map(|(_, unit)| unit.spec.name.clone()).collect()
     }
 
-    fn job(&mut self, job: Job, kind: JobKind, by: By, answers: Answers) {
+    /// A request that was made before is not done again: its client is given the same job, or the same answer. Gives the
+    /// answers back where it is new.
+    fn find_asked(&mut self, token: Token, answers: Answers) -> Option<Answers> {
+        if self.is_upgrade(token) {
+            self.upgrade_answers = Some(answers);
+            return None;
+        }
+        let closed = answers.closed();
+        match self.jobs.find(token, answers) {
+            Before::Not(answers) => Some(answers),
+            Before::UnderWay(id) => {
+                self.watch_client(id, closed);
+                self.settle(id);
+                None
+            }
+            Before::Answered => None,
+        }
+    }
+
+    /// Answers a job whose client does not wait for more than that it was taken.
+    fn settle(&mut self, id: RequestId) {
+        let Some(answered) = self.jobs.settled(id) else {
+            return;
+        };
+        self.pending.closed.push(id);
+        if answered.token.is_some() {
+            self.pending.answered.push(answered.clone());
+        }
+        self.tell(Event::Forget { id });
+        if let Some(answers) = self.jobs.close(id, &answered) {
+            self.answer_when_safe(answered, answers);
+        }
+    }
+
+    fn job(&mut self, job: Job, kind: JobKind, token: Option<Token>, by: By, answers: Answers) {
         if job.selectors.is_empty() {
             return answers.fail(refused(2, "no unit is named".to_owned()));
         }
@@ -261,7 +353,7 @@ impl Manager {
             },
             JobKind::Reload => Op::Reload { units },
         };
-        let id = self.request(op, plan, job.wait, by, answers);
+        let id = self.request(op, plan, job.wait, token, by, answers);
         if let (Some(ms), true) = (job.timeout_ms, job.wait) {
             self.set_timeout(id, ms);
         }
@@ -290,41 +382,23 @@ impl Manager {
                 None => return,
             }
         };
-        let names: Option<std::collections::BTreeSet<String>> =
-            units.map(|units| units.iter().map(UnitName::to_string).collect());
-        let is_meant = move |e: &proto::reply::Event| {
-            names.as_ref().is_none_or(|n| n.contains(&e.unit))
-                && after.is_none_or(|seq| e.seq > seq)
-                && since_us.is_none_or(|at| e.at_us >= at)
+        let wanted = Wished {
+            units: units.map(|units| units.iter().map(UnitName::to_string).collect()),
+            after,
+            since_us,
         };
-        let (kept, mut live) = self.events.subscribe();
+        let (kept, live) = self.events.subscribe();
+        let folder = self.places.state_dir.clone();
+        let last = self.engine.last_seq();
         tokio::spawn(async move {
-            for event in kept.into_iter().filter(|e| is_meant(e)) {
-                if answers
-                    .send(&Reply::Event(Box::new((*event).clone())))
-                    .await
-                    .is_err()
-                {
-                    return;
+            let heard = events::tell_past(&answers, &folder, kept, last, &wanted).await;
+            match heard {
+                Err(Refused::Closed) => {}
+                Err(Refused::Full | Refused::TooLarge) => {
+                    answers.fail(refused(1, "an event does not fit into a frame".to_owned()));
                 }
-            }
-            if !follow {
-                return answers.end();
-            }
-            loop {
-                let next = tokio::select! {
-                    next = live.recv() => next,
-                    () = answers.closed() => return,
-                };
-                let reply = match next {
-                    Ok(event) if is_meant(&event) => Reply::Event(Box::new((*event).clone())),
-                    Ok(_) => continue,
-                    Err(RecvError::Lagged(missed)) => Reply::Lagged(missed),
-                    Err(RecvError::Closed) => return answers.end(),
-                };
-                if let Err(Refused::Closed) = answers.send(&reply).await {
-                    return;
-                }
+                Ok(()) if follow => events::tell_future(answers, live, &wanted).await,
+                Ok(()) => answers.end(),
             }
         });
     }
@@ -373,6 +447,98 @@ impl Manager {
         if let Some(ms) = timeout_ms {
             self.set_timeout(id, ms);
         }
+    }
+
+    /// Looks for the process, off the loop, and says what there is to say of it.
+    fn look_outside(
+        &mut self,
+        units: &[UnitName],
+        wanted: Option<Wanted>,
+        dry_run: bool,
+        token: Option<Token>,
+        by: By,
+        answers: Answers,
+    ) {
+        let ([unit], Some(wanted)) = (units, wanted) else {
+            return answers.fail(refused(7, "adopt takes one unit and one process".to_owned()));
+        };
+        let life = self
+            .engine
+            .find(unit)
+            .and_then(|(_, found)| found.state.life()?.pid());
+        if let Some(pid) = life {
+            let mut failure = refused(7, format!("{unit} runs already (pid {pid})"));
+            failure.hint = Some(format!("ringriftctl stop {unit} makes room for another process"));
+            return answers.fail(failure);
+        }
+        let ours = Ours {
+            keeper: self.hello.keeper_pid,
+            units: self
+                .engine
+                .units()
+                .filter_map(|(_, unit)| unit.state.life()?.pid())
+                .collect(),
+            asker: by.pid,
+        };
+        let (unit, inside) = (unit.clone(), self.inside.clone());
+        tokio::spawn(async move {
+            let look = tokio::task::spawn_blocking(move || outside::find(&wanted, &ours));
+            let found = match tokio::time::timeout(PREPARE_TIMEOUT, look).await {
+                Ok(Ok(found)) => found,
+                Ok(Err(_)) | Err(_) => {
+                    return answers.fail(refused(
+                        1,
+                        "the processes could not be examined in time".to_owned(),
+                    ));
+                }
+            };
+            match found {
+                Ok(process) => {
+                    let adopted = Adopted {
+                        unit: unit.to_string(),
+                        pid: process.pid,
+                        command: process.command,
+                        invocation: None,
+                        dry_run,
+                        lacks: outside::LACKS.map(str::to_owned).to_vec(),
+                    };
+                    if dry_run {
+                        return answers.stream([Reply::Adopted(Box::new(adopted))]);
+                    }
+                    let found = FoundOutside {
+                        unit,
+                        process: Foreign {
+                            pid: process.pid,
+                            start_time: process.start_time,
+                        },
+                        adopted,
+                        token,
+                        by,
+                        answers,
+                    };
+                    // A manager that is ending answers by dropping it.
+                    let _ = inside.send(Inside::FoundOutside(Box::new(found))).await;
+                }
+                Err(none) => answers.fail(none.failure()),
+            }
+        });
+    }
+
+    /// The process that is to become a unit's was found.
+    pub(super) fn on_found_outside(&mut self, found: FoundOutside) {
+        let id = self.jobs.number();
+        let closed = found.answers.closed();
+        let record = self
+            .jobs
+            .open_adoption(id, found.token, found.adopted, found.answers);
+        self.pending.jobs.extend(record);
+        self.watch_client(id, closed);
+        let op = Op::Adopt {
+            unit: found.unit,
+            process: found.process,
+        };
+        let by = found.by;
+        self.tell(Event::Request { id, op, by });
     }
 
     /// The units asked for; then, off the loop, what has to be measured or read.
@@ -453,17 +619,17 @@ impl Manager {
         op: Op,
         plan: JobPlan,
         waits: bool,
+        token: Option<Token>,
         by: By,
         answers: Answers,
-    ) -> crate::engine::types::RequestId {
+    ) -> RequestId {
         let id = self.jobs.number();
         let closed = answers.closed();
-        self.jobs.open(id, plan, waits, answers);
+        let record = self.jobs.open(id, token, plan, waits, answers);
+        self.pending.jobs.extend(record);
         self.watch_client(id, closed);
         self.tell(Event::Request { id, op, by });
-        if self.jobs.settle(id) {
-            self.tell(Event::Forget { id });
-        }
+        self.settle(id);
         id
     }
 }

@@ -1,36 +1,42 @@
 //! The loop, and what it does with each thing that happens.
 //!
-//! Read first: [`Manager::run`] and [`Manager::tell`].
+//! Read first: [`Manager::run`].
 
-use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use proto::reply::{Cause, CauseKind, Failure, Reply, UnitStatus};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use proto::frame::Token;
+use proto::reply::UnitStatus;
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
 
+use super::ask::FoundOutside;
+use super::begin::Beginning;
 use super::events::Events;
 use super::jobs::Jobs;
 use super::launches::{Launches, News};
+use super::memory::{Order, Step};
+use super::remember::Remember;
+use super::takeover::{self, Knows};
+use super::upgrade::{Candidate, UpgradeRecord};
 use crate::clock::{Clock, Now};
-use crate::config::{self, Loaded, Report};
+use crate::config::{Loaded, Report};
 use crate::control::outbox::Answers;
 use crate::control::server::Asked;
-use crate::control::view::{NodeFacts, Said, refused, reloaded};
+use crate::control::view::{NodeFacts, Said};
+use crate::control::watch::Renewal;
 use crate::engine::Engine;
-use crate::engine::types::{Action, Event, LaunchFailure, RequestId};
+use crate::engine::types::{Event, LaunchFailure, Mono, RequestId};
 use crate::host::link::Link;
-use crate::host::notify::Notice;
-use crate::ids::{Invocation, LaunchId};
+use crate::host::notify::Told;
+use crate::ids::LaunchId;
 use crate::keeper::wire::{FromKeeper, LogQuery, LogTail, ToKeeper};
 use crate::limits;
 use crate::places::Places;
 use crate::spec::UnitName;
-
-/// Units that are named to somebody who signals a second time.
-const LEFT_NAMED: usize = 8;
 
 /// The exit code for a bug of ours.
 pub(super) const BUG: u8 = 70;
@@ -44,6 +50,12 @@ pub(super) struct Hello {
     pub(super) logger_pid: u32,
     pub(super) seed: u64,
     pub(super) containment: String,
+    pub(super) is_fresh: bool,
+    pub(super) is_wrapped: bool,
+    pub(super) manager_deaths: u32,
+    pub(super) is_safe: bool,
+    pub(super) last_order: u64,
+    pub(super) note: Option<String>,
 }
 
 /// What a task of the manager's own reports.
@@ -52,8 +64,13 @@ pub(super) enum Inside {
     /// The files were read again.
     Loaded {
         result: Box<Result<Loaded, Report>>,
+        token: Option<Token>,
         answers: Option<Answers>,
     },
+    /// A process that is to become a unit's was found.
+    FoundOutside(Box<FoundOutside>),
+    /// A program to be upgraded to.
+    Candidate(Box<Candidate>),
     /// A job's or wait's time is up.
     TimedOut(RequestId),
     /// A job's or wait's client has gone.
@@ -76,6 +93,7 @@ pub(super) struct Manager {
     pub(super) launches: Launches,
     pub(super) events: Events,
     pub(super) jobs: Jobs,
+    pub(super) renewal: Renewal,
     pub(super) said: BTreeMap<UnitName, Said>,
     pub(super) tails: BTreeMap<u64, oneshot::Sender<LogTail>>,
     pub(super) inside: mpsc::Sender<Inside>,
@@ -85,7 +103,31 @@ pub(super) struct Manager {
     pub(super) is_announced: bool,
     pub(super) end: Option<u8>,
     pub(super) next_nonce: u64,
-    pub(super) next_order: u64,
+    /// The number of the last signal, over the manager's deaths.
+    pub(super) last_order: u64,
+    /// The last signals.
+    pub(super) orders: VecDeque<Order>,
+    /// What has happened and is not kept yet.
+    pub(super) pending: Step,
+    /// No deadline counts before then.
+    pub(super) late: Option<Mono>,
+    pub(super) remember: Remember,
+    pub(super) boot: String,
+    /// Tells of the keeper's end.
+    pub(super) keeper_life: Option<OwnedFd>,
+    /// What the keeper gave, and this process keeps open under its numbers for the keeper that it may have to become: the
+    /// two halves of the state, and the locks.
+    pub(super) kept: [OwnedFd; 4],
+    /// An upgrade that the keeper was asked for.
+    pub(super) upgrade: Option<UpgradeRecord>,
+    /// Who asked for it.
+    pub(super) upgrade_answers: Option<Answers>,
+    /// The control socket's listener.
+    pub(super) listener: OwnedFd,
+    /// The highest number of a signal to the daemon.
+    pub(super) last_signal: u64,
+    /// What could not be used of what was remembered.
+    pub(super) notes: Vec<String>,
 }
 
 /// What the loop listens to.
@@ -93,7 +135,9 @@ pub(super) struct Channels {
     pub(super) asks: mpsc::Receiver<Asked>,
     pub(super) inside: mpsc::Receiver<Inside>,
     pub(super) news: mpsc::Receiver<News>,
-    pub(super) notices: mpsc::Receiver<(Invocation, Notice)>,
+    pub(super) notices: mpsc::Receiver<Told>,
+    /// The control socket has lost its name.
+    pub(super) lost: mpsc::Receiver<()>,
     pub(super) term: Signal,
     pub(super) int: Signal,
     pub(super) quit: Signal,
@@ -103,100 +147,64 @@ pub(super) struct Channels {
 impl Manager {
     /// The loop. `biased`: what the keeper says comes first, since everything else is judged by it; time comes last,
     /// so that a unit that became ready in the last moment is not timed out by a busy loop.
-    pub(super) async fn run(&mut self, mut on: Channels) -> u8 {
+    pub(super) async fn run(&mut self, mut on: Channels, beginning: Beginning) -> u8 {
+        if let Err(why) = self.begin(beginning).await {
+            tracing::error!("cannot begin: {why}");
+            return self.on_keeper_gone();
+        }
+        // Only now: a state that kills its reader has done so before.
         self.send(&ToKeeper::Serving);
-        self.tell(Event::Loaded(std::sync::Arc::clone(&self.loaded.plan)));
+        self.note_upgrade();
+        if self.is_announced && !self.engine.is_shutting_down() {
+            // The last manager may have died before it said so; once more harms nobody.
+            self.send(&ToKeeper::Announce {
+                text: "READY=1".to_owned(),
+            });
+        }
         loop {
             if let Some(code) = self.end {
                 return self.finish(code).await;
             }
-            let deadline = self.engine.next_deadline();
+            let deadline = match self.late {
+                Some(until) => Some(until),
+                None => self.engine.next_deadline(),
+            };
             tokio::select! {
                 biased;
                 said = self.keeper.recv::<FromKeeper>() => match said {
                     Ok(Some((said, fds))) => self.on_keeper(said, fds),
-                    Ok(None) => {
-                        tracing::error!("the keeper has gone; the manager ends with it");
-                        return BUG;
-                    }
+                    Ok(None) => return self.on_keeper_gone(),
                     Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
                         tracing::error!("the keeper said what cannot be understood: {e}");
                     }
                     Err(e) => {
                         tracing::error!("the link to the keeper broke: {e}");
-                        return BUG;
+                        return self.on_keeper_gone();
                     }
                 },
                 Some(news) = on.news.recv() => self.on_inside(Inside::News(news)),
-                Some((life, notice)) = on.notices.recv() => self.on_notice(life, notice),
+                Some((life, notice, consumed)) = on.notices.recv() => {
+                    self.on_notice(life, notice);
+                    consumed.done();
+                }
                 Some(inside) = on.inside.recv() => self.on_inside(inside),
                 tail = self.logger.recv::<LogTail>(), if !self.is_logger_gone => self.on_tail(tail),
-                Some(asked) = on.asks.recv() => self.on_asked(asked),
+                Some(()) = on.lost.recv() => self.send(&ToKeeper::Relisten),
+                Some(asked) = on.asks.recv() => {
+                    self.on_asked(asked);
+                    self.tick_if_due();
+                }
                 _ = on.term.recv() => self.on_signal(libc::SIGTERM),
                 _ = on.int.recv() => self.on_signal(libc::SIGINT),
                 _ = on.quit.recv() => self.on_signal(libc::SIGQUIT),
                 _ = on.hup.recv() => self.on_signal(libc::SIGHUP),
+                () = self.remember.disk_wants_base() => {
+                    let now = self.clock.now();
+                    let whole = self.whole(now);
+                    self.remember.rebase(&whole);
+                }
                 () = until(deadline) => self.tell(Event::Tick),
             }
-        }
-    }
-
-    /// Tells the engine what happened, now, and does all that it asks for.
-    pub(super) fn tell(&mut self, event: Event) {
-        let now = self.clock.now();
-        self.engine.handle(now.mono, event);
-        while let Some(action) = self.engine.poll_action() {
-            self.obey(action, now);
-        }
-        self.jobs.look(&self.engine);
-        if !self.is_announced && self.engine.is_settled() && !self.engine.is_shutting_down() {
-            self.is_announced = true;
-            self.send(&ToKeeper::Announce {
-                text: "READY=1\nSTATUS=every wanted unit was started".to_owned(),
-            });
-            let sum = crate::control::view::summary(&self.engine);
-            let up = sum.running + sum.completed;
-            tracing::info!(
-                "{up} of {} wanted units are up; ringriftctl status shows them",
-                sum.wanted
-            );
-        }
-    }
-
-    pub(super) fn obey(&mut self, action: Action, now: Now) {
-        match action {
-            Action::Launch { launch, role, spec } => {
-                if launch.is_main() {
-                    self.said.remove(&spec.name);
-                }
-                self.launches.prepare(launch, role, spec);
-            }
-            Action::Signal {
-                launch,
-                signal,
-                scope,
-            } => {
-                self.next_order += 1;
-                self.send(&ToKeeper::Signal {
-                    id: launch,
-                    signal,
-                    scope,
-                    order: self.next_order,
-                });
-            }
-            Action::Destroy { launch } => self.send(&ToKeeper::Destroy { id: launch }),
-            Action::FindMain { launch, .. } => self.launches.find_main(launch),
-            Action::Release { launch } => {
-                self.launches.forget(launch);
-                self.send(&ToKeeper::Release { id: launch });
-            }
-            Action::Reply { id, answer } => self.jobs.on_reply(id, answer, now),
-            Action::Emit(change) => {
-                let event = self.events.record(change, now, self.hello.seed);
-                log_event(&event);
-                self.jobs.on_event(&event);
-            }
-            Action::Finish { code } => self.end = Some(code),
         }
     }
 
@@ -207,135 +215,16 @@ impl Manager {
         }
     }
 
-    pub(super) fn on_keeper(&mut self, said: FromKeeper, fds: Vec<OwnedFd>) {
-        match said {
-            FromKeeper::Launched { id, pid, start_time } => {
-                let note = self.launches.on_launched(id, pid, start_time, fds);
-                self.tell(Event::Launched {
-                    launch: id,
-                    pid,
-                    note,
-                });
-            }
-            FromKeeper::LaunchFailed { id, stage, errno } => {
-                self.launches.on_launch_failed(id, stage, errno);
-            }
-            FromKeeper::Exited { id, exit, remains } => {
-                self.tell(Event::Exited {
-                    launch: id,
-                    exit,
-                    remains,
-                });
-            }
-            FromKeeper::Emptied { id } => self.tell(Event::Emptied { launch: id }),
-            FromKeeper::Unkillable { id, remains } => self.tell(Event::Unkillable { launch: id, remains }),
-            FromKeeper::MainFound { id, pid, .. } => self.tell(Event::MainFound { launch: id, pid }),
-            FromKeeper::MainMissing { id, why } => self.tell(Event::MainMissing { launch: id, why }),
-            FromKeeper::Signal { signal, number } => {
-                self.on_signal(signal);
-                self.send(&ToKeeper::SignalTaken { number });
-            }
-            FromKeeper::Ping { nonce } => self.send(&ToKeeper::Pong { nonce }),
-            FromKeeper::LoggerRestarted { pid, times } => {
-                tracing::warn!("the logger died and was started again (pid {pid}, {times} times so far)");
-                self.hello.logger_pid = pid;
-                self.logger_deaths = times;
-                if let Some(link) = fds.into_iter().next().map(Link::from_fd) {
-                    match link {
-                        Ok(link) => {
-                            self.logger = link;
-                            self.is_logger_gone = false;
-                            // What the old one was asked it will not answer.
-                            self.tails.clear();
-                        }
-                        Err(e) => tracing::error!("cannot reach the new logger: {e}"),
-                    }
-                }
-            }
-            FromKeeper::Hello { .. }
-            | FromKeeper::Pong { .. }
-            | FromKeeper::Missing { .. }
-            | FromKeeper::Inventoried => {}
-        }
-    }
-
-    /// TERM, INT and QUIT stop everything in order; a second one changes nothing, the deadline runs. HUP reads the
-    /// files again.
-    pub(super) fn on_signal(&mut self, number: i32) {
-        if number == libc::SIGHUP {
-            return self.begin_reload(None);
-        }
-        let name = crate::engine::signal_name(number);
-        if self.engine.is_shutting_down() {
-            let left: Vec<&str> = self
-                .engine
-                .units()
-                .filter(|(_, unit)| unit.state.life().is_some())
-                .map(|(_, unit)| unit.spec.name.as_str())
-                .take(LEFT_NAMED)
-                .collect();
-            tracing::warn!(
-                "{name}: already stopping, and what is left at the end of shutdown_timeout is killed; waits for {}",
-                left.join(", ")
-            );
-            return;
-        }
-        tracing::info!("{name}: stopping all units");
-        self.send(&ToKeeper::Announce {
-            text: "STOPPING=1\nSTATUS=stopping all units".to_owned(),
-        });
-        let cause = Cause {
-            kind: CauseKind::Signal,
-            seq: None,
-            unit: None,
-            by: None,
-            text: name,
-        };
-        self.tell(Event::Shutdown { cause });
-    }
-
-    pub(super) fn on_notice(&mut self, life: Invocation, notice: Notice) {
-        let unit = self.engine.unit_of(life).map(|unit| unit.spec.name.clone());
-        match notice {
-            Notice::Ready => self.tell(Event::Ready { invocation: life }),
-            Notice::Stopping => self.tell(Event::Stopping { invocation: life }),
-            Notice::Extend(by) => self.tell(Event::Extend { invocation: life, by }),
-            Notice::Status(text) => {
-                if let Some(unit) = unit {
-                    self.said.entry(unit).or_default().status = (!text.is_empty()).then_some(text);
-                }
-            }
-            Notice::Health(health) => {
-                if let Some(unit) = unit {
-                    self.said.entry(unit).or_default().health = Some(health);
-                }
-            }
-            Notice::Metrics(text) => {
-                if let Some(unit) = unit {
-                    self.said.entry(unit).or_default().metrics = Some(text);
-                }
-            }
-            Notice::Rejected { pid, why } => {
-                let unit = unit.map(|u| u.to_string()).unwrap_or_default();
-                tracing::warn!("{unit}: a notification of pid {pid} was not believed: {why}");
-            }
-            Notice::Dropped(n) => {
-                let unit = unit.map(|u| u.to_string()).unwrap_or_default();
-                tracing::warn!("{unit}: {n} notifications came too fast and were dropped");
-            }
-            Notice::Reloading
-            | Notice::Watchdog
-            | Notice::WatchdogTrigger
-            | Notice::Barrier
-            | Notice::Ignored { .. } => {}
-        }
-    }
-
     pub(super) fn on_inside(&mut self, inside: Inside) {
         match inside {
             Inside::News(News::Prepared { launch, result }) => match result {
                 Ok(prepared) => {
                     if let Some(request) = self.launches.on_prepared(launch, *prepared) {
+                        self.pending
+                            .launches
+                            .extend(self.launches.record(launch).cloned());
+                        let now = self.clock.now();
+                        self.commit(now);
                         self.ask_for_launch(launch, &request);
                     }
                 }
@@ -355,14 +244,23 @@ impl Manager {
             Inside::News(News::MainPid { launch, pid }) => {
                 self.send(&ToKeeper::FindMain { id: launch, pid });
             }
-            Inside::Loaded { result, answers } => self.on_reloaded(*result, answers),
+            Inside::Loaded {
+                result,
+                token,
+                answers,
+            } => self.on_reloaded(*result, token, answers),
+            Inside::Candidate(candidate) => self.on_candidate(*candidate),
+            Inside::FoundOutside(found) => self.on_found_outside(*found),
             Inside::TimedOut(id) => {
                 self.jobs.on_timeout(id);
+                self.pending.closed.push(id);
                 self.tell(Event::Forget { id });
             }
             Inside::Gone(id) => {
-                self.jobs.forget(id);
-                self.tell(Event::Forget { id });
+                if self.jobs.on_gone(id) {
+                    self.pending.closed.push(id);
+                    self.tell(Event::Forget { id });
+                }
             }
         }
     }
@@ -376,73 +274,6 @@ impl Manager {
                 launch,
                 failure: LaunchFailure { text, host: true },
             });
-        }
-    }
-
-    /// Reads the files off the loop; one reload at a time.
-    pub(super) fn begin_reload(&mut self, answers: Option<Answers>) {
-        if self.is_reloading || self.engine.is_shutting_down() {
-            if let Some(answers) = answers {
-                let why = if self.is_reloading {
-                    "another reload is under way"
-                } else {
-                    "it is shutting down"
-                };
-                answers.fail(refused(7, why.to_owned()));
-            }
-            return;
-        }
-        self.is_reloading = true;
-        let (places, profiles, inside) = (self.places.clone(), self.profiles.clone(), self.inside.clone());
-        tokio::spawn(async move {
-            let work = tokio::task::spawn_blocking(move || config::load(&places, &profiles));
-            match work.await {
-                Ok(result) => {
-                    let _ = inside
-                        .send(Inside::Loaded {
-                            result: Box::new(result),
-                            answers,
-                        })
-                        .await;
-                }
-                Err(e) => tracing::error!("the reload's task failed: {e}"),
-            }
-        });
-    }
-
-    /// All or nothing.
-    pub(super) fn on_reloaded(&mut self, result: Result<Loaded, Report>, answers: Option<Answers>) {
-        self.is_reloading = false;
-        match result {
-            Ok(loaded) => {
-                let before = std::mem::replace(&mut self.loaded, loaded);
-                self.tell(Event::Loaded(std::sync::Arc::clone(&self.loaded.plan)));
-                let did = reloaded(&before, &self.loaded, &self.engine);
-                tracing::info!(
-                    "reloaded: {} added, {} removed, {} need a restart",
-                    did.added.len(),
-                    did.removed.len(),
-                    did.needs_restart.len()
-                );
-                if let Some(answers) = answers {
-                    answers.stream([Reply::Reloaded(did)]);
-                }
-            }
-            Err(report) => {
-                tracing::error!("daemon-reload refused, nothing has changed:\n{report}");
-                if let Some(answers) = answers {
-                    answers.fail(Failure {
-                        code: CONFIG,
-                        message: match report.faults.len() {
-                            1 => "1 fault; nothing has changed".to_owned(),
-                            n => format!("{n} faults; nothing has changed"),
-                        },
-                        unit: None,
-                        hint: Some("ringriftd check shows them too".to_owned()),
-                        details: report.faults.iter().map(ToString::to_string).collect(),
-                    });
-                }
-            }
         }
     }
 
@@ -509,7 +340,26 @@ impl Manager {
     }
 
     pub(super) fn node_facts(&self, now: Now) -> NodeFacts {
-        let mut notices = Vec::new();
+        let mut notices = self.places.notes.clone();
+        notices.extend(self.remember.notices());
+        notices.extend(self.hello.note.clone());
+        match self.hello.manager_deaths {
+            0 => {}
+            1 => notices.push("the manager died once and was started again; no unit was touched".to_owned()),
+            n => notices.push(format!(
+                "the manager died {n} times and was started again; no unit was touched"
+            )),
+        }
+        if self.hello.is_safe {
+            notices.push(
+                "safe mode: the manager kept dying, and works with the state before the last one".to_owned(),
+            );
+        }
+        notices.extend(
+            self.notes
+                .iter()
+                .map(|note| format!("of what was remembered: {note}")),
+        );
         if self.logger_deaths > 0 {
             notices.push(format!(
                 "the logger died {} times and was started again",
@@ -528,6 +378,53 @@ impl Manager {
         }
     }
 
+    /// Time must not wait for ever behind those who ask.
+    fn tick_if_due(&mut self) {
+        let now = self.clock.now().mono;
+        if self.late.is_none() && self.engine.next_deadline().is_some_and(|at| at <= now) {
+            self.tell(Event::Tick);
+        }
+    }
+
+    /// The link to the keeper has ended, and all that was in it is read. Where nobody else starts another keeper, this
+    /// process becomes it; returns only if that cannot be.
+    fn on_keeper_gone(&mut self) -> u8 {
+        if !self.keeper_is_dead() {
+            tracing::error!("the keeper closed its link and lives: the manager ends");
+            return BUG;
+        }
+        if !takeover::may_take_over(self.hello.is_wrapped, self.hello.keeper_pid) {
+            tracing::error!(
+                "the keeper has gone; the manager ends, and the next ringriftd takes over what lives"
+            );
+            return BUG;
+        }
+        tracing::error!("the keeper has gone; the manager takes its place, and no unit is touched");
+        let [first, second, state_lock, run_lock] = self.kept.each_ref().map(OwnedFd::as_fd);
+        let why = takeover::take_over(&Knows {
+            state: [first, second],
+            locks: [state_lock, run_lock],
+            logger: (!self.is_logger_gone).then(|| self.logger.fd()),
+            control: self.listener.as_fd(),
+            launches: self.launches.ends().collect(),
+            last_order: self.last_order,
+            last_signal: self.last_signal,
+        });
+        tracing::error!("{why}: the manager ends, and units are left to whoever starts ringriftd again");
+        BUG
+    }
+
+    /// Its descriptors are closed before it counts as dead.
+    fn keeper_is_dead(&self) -> bool {
+        let Some(life) = &self.keeper_life else {
+            // It was gone before this process could look.
+            return nix::unistd::getppid().as_raw().cast_unsigned() != self.hello.keeper_pid;
+        };
+        let mut ended = [PollFd::new(life.as_fd(), PollFlags::POLLIN)];
+        let bound = PollTimeout::try_from(limits::ROLE_END_TIMEOUT).unwrap_or(PollTimeout::MAX);
+        nix::poll::poll(&mut ended, bound).is_ok_and(|ready| ready > 0)
+    }
+
     /// Everything is down: the clients hear of it, then the keeper, and that is all.
     pub(super) async fn finish(&mut self, code: u8) -> u8 {
         for answers in std::mem::take(&mut self.jobs.shutdown) {
@@ -537,6 +434,18 @@ impl Manager {
                 .is_err()
             {
                 tracing::warn!("a client did not take the word that all is down");
+            }
+        }
+        let now = self.clock.now();
+        let mut whole = self.whole(now);
+        whole.has_ended = true;
+        if let Some(promise) = self.remember.end(&whole) {
+            match tokio::time::timeout(limits::PROMISE_TIMEOUT, promise).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(why))) => tracing::error!("the last state is not on disk: {why}"),
+                Ok(Err(_)) | Err(_) => {
+                    tracing::error!("the last state is not on disk: its writer does not answer")
+                }
             }
         }
         self.send(&ToKeeper::End { code });
@@ -552,19 +461,5 @@ async fn until(deadline: Option<crate::engine::types::Mono>) {
     match deadline {
         Some(at) => tokio::time::sleep(at.since(Now::read().mono)).await,
         None => std::future::pending().await,
-    }
-}
-
-/// One line for each change, as loud as it is bad.
-fn log_event(event: &proto::reply::Event) {
-    let (unit, why) = (&event.unit, &event.cause.text);
-    match event.event.as_str() {
-        "DAEMON_FAILED" | "DAEMON_CRASH_LOOP_DETECTED" | "DAEMON_PERMANENTLY_FAILED" => {
-            tracing::warn!("{unit}: {}: {why}", event.event);
-        }
-        "DAEMON_READY" | "DAEMON_STOPPED" | "DAEMON_RESTARTING" => {
-            tracing::info!("{unit}: {}: {why}", event.event)
-        }
-        _ => tracing::debug!("{unit}: {}: {why}", event.event),
     }
 }

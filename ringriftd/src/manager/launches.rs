@@ -3,20 +3,22 @@
 //! reports back as [`News`].
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::takeover::Held;
 use crate::engine::types::{LaunchFailure, Role};
-use crate::host::notify::{Expected, Notice, NotifySocket, listen};
+use crate::host::notify::{Expected, NotifySocket, Told, listen};
 use crate::host::prepare::{Prepared, Preparer};
 use crate::host::ready::{PipeSaid, read_ready};
 use crate::ids::{Invocation, LaunchId, invocation_text};
-use crate::keeper::wire::{Launch, Stage};
+use crate::keeper::wire::{Adopt, Identity, Launch, Output, Stage};
 use crate::limits::PID_FILE_PAUSE;
 use crate::spec::UnitSpec;
 
@@ -53,13 +55,81 @@ pub enum News {
     },
 }
 
+/// What of a launch outlives the manager: enough to hear of it again from the same keeper, and to have another keeper
+/// adopt it. No environment, which may hold secrets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LaunchRecord {
+    /// Which.
+    pub id: LaunchId,
+    invocation: String,
+    role: String,
+    tag: String,
+    output: Output,
+    identity: Option<Identity>,
+    notify: Option<Vec<u8>>,
+    ready_fd: Option<u32>,
+    note: Option<String>,
+    /// `[exec] pid_file`, filled in.
+    pid_file: Option<PathBuf>,
+    /// It was somebody else's process before.
+    #[serde(default)]
+    is_foreign: bool,
+}
+
+impl LaunchRecord {
+    fn of(launch: &Launch, note: Option<String>, spec: &UnitSpec) -> Self {
+        let pid_file = spec.exec.pid_file.as_ref().and_then(|template| {
+            let path = template.fill(&|name| lookup(&launch.env, name)).ok()?;
+            Some(PathBuf::from(path))
+        });
+        Self {
+            id: launch.id,
+            invocation: launch.invocation.clone(),
+            role: launch.role.clone(),
+            tag: launch.tag.clone(),
+            output: launch.output.clone(),
+            identity: launch.identity.clone(),
+            notify: launch.notify.clone(),
+            ready_fd: launch.ready_fd,
+            note,
+            pid_file,
+            is_foreign: false,
+        }
+    }
+
+    /// It says by a socket or a pipe when it is ready: ears that an earlier keeper may have had, and nobody since.
+    pub fn says_when_ready(&self) -> bool {
+        self.notify.is_some() || self.ready_fd.is_some()
+    }
+
+    /// What another keeper needs to know to take it over. `main` is its main process with its start time, where that is
+    /// known.
+    pub fn adopt(&self, main: Option<(u32, u64)>, has_exited: bool) -> Adopt {
+        Adopt {
+            id: self.id,
+            invocation: self.invocation.clone(),
+            role: self.role.clone(),
+            tag: self.tag.clone(),
+            main,
+            has_exited,
+            output: self.output.clone(),
+            notify: self.notify.clone(),
+            identity: self.identity.clone(),
+            ready_fd: self.ready_fd,
+            is_foreign: self.is_foreign,
+        }
+    }
+}
+
 /// One launch that the keeper has been, or is about to be, asked for.
 #[derive(Debug)]
 struct InFlight {
     spec: Arc<UnitSpec>,
     request: Option<Arc<Launch>>,
-    note: Option<String>,
+    record: Option<LaunchRecord>,
     notify: Option<NotifySocket>,
+    /// The readiness pipe, for whoever comes after this process.
+    ready: Option<OwnedFd>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -78,7 +148,7 @@ pub struct Launches {
     cgroup: Option<PathBuf>,
     seed: u64,
     news: mpsc::Sender<News>,
-    notices: mpsc::Sender<(Invocation, Notice)>,
+    notices: mpsc::Sender<Told>,
     open: BTreeMap<LaunchId, InFlight>,
 }
 
@@ -88,7 +158,7 @@ impl Launches {
         preparer: Preparer,
         cgroup: Option<PathBuf>,
         news: mpsc::Sender<News>,
-        notices: mpsc::Sender<(Invocation, Notice)>,
+        notices: mpsc::Sender<Told>,
     ) -> Self {
         let seed = preparer.node().seed;
         Self {
@@ -113,8 +183,9 @@ impl Launches {
         let in_flight = InFlight {
             spec,
             request: None,
-            note: None,
+            record: None,
             notify: None,
+            ready: None,
             task: Some(task),
         };
         self.open.insert(launch, in_flight);
@@ -125,9 +196,80 @@ impl Launches {
         let in_flight = self.open.get_mut(&launch)?;
         let request = Arc::new(prepared.launch);
         in_flight.request = Some(Arc::clone(&request));
-        in_flight.note = prepared.note;
+        in_flight.record = Some(LaunchRecord::of(&request, prepared.note, &in_flight.spec));
         in_flight.task = None;
         Some(request)
+    }
+
+    /// A launch that an earlier manager asked for; the keeper will say what became of it.
+    pub fn restore(&mut self, record: LaunchRecord, spec: Arc<UnitSpec>) {
+        let in_flight = InFlight {
+            spec,
+            request: None,
+            record: Some(record.clone()),
+            notify: None,
+            ready: None,
+            task: None,
+        };
+        self.open.insert(record.id, in_flight);
+    }
+
+    /// What outlives this manager of a launch; nothing of one that is still being prepared.
+    pub fn record(&self, launch: LaunchId) -> Option<&LaunchRecord> {
+        self.open.get(&launch)?.record.as_ref()
+    }
+
+    /// It was somebody else's process before, and is not ringriftd's child.
+    pub fn is_foreign(&self, launch: LaunchId) -> bool {
+        self.record(launch).is_some_and(|record| record.is_foreign)
+    }
+
+    /// The ears that are open.
+    pub fn ends(&self) -> impl Iterator<Item = Held<'_>> {
+        self.open.iter().map(|(id, in_flight)| Held {
+            id: *id,
+            notify: in_flight.notify.as_ref().map(NotifySocket::fd),
+            ready: in_flight.ready.as_ref().map(OwnedFd::as_fd),
+        })
+    }
+
+    /// All of them.
+    pub fn records(&self) -> impl Iterator<Item = &LaunchRecord> {
+        self.open
+            .values()
+            .filter_map(|in_flight| in_flight.record.as_ref())
+    }
+
+    /// A process from outside is about to become this launch. It keeps the output that it has.
+    pub fn adopt_foreign(&mut self, launch: LaunchId, spec: Arc<UnitSpec>) -> LaunchRecord {
+        let record = LaunchRecord {
+            is_foreign: true,
+            ..self.record_of_main(launch, &spec)
+        };
+        self.restore(record.clone(), spec);
+        record
+    }
+
+    /// What can be said of a unit's main process that nobody remembers having asked for.
+    pub fn record_of_main(&self, launch: LaunchId, spec: &UnitSpec) -> LaunchRecord {
+        LaunchRecord {
+            id: launch,
+            invocation: invocation_text(self.seed, launch.invocation),
+            role: Role::Main.to_string(),
+            tag: spec.name.as_str().to_owned(),
+            output: Output {
+                unit: spec.name.as_str().to_owned(),
+                max_size: spec.log.max_size,
+                max_files: spec.log.max_files,
+                drain_ms: u64::try_from(spec.stop.drain_timeout.as_millis()).unwrap_or(u64::MAX),
+            },
+            identity: None,
+            notify: None,
+            ready_fd: None,
+            note: None,
+            pid_file: None,
+            is_foreign: false,
+        }
     }
 
     /// The keeper has launched it: opens its ears. Returns the remark on what was run.
@@ -140,9 +282,9 @@ impl Launches {
     ) -> Option<String> {
         let leaf = self.leaf(launch);
         let in_flight = self.open.get_mut(&launch)?;
-        let request = in_flight.request.as_ref()?;
+        let record = in_flight.record.as_ref()?;
         let mut fds = fds.into_iter();
-        if request.notify.is_some()
+        if record.notify.is_some()
             && let Some(socket) = fds.next()
         {
             let expected = Expected {
@@ -160,9 +302,10 @@ impl Launches {
                 }
             }
         }
-        if request.ready_fd.is_some()
+        if record.ready_fd.is_some()
             && let Some(pipe) = fds.next()
         {
+            in_flight.ready = pipe.try_clone().ok();
             let news = self.news.clone();
             in_flight.task = Some(tokio::spawn(async move {
                 let is_ready = matches!(read_ready(pipe).await, Ok(PipeSaid::Ready));
@@ -174,7 +317,7 @@ impl Launches {
                     .await;
             }));
         }
-        in_flight.note.clone()
+        record.note.clone()
     }
 
     /// The keeper could not launch it; `News::Explained` follows with the words.
@@ -197,17 +340,13 @@ impl Launches {
             return;
         };
         let news = self.news.clone();
-        let path = in_flight.spec.exec.pid_file.as_ref().and_then(|template| {
-            let env = in_flight
-                .request
-                .as_ref()
-                .map(|r| r.env.clone())
-                .unwrap_or_default();
-            template.fill(&|name| lookup(&env, name)).ok()
-        });
+        let path = in_flight
+            .record
+            .as_ref()
+            .and_then(|record| record.pid_file.clone());
         in_flight.task = Some(tokio::spawn(async move {
             let pid = match path {
-                Some(path) => Some(read_pid_file(PathBuf::from(path)).await),
+                Some(path) => Some(read_pid_file(path).await),
                 None => None,
             };
             let _ = news.send(News::MainPid { launch, pid }).await;

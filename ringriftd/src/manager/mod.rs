@@ -1,14 +1,27 @@
 //! The manager: the only place where the engine meets the world. One loop takes what happens (keeper, clients, units,
 //! time), tells the engine, and does what it asks for. It decides nothing itself, and nothing in it waits.
 //!
-//! * [`core`]: the loop. * [`start`]: how it begins. * [`ask`]: what clients ask. * [`jobs`]: requests answered later. *
+//! * [`core`]: the loop. * [`step`]: from an event to what is done. * [`hear`]: what keeper and units say. * [`reload`]: the
+//!   files. * [`start`]: how it begins. * [`ask`]: what clients ask. * [`jobs`]: requests answered later. *
 //!   [`launches`]: between the engine's wish and the keeper's answer. * [`events`]: what is remembered of changes.
+//! * [`memory`]: what outlives the manager. * [`remember`]: where it is kept. * [`recover`] and [`begin`]: how it is taken
+//!   up again.
 
 mod ask;
+mod begin;
+pub mod candidate;
 mod core;
 mod events;
+mod hear;
 mod jobs;
 mod launches;
+mod memory;
+mod recover;
+mod reload;
+mod remember;
 mod start;
+mod step;
+pub mod takeover;
+mod upgrade;
 
 pub use start::run;

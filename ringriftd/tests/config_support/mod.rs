@@ -48,6 +48,7 @@ impl Node {
             runtime_dir: Some(self.path("run")),
             state_dir: Some(self.path("state")),
             log_dir: Some(self.path("log")),
+            place_note: Vec::new(),
         };
         let mut places = Places::of_process(&flags).unwrap();
         places.cwd = self.root.path().canonicalize().unwrap();

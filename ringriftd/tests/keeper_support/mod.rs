@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -20,9 +22,13 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use proto::reply::Exit;
 use ringriftd::ids::{Invocation, LaunchId, Scope, invocation_text};
-use ringriftd::keeper::wire::{FromKeeper, FromLogger, Launch, Output, Stage, ToKeeper, ToLogger};
-use ringriftd::keeper::{Contain, KeeperConfig, links, run, run_with_links};
+use ringriftd::keeper::types::Proc;
+use ringriftd::keeper::wire::{
+    FromKeeper, FromLogger, Launch, LogQuery, Output, Stage, ToKeeper, ToLogger, fd,
+};
+use ringriftd::keeper::{Contain, KeeperConfig, handover, links, run, run_with_links};
 use ringriftd::limits;
+use ringriftd::manager::takeover::{Knows, take_over};
 
 /// Longer than anything takes on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,6 +37,9 @@ const DIR: &str = "KEEPER_TEST_DIR";
 const MODE: &str = "KEEPER_TEST_MODE";
 const LINKS: &str = "KEEPER_TEST_LINKS";
 const PROGRAM: &str = "KEEPER_TEST_PROGRAM";
+const BOUNDS: &str = "KEEPER_TEST_BOUNDS";
+/// In ms: how long a fresh manager may take to name what it adopts.
+pub const ADOPT_WINDOW: &str = "KEEPER_TEST_ADOPT_WINDOW";
 
 /// The keeper itself, when another test starts it; nothing when run by hand.
 #[test]
@@ -44,6 +53,19 @@ fn keeper_process() {
         Ok("cgroup") => Contain::Auto,
         _ => Contain::ProcessGroup,
     };
+    if let Ok(ms) = std::env::var(ADOPT_WINDOW) {
+        config.adopt_window = Duration::from_millis(ms.parse().unwrap());
+    }
+    if let Ok(bounds) = std::env::var(BOUNDS) {
+        let ms: Vec<u64> = bounds.split(',').map(|ms| ms.parse().unwrap()).collect();
+        let [start, silence, answer, stable] = ms[..] else {
+            panic!("{bounds}")
+        };
+        config.manager_bounds.start = Duration::from_millis(start);
+        config.manager_bounds.silence = Duration::from_millis(silence);
+        config.manager_bounds.answer = Duration::from_millis(answer);
+        config.manager_bounds.stable = Duration::from_millis(stable);
+    }
     if let Some(program) = std::env::var_os(PROGRAM) {
         config.program = program.into();
         // A script wants the folder; this test program wants to know which test it is to be.
@@ -73,7 +95,7 @@ fn keeper_process() {
     std::process::exit(run_with_links(config, end(manager), end(logger)).into());
 }
 
-/// Manager or logger for a test that plays both: hands its three descriptors to the test and lives until the test
+/// Manager or logger for a test that plays both: hands its descriptors to the test and lives until the test
 /// lets it go; nothing when run by hand.
 #[test]
 #[ignore = "a role of another test's keeper"]
@@ -81,19 +103,41 @@ fn role_process() {
     let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else {
         return;
     };
+    // It was the manager, and took the keeper's place.
+    if std::env::var_os(handover::VARIABLE).is_some() {
+        return keeper_process();
+    }
     let word = std::env::args().nth(1).unwrap();
     let mut socket = UnixStream::connect(dir.join("roles.sock")).unwrap();
-    let fds: &[RawFd] = if word == "manager" { &[3, 4, 5] } else { &[3, 4] };
-    let control = [ControlMessage::ScmRights(fds)];
+    let last = if word == "manager" { 9 } else { 7 };
+    let fds: Vec<RawFd> = (3..=last).collect();
+    let control = [ControlMessage::ScmRights(&fds)];
     let data = [IoSlice::new(word.as_bytes())];
     sendmsg::<()>(socket.as_raw_fd(), &data, &control, MsgFlags::empty(), None).unwrap();
-    let _ = socket.read(&mut [0]);
+    let mut said = [0];
+    if socket.read(&mut said).is_ok_and(|count| count == 1) {
+        // SAFETY: the keeper's fixed places for them, still open.
+        let given = |number| unsafe { BorrowedFd::borrow_raw(number) };
+        let why = take_over(&Knows {
+            logger: Some(given(fd::PEER)),
+            control: given(fd::CONTROL),
+            state: fd::STATE.map(given),
+            locks: fd::LOCKS.map(given),
+            launches: Vec::new(),
+            last_order: 7,
+            last_signal: 3,
+        });
+        panic!("{why}");
+    }
 }
 
 /// A role whose part the test plays.
 pub struct Played {
     pub keeper: OwnedFd,
     pub peer: OwnedFd,
+    /// What else it was given, from descriptor 5 on.
+    pub kept: Vec<OwnedFd>,
+    pub pid: u32,
     /// While it is open, the role's process lives.
     pub leash: UnixStream,
 }
@@ -122,15 +166,39 @@ impl Played {
         leash.set_read_timeout(Some(PATIENCE)).unwrap();
         let (said, mut fds) = receive_bytes(leash.as_raw_fd()).unwrap();
         let said = String::from_utf8(said).unwrap();
-        fds.truncate(2);
+        let kept = fds.split_off(2);
         let [keeper, peer]: [OwnedFd; 2] = fds.try_into().unwrap();
-        (said, Self { keeper, peer, leash })
+        let of_leash = nix::sys::socket::getsockopt(&leash, nix::sys::socket::sockopt::PeerCredentials);
+        let role = Self {
+            keeper,
+            peer,
+            kept,
+            pid: of_leash.unwrap().pid().unsigned_abs(),
+            leash,
+        };
+        (said, role)
     }
 
     pub fn send<T: serde::Serialize>(&self, value: &T) {
         let bytes = proto::codec::encode(value).unwrap();
         let data = [IoSlice::new(&bytes)];
         sendmsg::<()>(self.keeper.as_raw_fd(), &data, &[], MsgFlags::MSG_NOSIGNAL, None).unwrap();
+    }
+
+    /// Asks the keeper to go on as `program`.
+    pub fn upgrade(&self, program: &File) {
+        let bytes = proto::codec::encode(&ToKeeper::Upgrade).unwrap();
+        let data = [IoSlice::new(&bytes)];
+        let fds = [program.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<()>(
+            self.keeper.as_raw_fd(),
+            &data,
+            &control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )
+        .unwrap();
     }
 
     pub fn receive<T: serde::de::DeserializeOwned>(&self) -> (T, Vec<OwnedFd>) {
@@ -305,6 +373,7 @@ impl Node {
         assert_eq!(pid, node.keeper.id());
         node.seed = seed;
         node.hello = hello;
+        assert_eq!(node.next_message().0, FromKeeper::Inventoried);
         node.send(&ToKeeper::Serving);
         node
     }
@@ -495,7 +564,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // The end of the manager's link ends the keeper and all that it holds.
+        // The test holds the manager's end, so there is no process that could be started again: the link's end ends the
+        // keeper and all that it holds.
         self.manager = None;
         let ended = wait_child_for(&mut self.keeper, PATIENCE);
         if ended.is_none() {
@@ -538,7 +608,7 @@ fn receive<T: serde::de::DeserializeOwned>(fd: RawFd) -> Option<(T, Vec<OwnedFd>
 
 fn receive_bytes(fd: RawFd) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
     let mut buffer = vec![0; limits::WIRE_MESSAGE_MAX];
-    let mut space = nix::cmsg_space!([RawFd; 4]);
+    let mut space = nix::cmsg_space!([RawFd; 8]);
     let mut data = [IoSliceMut::new(&mut buffer)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(fd, &mut data, Some(&mut space), flags).ok()?;
@@ -565,7 +635,17 @@ pub fn wait_readable(fd: &OwnedFd) {
 }
 
 pub fn wait_child(child: &mut Child) -> ExitStatus {
-    wait_child_for(child, PATIENCE).expect("the process did not end")
+    if let Some(status) = wait_child_for(child, PATIENCE) {
+        return status;
+    }
+    // Nothing of it may outlive the test.
+    let below = descendants(child.id());
+    let _ = child.kill();
+    let _ = child.wait();
+    for (pid, start) in below {
+        kill_proven(pid, start);
+    }
+    panic!("the process did not end");
 }
 
 fn wait_child_for(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
@@ -605,4 +685,280 @@ pub fn command_with_roles(dir: &Path, program: &Path) -> Command {
     let mut command = command(dir, Mode::Group, Vec::new());
     command.env(PROGRAM, program);
     command
+}
+
+/// A keeper that starts and restarts its roles as processes, whose parts the test plays.
+pub struct Cast {
+    pub dir: Rc<tempfile::TempDir>,
+    pub keeper: Child,
+    pub listener: UnixListener,
+    pub manager: Played,
+    pub logger: Played,
+    pub seed: u64,
+    pub mode: Mode,
+    cgroup: Option<PathBuf>,
+    /// The manager that has become the keeper.
+    successor: Option<Proc>,
+}
+
+/// What a manager is told before anything else.
+pub struct Told {
+    pub hello: FromKeeper,
+    pub inventory: Vec<(FromKeeper, Vec<OwnedFd>)>,
+}
+
+impl Played {
+    /// The keeper's first words, up to `Inventoried`.
+    pub fn told(&self) -> Told {
+        let (hello, _) = self.receive();
+        let mut inventory = Vec::new();
+        loop {
+            let (said, fds) = self.receive();
+            if said == FromKeeper::Inventoried {
+                return Told { hello, inventory };
+            }
+            inventory.push((said, fds));
+        }
+    }
+
+    /// The first message that `wanted` wants; others are let go.
+    pub fn wait_for<T>(&self, wanted: impl Fn(&FromKeeper) -> Option<T>) -> (T, Vec<OwnedFd>) {
+        loop {
+            let (said, fds) = self.receive();
+            if let Some(found) = wanted(&said) {
+                return (found, fds);
+            }
+        }
+    }
+
+    /// Asks for `launch`, and waits until it runs.
+    pub fn launch(&self, launch: &Launch) -> (u32, Vec<OwnedFd>) {
+        self.send(&ToKeeper::Launch(Box::new(launch.clone())));
+        self.wait_for(|m| match m {
+            FromKeeper::Launched { id, pid, .. } if *id == launch.id => Some(*pid),
+            FromKeeper::LaunchFailed { id, stage, errno } if *id == launch.id => {
+                panic!("the launch failed: {stage:?} {errno}")
+            }
+            _ => None,
+        })
+    }
+
+    pub fn exited(&self, launch: LaunchId) -> (Exit, Vec<u32>) {
+        self.wait_for(|m| match m {
+            FromKeeper::Exited { id, exit, remains } if *id == launch => Some((*exit, remains.clone())),
+            _ => None,
+        })
+        .0
+    }
+}
+
+impl Cast {
+    pub fn start(mode: Mode) -> Self {
+        Self::start_in(Rc::new(tempfile::tempdir().unwrap()), mode, |_| {})
+    }
+
+    /// With bounds in ms: the manager's start, silence, answer and stability.
+    pub fn start_bounded(mode: Mode, bounds: [u64; 4]) -> Self {
+        Self::start_in(Rc::new(tempfile::tempdir().unwrap()), mode, |command| {
+            command.env(BOUNDS, bounds.map(|ms| ms.to_string()).join(","));
+        })
+    }
+
+    pub fn start_in(dir: Rc<tempfile::TempDir>, mode: Mode, change: impl FnOnce(&mut Command)) -> Self {
+        let cast = Self::begin_in(dir, mode, change);
+        cast.manager.send(&ToKeeper::Serving);
+        cast
+    }
+
+    /// The manager has been greeted and does not serve yet.
+    pub fn begin_in(dir: Rc<tempfile::TempDir>, mode: Mode, change: impl FnOnce(&mut Command)) -> Self {
+        let path = dir.path().join("roles.sock");
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(path).unwrap();
+        let mut command = command(dir.path(), mode, Vec::new());
+        command.env(PROGRAM, std::env::current_exe().unwrap());
+        change(&mut command);
+        let keeper = command.spawn().unwrap();
+        let (logger, manager) = Played::accept_both(&listener);
+        let mut cast = Self {
+            dir,
+            keeper,
+            listener,
+            manager,
+            logger,
+            seed: 0,
+            mode,
+            cgroup: None,
+            successor: None,
+        };
+        let told = cast.manager.told();
+        assert!(told.inventory.is_empty());
+        let FromKeeper::Hello {
+            seed,
+            is_fresh: true,
+            containment,
+            ..
+        } = told.hello
+        else {
+            panic!("{:?}", told.hello)
+        };
+        cast.seed = seed;
+        cast.cgroup = containment.strip_prefix("cgroup ").map(PathBuf::from);
+        assert_eq!(cast.cgroup.is_some(), mode == Mode::Cgroup, "{containment}");
+        cast
+    }
+
+    /// The manager after this one, which has died or will: what it was told.
+    pub fn next_manager(&mut self) -> Told {
+        self.manager = Played::accept(&self.listener, "manager");
+        self.manager.told()
+    }
+
+    /// Both roles after these: what the manager was told.
+    pub fn next_roles(&mut self) -> Told {
+        (self.logger, self.manager) = Played::accept_both(&self.listener);
+        self.manager.told()
+    }
+
+    /// The keeper has died, or dies now, and its manager takes its place: what the next manager is told. The test is its
+    /// parent then, if it was a subreaper before the keeper died.
+    pub fn take_over(&mut self) -> Told {
+        let _ = self.keeper.kill();
+        wait_child(&mut self.keeper);
+        let mut ended = [PollFd::new(self.manager.keeper.as_fd(), PollFlags::empty())];
+        let timeout = PollTimeout::try_from(PATIENCE).unwrap();
+        assert_eq!(nix::poll::poll(&mut ended, timeout).unwrap(), 1, "the link's end");
+        let successor = Proc::new(self.manager.pid.cast_signed(), start_time(self.manager.pid)).unwrap();
+        self.successor = Some(successor);
+        self.manager.leash.write_all(b"t").unwrap();
+        wait_readable(&self.logger.peer);
+        let (word, mut fds) = receive::<LogQuery>(self.logger.peer.as_raw_fd()).unwrap();
+        assert_eq!(word, LogQuery::Keeper);
+        self.logger.keeper = fds.remove(0);
+        self.next_manager()
+    }
+
+    pub fn kill_manager(&self) {
+        kill(self.manager.pid, libc::SIGKILL);
+    }
+
+    /// A launch of a shell script.
+    pub fn shell(&self, serial: u64, script: &str) -> Launch {
+        let id = LaunchId::main(Invocation(serial));
+        launch(self.seed, id, &["/bin/sh", "-c", script])
+    }
+
+    /// A fifo that nobody writes to, made when it is first asked for.
+    pub fn fifo(&self) -> PathBuf {
+        let path = self.dir.path().join("fifo");
+        if !path.exists() {
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        }
+        path
+    }
+
+    /// The logger is told about `launch`'s pipe: its read end.
+    pub fn opened(&self, launch: LaunchId) -> OwnedFd {
+        loop {
+            let (word, mut fds): (ToLogger, _) = self.logger.receive();
+            if matches!(word, ToLogger::Open { id, .. } if id == launch) {
+                return fds.remove(0);
+            }
+        }
+    }
+
+    /// All of ringriftd is killed at once; the folders stay, and the units live.
+    pub fn fall(mut self) -> Fallen {
+        let survivors = descendants(self.keeper.id());
+        let roles = [self.manager.pid, self.logger.pid].map(|pid| (pid, start_time(pid)));
+        self.keeper.kill().unwrap();
+        wait_child(&mut self.keeper);
+        for (pid, start) in roles {
+            kill_proven(pid, start);
+        }
+        Fallen {
+            dir: Rc::clone(&self.dir),
+            survivors,
+        }
+    }
+
+    /// Asks the keeper to end, and checks that nothing of it is left.
+    pub fn end(mut self, code: u8) {
+        let below = descendants(self.successor.map_or(self.keeper.id(), Proc::pid_u32));
+        self.manager.send(&ToKeeper::End { code });
+        for role in [&self.manager, &self.logger] {
+            role.leash.shutdown(std::net::Shutdown::Both).unwrap();
+        }
+        // The logger of a keeper that died is nobody's child: its link's end is its end.
+        self.logger.keeper = File::open("/dev/null").unwrap().into();
+        match self.successor.take() {
+            None => assert_eq!(wait_child(&mut self.keeper).code(), Some(code.into())),
+            Some(successor) => {
+                let exit = ringriftd::keeper::sys::reap(successor.pid()).unwrap();
+                assert_eq!(exit, Exit::Code(code.into()));
+            }
+        }
+        for (pid, start) in below {
+            assert!(!is_running(pid, start), "process {pid} is left");
+        }
+        assert!(self.cgroup.as_ref().is_none_or(|folder| !folder.exists()));
+    }
+}
+
+/// What a keeper that was killed left. No unit of its outlives the test.
+pub struct Fallen {
+    pub dir: Rc<tempfile::TempDir>,
+    survivors: Vec<(u32, u64)>,
+}
+
+impl Drop for Fallen {
+    fn drop(&mut self) {
+        for (pid, start) in &self.survivors {
+            kill_proven(*pid, *start);
+        }
+    }
+}
+
+impl Drop for Cast {
+    fn drop(&mut self) {
+        // After a test that failed: nothing that it started may stay.
+        if let Some(successor) = self.successor {
+            let below = descendants(successor.pid_u32());
+            kill_proven(successor.pid_u32(), successor.start());
+            for (pid, start) in below {
+                kill_proven(pid, start);
+            }
+        }
+        if self.keeper.try_wait().unwrap().is_some() {
+            return;
+        }
+        let below = descendants(self.keeper.id());
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+        for (pid, start) in below {
+            kill_proven(pid, start);
+        }
+        if let Some(folder) = &self.cgroup {
+            let _ = ringriftd::keeper::cgroup::remove_left(folder);
+        }
+    }
+}
+
+/// A process that the test, or a keeper of its, started.
+pub fn kill(pid: u32, signal: i32) {
+    let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::try_from(signal).unwrap()).unwrap();
+}
+
+/// SIGKILL to this very process, and waits until it runs no more.
+pub fn kill_proven(pid: u32, start: u64) {
+    let Some(process) = ringriftd::keeper::types::Proc::new(pid.cast_signed(), start) else {
+        return;
+    };
+    let _ = ringriftd::keeper::signal::send(process, libc::SIGKILL);
+    let deadline = Instant::now() + PATIENCE;
+    while is_running(pid, start) {
+        assert!(Instant::now() < deadline, "process {pid} does not die");
+        std::thread::yield_now();
+    }
 }

@@ -190,6 +190,7 @@ fn run(args: &Args) -> Fallible<i32> {
                 Life::begin(args)?.ready()?.live()
             }
         }
+        "count" => count(args),
         "setsid-child" => {
             orphan("rr-bad-setsid", |life| life.deaf().live(), args)?;
             Life::begin(args)?.ready()?.live()
@@ -454,6 +455,50 @@ fn fork(name: &str, child: impl FnOnce() -> Fallible<i32>) -> Fallible<Pid> {
                 let _ = nix::sys::prctl::set_name(&name);
             }
             std::process::exit(child().unwrap_or(99));
+        }
+    }
+}
+
+/// Numbered lines `count UNIT INVOCATION N`, from 1 in each life, so many a second. After each write the last number is
+/// noted in a file of the life's own below `--noted`, so that what was written is known whatever ends the process. Each
+/// write is whole or not at all: it fits into PIPE_BUF.
+fn count(args: &Args) -> Fallible<i32> {
+    let a_second: u64 = args.word(0)?.parse()?;
+    let name = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
+    let (unit, invocation) = (name("RINGRIFT_UNIT")?, name("RINGRIFT_INVOCATION_ID")?);
+    let noted = args
+        .option("noted")
+        .map(|folder| std::fs::File::create(Path::new(folder).join(format!("{unit}.{invocation}"))))
+        .transpose()?;
+    let mut life = Life::begin(args)?;
+    // As many writes a second as lines, up to a hundred; then more lines a write.
+    let writes = a_second.clamp(1, 100);
+    let (pause, lines) = (
+        Duration::from_micros(1_000_000 / writes),
+        a_second.div_ceil(writes),
+    );
+    let mut n = 0;
+    let mut block = Vec::new();
+    let mut is_ready = false;
+    loop {
+        block.clear();
+        for _ in 0..lines {
+            n += 1;
+            writeln!(block, "count {unit} {invocation} {n}")?;
+        }
+        if block.len() > libc::PIPE_BUF {
+            return Err(format!("{a_second} lines a second do not fit into PIPE_BUF a write").into());
+        }
+        write_all(1, &block)?;
+        if let Some(file) = &noted {
+            std::os::unix::fs::FileExt::write_all_at(file, &u64::to_le_bytes(n), 0)?;
+        }
+        if !is_ready {
+            life = life.ready()?;
+            is_ready = true;
+        }
+        if let Some(code) = life.wait(Some(pause))? {
+            return Ok(code);
         }
     }
 }

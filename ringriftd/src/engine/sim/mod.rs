@@ -2,8 +2,11 @@
 //! ignore signals and leave others behind, operators who start and stop at random. After every event the engine's
 //! invariants are checked, and the world's own truth against what the engine does. One seed gives one run.
 //!
-//! * `make`: dice, units and random graphs. * `world`: what happens to them. * `runs`: the tests.
+//! * `make`: dice, units and random graphs. * `world`: what happens to them. * `crash`: the manager's deaths. * `runs`:
+//!   the tests. * `recovery`: those of what is stored, held and taken over.
 
+mod crash;
 mod make;
+mod recovery;
 mod runs;
 mod world;

@@ -51,19 +51,21 @@ fn in_a_thousand_graphs_nothing_starts_before_what_it_requires_and_a_full_stop_i
     }
 }
 
-#[test]
-fn in_a_hostile_world_the_invariants_hold_every_request_is_answered_and_all_ends() {
-    let mut answered = 0;
-    for seed in 0..1500 {
+/// Lets each of these seeds' worlds be as bad as that, then calm, then go down. How many requests were answered, and how
+/// often the manager died.
+fn live_through(malice: Malice, seeds: u64) -> (usize, u32) {
+    let (mut answered, mut deaths) = (0, 0);
+    for seed in 0..seeds {
         let mut dice = Dice(mix(seed ^ 0x5EED));
         let count = 2 + dice.below(11) as usize;
         let limit = dice.percent(30).then(|| 1 + dice.below(3) as u32);
         let plan = plan(random_units(&mut dice, count, true), limit);
-        let mut world = World::new(seed, Arc::clone(&plan), HOSTILE);
+        let mut world = World::new(seed, Arc::clone(&plan), malice);
         world.tell(Event::Loaded(Arc::clone(&plan)));
         world.run(900, 40);
         // Faults cease: the wanted state is reached, or a reason is given.
-        world.malice = CALM;
+        let crashes = malice.crashes.min(1);
+        world.malice = Malice { crashes, ..CALM };
         world.run(world.now / 1_000_000_000 + 4 * 3600, 0);
         for (ix, unit) in world.engine.units() {
             let name = &unit.spec.name;
@@ -80,9 +82,11 @@ fn in_a_hostile_world_the_invariants_hold_every_request_is_answered_and_all_ends
                 State::Waiting => {
                     let blockers = world.engine.blockers(ix);
                     let blocked = blockers.iter().filter_map(crate::engine::order::Blocker::unit);
-                    let has_reason = blocked.into_iter().any(|d| {
-                        !world.engine.unit(d).is_satisfied() || world.engine.unit(d).is_down_for_good()
-                    });
+                    let is_held = unit.hold.is_some();
+                    let has_reason = is_held
+                        || blocked.into_iter().any(|d| {
+                            !world.engine.unit(d).is_satisfied() || world.engine.unit(d).is_down_for_good()
+                        });
                     if !has_reason {
                         world.fail(&format!("{name} waits for nobody"));
                     }
@@ -102,11 +106,26 @@ fn in_a_hostile_world_the_invariants_hold_every_request_is_answered_and_all_ends
         if ids != world.asked {
             world.fail("a request was not answered");
         }
+        deaths += world.kept.deaths;
     }
+    (answered, deaths)
+}
+
+#[test]
+fn in_a_hostile_world_the_invariants_hold_every_request_is_answered_and_all_ends() {
+    let (answered, deaths) = live_through(HOSTILE, 1500);
+    assert_eq!(deaths, 0);
     assert!(
         answered > 10_000,
         "only {answered} requests were answered: the dice are too kind"
     );
+}
+
+#[test]
+fn a_manager_that_dies_at_any_moment_comes_back_and_all_goes_on_as_if_it_had_not() {
+    let (answered, deaths) = live_through(CRASHING, 150);
+    assert!(answered > 1_000, "only {answered} requests were answered");
+    assert!(deaths > 4_000, "only {deaths} deaths: the dice are too kind");
 }
 
 #[test]
@@ -271,6 +290,7 @@ fn a_retry_takes_its_turn_behind_units_that_were_never_tried_and_says_why_it_sta
     let launched = |launch: LaunchId| Event::Launched {
         launch,
         pid: 9,
+        start_time: 1,
         note: None,
     };
     let up = |launch: LaunchId| Event::Ready {

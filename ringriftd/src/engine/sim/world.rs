@@ -1,17 +1,21 @@
-//! The world around the engine: a clock, a keeper, processes and operators, as bad as the dice say.
+//! The world around the engine: a clock, a keeper, processes and operators, as bad as the dice say; and the manager, that
+//! may die at any moment (see `crash`).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
-use proto::reply::{By, Exit};
+use proto::reply::{By, Exit, Hold};
 
+use crate::engine::hold::Held;
 use crate::engine::machine::Engine;
 use crate::engine::restart::mix;
 use crate::engine::types::{Action, Event, LaunchFailure, Mono, Op, Plan, RequestAnswer, RequestId, Role};
+use crate::engine::unit::Foreign;
 use crate::ids::LaunchId;
 use crate::spec::{Kind, UnitName, UnitSpec};
 
+use super::crash::{Kept, Told, is_told_by_inventory};
 use super::make::*;
 
 /// How bad the world is, in percent.
@@ -23,6 +27,8 @@ pub(super) struct Malice {
     pub(super) ignores_term: u64,
     pub(super) leaves_others: u64,
     pub(super) requests: u64,
+    pub(super) crashes: u64,
+    pub(super) reloads: u64,
 }
 
 pub(super) const CALM: Malice = Malice {
@@ -32,6 +38,8 @@ pub(super) const CALM: Malice = Malice {
     ignores_term: 0,
     leaves_others: 0,
     requests: 0,
+    crashes: 0,
+    reloads: 0,
 };
 pub(super) const HOSTILE: Malice = Malice {
     launch_fails: 10,
@@ -40,6 +48,12 @@ pub(super) const HOSTILE: Malice = Malice {
     ignores_term: 20,
     leaves_others: 20,
     requests: 60,
+    crashes: 0,
+    reloads: 10,
+};
+pub(super) const CRASHING: Malice = Malice {
+    crashes: 15,
+    ..HOSTILE
 };
 
 /// A process of the world.
@@ -68,8 +82,12 @@ pub(super) struct World {
     pub(super) asked: BTreeSet<RequestId>,
     pub(super) replies: BTreeMap<RequestId, RequestAnswer>,
     pub(super) finished: Option<u8>,
+    /// As it was loaded last.
     pub(super) plan: Arc<Plan>,
+    /// As it was loaded first.
+    pub(super) first: Arc<Plan>,
     pub(super) seed: u64,
+    pub(super) kept: Kept,
 }
 
 impl World {
@@ -89,8 +107,10 @@ impl World {
             asked: BTreeSet::new(),
             replies: BTreeMap::new(),
             finished: None,
+            first: Arc::clone(&plan),
             plan,
             seed,
+            kept: Kept::default(),
         }
     }
 
@@ -120,23 +140,19 @@ impl World {
                 .take(160)
                 .collect(),
         );
-        self.engine.handle(Mono(self.now), event);
-        while let Some(action) = self.engine.poll_action() {
-            if !matches!(action, Action::Emit(_)) {
-                self.trace
-                    .push(format!("              -> {action:?}").chars().take(110).collect());
+        if self.strikes() {
+            self.crash(Vec::new());
+            if is_told_by_inventory(&event) {
+                return;
             }
-            self.obey(action);
         }
-        let broken = self.engine.broken_invariants();
-        if !broken.is_empty() {
-            self.fail(&broken.join("; "));
-        }
+        self.step(Some(event));
     }
 
     pub(super) fn obey(&mut self, action: Action) {
         match action {
             Action::Launch { launch, role, spec } => self.launch(launch, role, &spec),
+            Action::AdoptForeign { launch, spec, .. } => self.adopt(launch, &spec),
             Action::Signal { launch, signal, .. } => self.signal(launch, signal),
             Action::Destroy { launch } => self.destroy(launch),
             Action::FindMain { launch, .. } => {
@@ -150,6 +166,7 @@ impl World {
                 if self.live.contains_key(&launch) {
                     self.fail("a launch was released that lives");
                 }
+                self.kept.held.remove(&launch);
             }
             Action::Reply { id, answer } => {
                 if self.replies.insert(id, answer).is_some() {
@@ -157,11 +174,19 @@ impl World {
                 }
             }
             Action::Finish { code } => self.finished = Some(code),
-            Action::Emit(_) => {}
+            Action::Emit(change) => self.hear(&change),
         }
     }
 
     pub(super) fn launch(&mut self, launch: LaunchId, role: Role, spec: &UnitSpec) {
+        if self.kept.held.contains_key(&launch) {
+            self.fail(&format!("{launch} is launched twice"));
+        }
+        let is_first = role == Role::StartPre(0) || role == Role::Main && spec.exec.start_pre.is_empty();
+        let unit = self.engine.find(&spec.name).map(|(_, unit)| unit);
+        if is_first && unit.is_some_and(|unit| unit.hold.is_some()) && self.malice.crashes == 0 {
+            self.fail(&format!("{} is started though it is held", spec.name));
+        }
         if role == Role::Main {
             if self
                 .live
@@ -178,8 +203,8 @@ impl World {
                     .live
                     .iter()
                     .any(|(id, p)| id.is_main() && p.unit == *d && p.is_ready);
-                let (_, unit) = self.engine.find(d).expect("known");
-                if !ready && !unit.is_satisfied() {
+                let unit = self.engine.find(d).map(|(_, unit)| unit);
+                if !ready && unit.is_some_and(|unit| !unit.is_satisfied()) {
                     self.fail(&format!("{} is launched before {d} is ready", spec.name));
                 }
             }
@@ -204,11 +229,13 @@ impl World {
             is_destroyed: false,
         };
         self.live.insert(launch, process);
+        self.kept.held.insert(launch, Told::default());
         self.later(
             delay,
             Event::Launched {
                 launch,
                 pid: 1000 + self.order as u32,
+                start_time: 1,
                 note: None,
             },
         );
@@ -239,6 +266,64 @@ impl World {
                 _ => Exit::Code(1),
             };
             self.exit_later(ms, launch, exit);
+        }
+    }
+
+    /// A process from outside: taken, if the dice find that it is there.
+    fn adopt(&mut self, launch: LaunchId, spec: &UnitSpec) {
+        if self.kept.held.contains_key(&launch) {
+            self.fail(&format!("{launch} is adopted twice"));
+        }
+        if self
+            .live
+            .iter()
+            .any(|(id, p)| p.unit == spec.name && id.is_main())
+        {
+            self.fail(&format!("{} takes a process while it has one", spec.name));
+        }
+        let delay = 1 + self.dice.below(20);
+        if self.dice.percent(30) {
+            let failure = LaunchFailure {
+                text: "it is another process by now".to_owned(),
+                host: false,
+            };
+            self.later(delay, Event::LaunchFailed { launch, failure });
+            return;
+        }
+        let process = Process {
+            unit: spec.name.clone(),
+            is_ready: true,
+            ignores_term: self.dice.percent(self.malice.ignores_term),
+            leaves_others: self.dice.percent(self.malice.leaves_others),
+            has_exited: false,
+            is_destroyed: false,
+        };
+        self.live.insert(launch, process);
+        self.kept.held.insert(launch, Told::default());
+        let event = Event::Launched {
+            launch,
+            pid: 7,
+            start_time: 8,
+            note: None,
+        };
+        self.later(delay, event);
+        if self.dice.percent(self.malice.exits) {
+            let ms = delay + 1 + self.dice.below(120_000);
+            self.exit_later(ms, launch, Exit::Unknown);
+        }
+    }
+
+    fn some_hold(&mut self, by: By) -> Held {
+        let ms = self.dice.below(600_000);
+        let is_endless = self.dice.percent(50);
+        Held {
+            hold: Hold {
+                by,
+                note: None,
+                since_us: 1,
+                until_us: (!is_endless).then_some(2),
+            },
+            until: (!is_endless).then_some(Mono(self.now + ms * 1_000_000)),
         }
     }
 
@@ -301,6 +386,9 @@ impl World {
                 if process.is_destroyed && !remains.is_empty() {
                     self.later(5, Event::Emptied { launch });
                 }
+                if let Some(told) = self.kept.held.get_mut(&launch) {
+                    told.exit = Some((exit, remains.clone()));
+                }
                 if remains.is_empty() {
                     let process = self.live.remove(&launch)?;
                     if launch.is_main() {
@@ -315,15 +403,20 @@ impl World {
             }
             Event::Emptied { launch } => {
                 let process = self.live.remove(&launch)?;
+                if let Some(told) = self.kept.held.get_mut(&launch) {
+                    told.is_empty = true;
+                }
                 if launch.is_main() {
                     self.ends.push(process.unit);
                 }
                 Some(Event::Emptied { launch })
             }
-            Event::Launched { launch, pid, note } => self
-                .live
-                .contains_key(&launch)
-                .then_some(Event::Launched { launch, pid, note }),
+            Event::Launched { launch, pid, .. } => {
+                if let Some(told) = self.kept.held.get_mut(&launch) {
+                    told.pid = Some(pid);
+                }
+                self.live.contains_key(&launch).then_some(event)
+            }
             Event::Ready { invocation } => {
                 let launch = LaunchId::main(invocation);
                 if let Some(process) = self.live.get_mut(&launch)
@@ -339,12 +432,17 @@ impl World {
     }
 
     pub(super) fn request(&mut self, id: u64) {
-        let count = self.plan.units.len() as u64;
+        let count = self.first.units.len() as u64;
         let units = (0..=self.dice.below(3))
             .map(|_| name(self.dice.below(count) as usize))
             .collect();
         let cascade = self.dice.percent(50);
-        let op = match self.dice.below(5) {
+        let by = By {
+            uid: 0,
+            pid: 1,
+            verb: "sim".to_owned(),
+        };
+        let op = match self.dice.below(8) {
             0 | 1 => Op::Start { units },
             2 => Op::Stop { units, cascade },
             3 => Op::Restart {
@@ -352,12 +450,19 @@ impl World {
                 only_running: self.dice.percent(30),
                 cascade,
             },
-            _ => Op::ResetFailed { units },
-        };
-        let by = By {
-            uid: 0,
-            pid: 1,
-            verb: "sim".to_owned(),
+            4 => Op::ResetFailed { units },
+            5 => Op::Hold {
+                units,
+                held: self.some_hold(by.clone()),
+            },
+            6 => Op::Unhold { units },
+            _ => Op::Adopt {
+                unit: name(self.dice.below(count) as usize),
+                process: Foreign {
+                    pid: 7,
+                    start_time: 8,
+                },
+            },
         };
         self.asked.insert(RequestId(id));
         self.tell(Event::Request {
@@ -365,6 +470,24 @@ impl World {
             op,
             by,
         });
+    }
+
+    /// The files change: some units are gone, some are other than they were, and some are back.
+    fn reload(&mut self) {
+        let mut units = Vec::new();
+        for spec in self.first.units.values() {
+            let mut spec = UnitSpec::clone(spec);
+            if self.dice.percent(10) {
+                continue;
+            }
+            if self.dice.percent(30) {
+                spec.digest = "2".to_owned();
+                spec.stop.signals = vec![2, 15];
+            }
+            units.push(spec);
+        }
+        let plan = plan(units, self.first.node.max_starting);
+        self.tell(Event::Loaded(plan));
     }
 
     /// Lets time pass until `end` (in s), or until nothing is left to happen.
@@ -393,6 +516,9 @@ impl World {
             if requests > 0 && self.dice.percent(self.malice.requests / 4) {
                 self.request(requests);
                 requests -= 1;
+                if self.dice.percent(self.malice.reloads) {
+                    self.reload();
+                }
             }
         }
     }

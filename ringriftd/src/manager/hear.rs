@@ -1,0 +1,172 @@
+//! What the keeper, the machine and the units say.
+
+use std::os::fd::OwnedFd;
+
+use proto::reply::{Cause, CauseKind};
+
+use super::core::Manager;
+use crate::control::view::Said;
+use crate::engine::types::{Event, LaunchFailure};
+use crate::engine::unit::ProcessPhase;
+use crate::host::link::Link;
+use crate::host::notify::Notice;
+use crate::ids::{Invocation, LaunchId};
+use crate::keeper::wire::{FromKeeper, ToKeeper};
+use crate::spec::UnitName;
+
+/// Units that are named to somebody who signals a second time.
+const LEFT_NAMED: usize = 8;
+
+impl Manager {
+    pub(super) fn on_keeper(&mut self, said: FromKeeper, fds: Vec<OwnedFd>) {
+        match said {
+            FromKeeper::Launched { id, pid, start_time } => {
+                let note = self.launches.on_launched(id, pid, start_time, fds);
+                self.tell(Event::Launched {
+                    launch: id,
+                    pid,
+                    start_time,
+                    note,
+                });
+            }
+            FromKeeper::LaunchFailed { id, stage, errno } => {
+                self.launches.on_launch_failed(id, stage, errno);
+            }
+            FromKeeper::Exited { id, exit, remains } => {
+                self.tell(Event::Exited {
+                    launch: id,
+                    exit,
+                    remains,
+                });
+            }
+            FromKeeper::Emptied { id } => self.tell(Event::Emptied { launch: id }),
+            FromKeeper::Unkillable { id, remains } => self.tell(Event::Unkillable { launch: id, remains }),
+            FromKeeper::MainFound { id, pid, start_time } => {
+                self.tell(Event::MainFound {
+                    launch: id,
+                    pid,
+                    start_time,
+                });
+            }
+            FromKeeper::MainMissing { id, why } => self.tell(Event::MainMissing { launch: id, why }),
+            FromKeeper::Signal { signal, number } => {
+                self.last_signal = self.last_signal.max(number);
+                self.on_signal(signal);
+                self.send(&ToKeeper::SignalTaken { number });
+            }
+            FromKeeper::Ping { nonce } => self.send(&ToKeeper::Pong { nonce }),
+            FromKeeper::LoggerRestarted { pid, times } => {
+                tracing::warn!("the logger died and was started again (pid {pid}, {times} times so far)");
+                self.hello.logger_pid = pid;
+                self.logger_deaths = times;
+                if let Some(link) = fds.into_iter().next().map(Link::from_fd) {
+                    match link {
+                        Ok(link) => {
+                            self.logger = link;
+                            self.is_logger_gone = false;
+                            // What the old one was asked it will not answer.
+                            self.tails.clear();
+                        }
+                        Err(e) => tracing::error!("cannot reach the new logger: {e}"),
+                    }
+                }
+            }
+            // Not one that was taken over before, and has ended while nobody looked.
+            FromKeeper::Missing { id } if self.is_asked(id) && self.launches.is_foreign(id) => {
+                self.launches.forget(id);
+                let text = "the process has ended, or is another one by now".to_owned();
+                let failure = LaunchFailure { text, host: false };
+                self.tell(Event::LaunchFailed { launch: id, failure });
+            }
+            FromKeeper::Missing { id } => self.tell(Event::Lost { launch: id }),
+            FromKeeper::Listener => {
+                if let Some(listener) = fds.into_iter().next() {
+                    tracing::warn!("the control socket had been removed, and is there again");
+                    match listener.try_clone() {
+                        Ok(kept) => self.listener = kept,
+                        Err(e) => tracing::error!("cannot keep the new control socket: {e}"),
+                    }
+                    self.renewal.listener(listener);
+                }
+            }
+            FromKeeper::UpgradeRefused { why } => self.on_upgrade_refused(&why),
+            FromKeeper::Hello { .. } | FromKeeper::Pong { .. } | FromKeeper::Inventoried => {}
+        }
+    }
+
+    fn is_asked(&self, launch: LaunchId) -> bool {
+        let mut processes = self.engine.processes();
+        processes.any(|(_, _, process)| process.launch == launch && process.phase == ProcessPhase::Asked)
+    }
+
+    /// TERM, INT and QUIT stop everything in order; a second one changes nothing, the deadline runs. HUP reads the
+    /// files again.
+    pub(super) fn on_signal(&mut self, number: i32) {
+        if number == libc::SIGHUP {
+            return self.begin_reload(None, None);
+        }
+        let name = crate::engine::signal_name(number);
+        if self.engine.is_shutting_down() {
+            let left: Vec<&str> = self
+                .engine
+                .units()
+                .filter(|(_, unit)| unit.state.life().is_some())
+                .map(|(_, unit)| unit.spec.name.as_str())
+                .take(LEFT_NAMED)
+                .collect();
+            tracing::warn!(
+                "{name}: already stopping, and what is left at the end of shutdown_timeout is killed; waits for {}",
+                left.join(", ")
+            );
+            return;
+        }
+        tracing::info!("{name}: stopping all units");
+        self.send(&ToKeeper::Announce {
+            text: "STOPPING=1\nSTATUS=stopping all units".to_owned(),
+        });
+        let cause = Cause {
+            kind: CauseKind::Signal,
+            seq: None,
+            unit: None,
+            by: None,
+            text: name,
+        };
+        self.tell(Event::Shutdown { cause });
+    }
+
+    pub(super) fn on_notice(&mut self, life: Invocation, notice: Notice) {
+        let unit = self.engine.unit_of(life).map(|unit| unit.spec.name.clone());
+        match notice {
+            Notice::Ready => self.tell(Event::Ready { invocation: life }),
+            Notice::Stopping => self.tell(Event::Stopping { invocation: life }),
+            Notice::Extend(by) => self.tell(Event::Extend { invocation: life, by }),
+            Notice::Status(text) => self.note_said(unit, |said| {
+                said.status = (!text.is_empty()).then_some(text);
+            }),
+            Notice::Health(health) => self.note_said(unit, |said| said.health = Some(health)),
+            Notice::Metrics(text) => self.note_said(unit, |said| said.metrics = Some(text)),
+            Notice::Rejected { pid, why } => {
+                let unit = unit.map(|u| u.to_string()).unwrap_or_default();
+                tracing::warn!("{unit}: a notification of pid {pid} was not believed: {why}");
+            }
+            Notice::Dropped(n) => {
+                let unit = unit.map(|u| u.to_string()).unwrap_or_default();
+                tracing::warn!("{unit}: {n} notifications came too fast and were dropped");
+            }
+            Notice::Reloading
+            | Notice::Watchdog
+            | Notice::WatchdogTrigger
+            | Notice::Barrier
+            | Notice::Ignored { .. } => {}
+        }
+    }
+
+    fn note_said(&mut self, unit: Option<UnitName>, say: impl FnOnce(&mut Said)) {
+        let Some(unit) = unit else { return };
+        let said = self.said.entry(unit.clone()).or_default();
+        say(said);
+        self.pending.said.push((unit, Some(said.clone())));
+        let now = self.clock.now();
+        self.commit(now);
+    }
+}
