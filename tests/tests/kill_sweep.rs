@@ -102,15 +102,18 @@ impl Scenario {
                 node.stderr()
             )
         };
+        // What was being started when the keeper died, and says itself when it is ready, is started again: docs/recovery.md.
+        let again = node.stderr().matches("nobody heard whether it is ready").count();
+        let is_times = |unit: &str, times: usize| (times..=times + again).contains(&lives(unit, "start"));
         let mut changed = "";
         match (self, is_done) {
             (Self::Start, Some(true)) => {
                 node.wait_state("spare", State::Running);
-                assert_eq!(lives("spare", "start"), 1, "started once: {}", words());
+                assert!(is_times("spare", 1), "started once: {}", words());
                 changed = "spare";
             }
             (Self::Start, None) => {
-                assert!(lives("spare", "start") <= 1, "started once at most");
+                assert!(lives("spare", "start") <= 1 + again, "started once at most");
                 changed = "spare";
             }
             (Self::Stop, Some(true)) => {
@@ -132,23 +135,19 @@ impl Scenario {
             }
             (Self::Restart, Some(true)) => {
                 node.wait_state("x", State::Running);
-                assert_eq!(
-                    (lives("x", "start"), lives("x", "stop")),
-                    (2, 1),
-                    "restarted once: {}",
-                    words()
-                );
+                let is_stopped = lives("x", "stop") == 1;
+                assert!(is_times("x", 2) && is_stopped, "restarted once: {}", words());
                 changed = "x";
             }
             (Self::Restart, None) => {
-                assert!(lives("x", "start") <= 2, "restarted once at most");
+                assert!(lives("x", "start") <= 2 + again, "restarted once at most");
                 changed = "x";
             }
             (Self::Exit, _) => {
                 let unit = node.wait_unit("x", "running again", |unit| {
                     unit.state == State::Running && unit.starts == 2
                 });
-                assert_eq!(lives("x", "start"), 2, "started again once: {}", words());
+                assert!(is_times("x", 2), "started again once: {}", words());
                 let told = unit.last_exit.map(|last| last.exit);
                 assert!(matches!(told, Some(Exit::Code(3) | Exit::Unknown)), "{told:?}");
                 changed = "x";
