@@ -188,7 +188,9 @@ fn a_wall_clock_that_jumps_moves_no_deadline() {
     let crashing = Unit::bad(&["crash-loop", "--on-start-append", &starts])
         .kind("simple")
         .text("restart.policy", "always")
-        .text("restart.delay", shown);
+        .text("restart.delay", shown)
+        .text("restart.max_delay", "4s")
+        .set("restart.max_restarts", "100");
     for (name, value) in [
         ("LD_PRELOAD", library.to_str().expect("a path of text")),
         ("FAKETIME_TIMESTAMP_FILE", &clock),
