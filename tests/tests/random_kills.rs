@@ -97,6 +97,7 @@ fn ends(node: &Node, mut dice: Dice, done: &AtomicBool) {
 /// What came of it.
 #[derive(Debug, Default)]
 struct Tally {
+    nodes: usize,
     killed: BTreeMap<Role, u32>,
     lives: usize,
     lines: u64,
@@ -205,6 +206,10 @@ fn manager_and_logger_die_at_random_and_nothing_is_lost() {
             sum.answers += tally.answers;
             sum.unreachable += tally.unreachable;
             sum.longest = sum.longest.max(tally.longest);
+            sum.nodes += 1;
+            if sum.nodes.is_multiple_of(10) {
+                tell(&format!("random kills so far, {:?}: {sum:?}", begun.elapsed()));
+            }
         }
     };
     std::thread::scope(|scope| {
