@@ -42,7 +42,8 @@ impl Keeper {
         }
         // An upgrade that an earlier manager asked for, and of which nothing is known here, is not under way.
         let is_told = self.note.as_deref().and_then(upgrade::outcome).is_some();
-        if matches!(self.upgrade, Upgrade::No) && !is_told {
+        // The first manager of a keeper knows that by itself.
+        if self.lives.has_served && matches!(self.upgrade, Upgrade::No) && !is_told {
             let why = "ringriftd died meanwhile, and the keeper knows of no upgrade: ask again".to_owned();
             self.tell_manager(&FromKeeper::UpgradeRefused { why }, Vec::new());
         }

@@ -714,6 +714,10 @@ impl Played {
         let mut inventory = Vec::new();
         loop {
             let (said, fds) = self.receive();
+            if matches!(said, FromKeeper::UpgradeRefused { .. }) {
+                // Of an upgrade that nobody asked for.
+                continue;
+            }
             if said == FromKeeper::Inventoried {
                 return Told { hello, inventory };
             }
