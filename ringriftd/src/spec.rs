@@ -289,6 +289,10 @@ pub struct Exec {
     pub notify_fd: u32,
     /// Who may notify.
     pub notify_access: NotifyAccess,
+    /// Descriptors that it may have kept for its next life (sd_notify(3), FDSTORE); with any, it gets NOTIFY_SOCKET,
+    /// whatever its kind.
+    #[serde(default)]
+    pub fd_store_max: u32,
     /// Run in order before the main process; a failure fails the start.
     pub start_pre: Vec<Argv>,
     /// Run in order once it is ready, before others may rely on it.

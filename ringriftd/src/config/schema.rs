@@ -186,6 +186,7 @@ pub static EXEC: &[Key] = keys! {
     "pid_file" Template, "", "forking: where it writes its main pid";
     "notify_fd" Whole(3, 1023), "3", "fd: a newline on it is readiness";
     "notify_access" Word(&["main", "all"], "notify access"), "main", "who in the unit may notify";
+    "fd_store_max" Whole(0, crate::limits::FD_STORE_MAX as i64), "0", "descriptors that it may have kept for its next life (`FDSTORE=1`)";
     "start_pre" Hooks, "[]", "run in order before it; a failure fails the start";
     "start_post" Hooks, "[]", "run in order once it is ready, before others may rely on it";
     "stop_pre" Hooks, "[]", "run in order before the first signal of a stop";

@@ -552,10 +552,12 @@ impl Manager {
         };
         let Some((names, answers)) = found else { return };
         let now = self.clock.now();
+        let stored = super::stored::counts(&self.stored);
         let facts = view::Facts {
             now,
             seed: self.hello.seed,
             said: &self.said,
+            stored: &stored,
         };
         let mut rows: Vec<(UnitStatus, Option<std::path::PathBuf>)> = Vec::new();
         for (ix, unit) in names.iter().filter_map(|name| self.engine.find(name)) {

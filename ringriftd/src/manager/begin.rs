@@ -81,6 +81,9 @@ fn launch_of(told: &FromKeeper) -> Option<LaunchId> {
         | FromKeeper::Listener
         | FromKeeper::UpgradeRefused { .. }
         | FromKeeper::LoggerRestarted { .. }
+        | FromKeeper::Stored { .. }
+        | FromKeeper::Unstored { .. }
+        | FromKeeper::NotStored { .. }
         | FromKeeper::Pong { .. } => None,
     }
 }
@@ -258,6 +261,7 @@ impl Manager {
                 let now = self.clock.now();
                 self.engine.resume(now.mono);
                 self.step(now);
+                self.drop_stored();
                 match files {
                     Files::Kept => {}
                     Files::ReadAgain => self.begin_reload(None, None),

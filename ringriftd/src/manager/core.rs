@@ -2,14 +2,14 @@
 //!
 //! Read first: [`Manager::run`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use proto::frame::Token;
-use proto::reply::UnitStatus;
+use proto::reply::{Exit, UnitStatus};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,6 +20,7 @@ use super::jobs::Jobs;
 use super::launches::{Launches, News};
 use super::memory::{Order, Step};
 use super::remember::Remember;
+use super::stored::Copies;
 use super::takeover::{self, Knows};
 use super::upgrade::{Candidate, UpgradeRecord};
 use crate::clock::{Clock, Now};
@@ -72,6 +73,8 @@ pub(super) enum Inside {
     FoundOutside(Box<FoundOutside>),
     /// A program to be upgraded to.
     Candidate(Box<Candidate>),
+    /// What a unit said before its main process ended is heard, or took too long.
+    Drained(LaunchId),
     /// A job's or wait's time is up.
     TimedOut(RequestId),
     /// A job's or wait's client has gone.
@@ -129,6 +132,12 @@ pub(super) struct Manager {
     pub(super) last_signal: u64,
     /// What could not be used of what was remembered.
     pub(super) notes: Vec<String>,
+    /// What units have kept.
+    pub(super) stored: Copies,
+    /// Launches of which the keeper was asked to take another process for the main one.
+    pub(super) asked_main: BTreeSet<LaunchId>,
+    /// Ends of main processes that wait for what the unit said before them.
+    pub(super) held_exits: BTreeMap<LaunchId, (Exit, Vec<u32>)>,
 }
 
 /// What the loop listens to.
@@ -184,8 +193,8 @@ impl Manager {
                     }
                 },
                 Some(news) = on.news.recv() => self.on_inside(Inside::News(news)),
-                Some((life, notice, consumed)) = on.notices.recv() => {
-                    self.on_notice(life, notice);
+                Some((life, notice, mut consumed)) = on.notices.recv() => {
+                    self.on_notice(life, notice, consumed.take_fds());
                     consumed.done();
                 }
                 Some(inside) = on.inside.recv() => self.on_inside(inside),
@@ -251,6 +260,11 @@ impl Manager {
                 answers,
             } => self.on_reloaded(*result, token, answers),
             Inside::Candidate(candidate) => self.on_candidate(*candidate),
+            Inside::Drained(launch) => {
+                if !self.asked_main.contains(&launch) {
+                    self.release_exit(launch);
+                }
+            }
             Inside::FoundOutside(found) => self.on_found_outside(*found),
             Inside::TimedOut(id) => {
                 self.jobs.on_timeout(id);
@@ -410,6 +424,7 @@ impl Manager {
                 .filter(|(pid, _)| *pid > 1 && !self.is_logger_gone),
             control: self.listener.as_fd(),
             launches: self.launches.ends().collect(),
+            stored: &self.stored,
             last_order: self.last_order,
             last_signal: self.last_signal,
         });

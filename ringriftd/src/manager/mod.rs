@@ -21,6 +21,7 @@ mod reload;
 mod remember;
 mod start;
 mod step;
+mod stored;
 pub mod takeover;
 mod upgrade;
 

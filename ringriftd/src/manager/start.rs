@@ -1,6 +1,6 @@
 //! How the manager's role begins: the descriptors that the keeper left, its first word, the files, the socket.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -231,6 +231,9 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         upgrade_answers: None,
         logger_deaths: 0,
         notes: found.notes,
+        stored: BTreeMap::new(),
+        asked_main: BTreeSet::new(),
+        held_exits: BTreeMap::new(),
         hello,
         places,
     };

@@ -84,6 +84,9 @@ impl Manager {
             self.obey(deed);
         }
         self.jobs.look(&self.engine);
+        if !self.stored.is_empty() {
+            self.drop_stored();
+        }
         if is_ready {
             self.announce_ready();
         }
