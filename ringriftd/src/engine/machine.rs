@@ -82,6 +82,7 @@ impl Engine {
                 profiles: Vec::new(),
                 shutdown_timeout: limits::SHUTDOWN_TIMEOUT,
                 max_starting: None,
+                on_event: None,
             },
             graph: Arc::new(Graph::default()),
             units: Vec::new(),

@@ -63,7 +63,7 @@ impl Files {
 }
 
 /// The launch that a message is about.
-fn launch_of(told: &FromKeeper) -> Option<LaunchId> {
+pub(super) fn launch_of(told: &FromKeeper) -> Option<LaunchId> {
     match told {
         FromKeeper::Launching { id }
         | FromKeeper::Launched { id, .. }
@@ -202,6 +202,8 @@ impl Manager {
         // Another keeper may have another service manager to tell.
         self.is_announced = base.is_announced && past == Past::Manager;
         self.said = base.said;
+        let hook = self.loaded.plan.node.on_event.as_ref();
+        self.hooks.restore(base.hooks, hook, &base.events, past);
         self.upgrade = base.upgrade;
         // One that the engine has answered, and whose answer was lost with a damaged end, is no job any more.
         let under_way = &base.engine.requests;
@@ -248,6 +250,7 @@ impl Manager {
                     self.repeat_orders();
                 }
                 let told = self.hear(inventory);
+                self.resume_hooks();
                 let lost: Vec<LaunchId> = self
                     .engine
                     .processes()
@@ -278,7 +281,7 @@ impl Manager {
         let mut strangers = BTreeSet::new();
         for (said, fds) in inventory {
             if let FromKeeper::Launched { id, pid, .. } = &said {
-                if self.launches.record(*id).is_some() {
+                if self.launches.record(*id).is_some() || self.hooks.has(*id) {
                     told.insert(*id);
                 } else if strangers.insert(*id) {
                     tracing::error!(

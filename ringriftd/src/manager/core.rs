@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::ask::FoundOutside;
 use super::begin::Beginning;
 use super::events::Events;
+use super::hooks::Hooks;
 use super::jobs::Jobs;
 use super::launches::{Launches, News};
 use super::memory::{Order, Step};
@@ -75,6 +76,17 @@ pub(super) enum Inside {
     Candidate(Box<Candidate>),
     /// What a unit said before its main process ended is heard, or took too long.
     Drained(LaunchId),
+    /// A run of the `[on_event]` command is ready for the keeper, or cannot be made.
+    HookPrepared {
+        /// Its number.
+        nr: u64,
+        /// What came of it.
+        result: Result<Box<crate::keeper::wire::Launch>, LaunchFailure>,
+    },
+    /// Its time is up.
+    HookTimeout(u64),
+    /// The rate allows the next one.
+    HookTime,
     /// A job's or wait's time is up.
     TimedOut(RequestId),
     /// A job's or wait's client has gone.
@@ -132,6 +144,8 @@ pub(super) struct Manager {
     pub(super) last_signal: u64,
     /// What could not be used of what was remembered.
     pub(super) notes: Vec<String>,
+    /// The command that is told of events.
+    pub(super) hooks: Hooks,
     /// What units have kept.
     pub(super) stored: Copies,
     /// Launches of which the keeper was asked to take another process for the main one.
@@ -260,6 +274,9 @@ impl Manager {
                 answers,
             } => self.on_reloaded(*result, token, answers),
             Inside::Candidate(candidate) => self.on_candidate(*candidate),
+            Inside::HookPrepared { nr, result } => self.on_hook_prepared(nr, result),
+            Inside::HookTimeout(nr) => self.on_hook_timeout(nr),
+            Inside::HookTime => self.run_hooks(),
             Inside::Drained(launch) => {
                 if !self.asked_main.contains(&launch) {
                     self.release_exit(launch);
@@ -358,6 +375,7 @@ impl Manager {
         let mut notices = self.places.notes.clone();
         notices.extend(self.remember.notices());
         notices.extend(self.hello.note.clone());
+        notices.extend(self.hooks.notices());
         match self.hello.manager_deaths {
             0 => {}
             1 => notices.push("the manager died once and was started again; no unit was touched".to_owned()),

@@ -4,7 +4,9 @@ use std::os::fd::OwnedFd;
 
 use proto::reply::{Cause, CauseKind, Exit};
 
+use super::begin::launch_of;
 use super::core::{Inside, Manager};
+use super::hooks::is_hook;
 use super::stored::Copy;
 use crate::control::view::Said;
 use crate::engine::types::{Event, LaunchFailure, Mono};
@@ -21,6 +23,9 @@ const LEFT_NAMED: usize = 8;
 
 impl Manager {
     pub(super) fn on_keeper(&mut self, said: FromKeeper, fds: Vec<OwnedFd>) {
+        if launch_of(&said).is_some_and(is_hook) {
+            return self.on_hook_news(&said);
+        }
         match said {
             FromKeeper::Launching { id } => self.launches.on_launching(id, fds),
             FromKeeper::Launched {

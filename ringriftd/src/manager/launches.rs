@@ -169,6 +169,11 @@ impl Launches {
         }
     }
 
+    /// What prepares launches.
+    pub fn preparer(&self) -> Preparer {
+        self.preparer.clone()
+    }
+
     /// Begins to prepare a launch; `News::Prepared` follows.
     pub fn prepare(&mut self, launch: LaunchId, role: Role, spec: Arc<UnitSpec>) {
         let (preparer, news) = (self.preparer.clone(), self.news.clone());

@@ -13,6 +13,7 @@ pub mod candidate;
 mod core;
 mod events;
 mod hear;
+mod hooks;
 mod jobs;
 mod launches;
 mod memory;

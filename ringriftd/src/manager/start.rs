@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::begin::{Beginning, Files, Heard};
 use super::core::{BUG, CONFIG, Channels, Hello, Manager};
 use super::events::Events;
+use super::hooks::Hooks;
 use super::jobs::Jobs;
 use super::launches::Launches;
 use super::memory::Step;
@@ -231,6 +232,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         upgrade_answers: None,
         logger_deaths: 0,
         notes: found.notes,
+        hooks: Hooks::default(),
         stored: BTreeMap::new(),
         asked_main: BTreeSet::new(),
         held_exits: BTreeMap::new(),

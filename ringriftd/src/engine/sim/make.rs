@@ -126,6 +126,7 @@ pub(super) fn plan(units: Vec<UnitSpec>, max_starting: Option<u32>) -> Arc<Plan>
         profiles: vec!["sim".to_owned()],
         shutdown_timeout: Duration::from_secs(3600),
         max_starting,
+        on_event: None,
     };
     Arc::new(Plan {
         node,
