@@ -373,7 +373,7 @@ function drawGraph(list) {
   if (said === drawnAs) return;
   drawnAs = said;
   const { columns, needs } = layers(names.sort());
-  const [wide, high, gap, between] = [182, 24, 7, 58];
+  const [wide, high, gap, between] = [170, 24, 7, 44];
   // A long layer stands in several columns side by side, as tall as it takes for all to fit beside each other.
   const across = (tall) => columns.reduce((sum, c) => sum + Math.ceil(c.length / tall) * (wide + 12) + between - 12, 28 - between);
   let tall = 8;
@@ -385,13 +385,16 @@ function drawGraph(list) {
     heads.push([x, i === 0 ? "needs none" : "layer " + (i + 1)]);
     const parts = Math.ceil(column.length / tall);
     const each = Math.ceil(column.length / parts);
-    for (let part = 0; part < parts; part += 1) {
+    // What holds others up stands on their side, what is held up on the other.
+    const isRoot = list.some((t) => t.blocks.size && column.includes(t.name));
+    for (let n = 0; n < parts; n += 1) {
+      const part = isRoot ? parts - 1 - n : n;
       column.slice(part * each, (part + 1) * each).forEach((name, j) => {
         const y = 34 + j * (high + gap);
         place.set(name, [x, y]);
         lowest = Math.max(lowest, y + high);
       });
-      x += wide + (part + 1 < parts ? 12 : between);
+      x += wide + (n + 1 < parts ? 12 : between);
     }
   });
   const width = x - between + 14;
@@ -421,7 +424,7 @@ function drawGraph(list) {
     const by = root.get(name);
     const label = name + ", " + word + (blocks ? ", holds up " + blocks : "") + (by ? ", held up by " + by : "");
     const [at, y] = place.get(name);
-    const text = name.length > 23 ? name.slice(0, 22) + "…" : name;
+    const text = name.length > 21 ? name.slice(0, 20) + "…" : name;
     const box = svg("a", { class: "box " + word, href: href(name), "aria-label": clean(label), tabindex: i ? "-1" : "0" },
       svg("title", {}, label), svg("rect", { x: at, y, width: wide, height: high, rx: 5 }),
       svg("text", { class: "mark-text", x: at + 8, y: y + 16.5 }, MARKS[word] || "·"),
