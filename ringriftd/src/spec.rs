@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::door::HttpSpec;
+
 /// A unit's name: `[a-z0-9][a-z0-9_.-]{0,63}`. Only `config` makes one from a person's text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UnitName(Arc<str>);
@@ -446,6 +448,8 @@ pub struct NodeSpec {
     pub shutdown_timeout: Duration,
     /// Units between launch and ready at once.
     pub max_starting: Option<u32>,
+    /// `[http]`.
+    pub http: HttpSpec,
 }
 
 /// Why a unit is wanted on this node.

@@ -58,6 +58,8 @@ pub enum Kind {
     Runner,
     /// Names of environment variables.
     Variables,
+    /// Names of hosts.
+    Hosts,
     /// A user or group, by name or number.
     User,
     /// Several.
@@ -115,6 +117,7 @@ impl Kind {
             Self::Profiles => "a list of profiles' names".to_owned(),
             Self::Runner => "the name of a runner".to_owned(),
             Self::Variables => "a list of variables' names".to_owned(),
+            Self::Hosts => "a list of hosts' names or addresses, without a port".to_owned(),
             Self::User => "a name or a number".to_owned(),
             Self::Users => "a list of names or numbers".to_owned(),
             Self::Template => "text with ${NAME}".to_owned(),
@@ -261,7 +264,15 @@ pub static NODE: &[Key] = keys! {
     "max_starting" Whole(1, 100_000), "", "units between launch and ready at once; absent: no limit";
     "runner" Named { keys: &[], each: RUNNER, what: "runner" }, "", "commands that units share";
     "defaults" Table(DEFAULTS), "", "`[defaults.unit.…]`: any key of a unit";
-    "http" Later, "", ""; "breaker" Later, "", ""; "on_event" Later, "", "";
+    "http" Table(HTTP), "", "the door for health checks, metrics and the dashboard";
+    "breaker" Later, "", ""; "on_event" Later, "", "";
+};
+
+static HTTP: &[Key] = keys! {
+    "listen" Line, "127.0.0.1:8790", "an address and its port, the absolute path of a Unix socket, or \"off\"; `--http` wins over it";
+    "allow_remote" Bool, "false", "allows an address that other hosts can reach; needs `allowed_hosts`";
+    "allowed_hosts" Hosts, "[]", "names by which a request may call this host, besides the loopback ones and the address itself";
+    "show_logs" Bool, "false", "serves log lines and failure tails over TCP too; over a Unix socket they always are";
 };
 
 static DEFAULTS: &[Key] = keys! {

@@ -60,6 +60,7 @@ impl Keeper {
             ToKeeper::NoteTaken => self.note = None,
             ToKeeper::End { code } => self.begin_end(code),
             ToKeeper::Upgrade => self.on_upgrade(fds),
+            ToKeeper::Http { place } => self.on_http(place),
         }
     }
 

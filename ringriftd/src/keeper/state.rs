@@ -14,6 +14,7 @@ use proto::reply::Exit;
 
 use super::cgroup::Leaf;
 use super::config::KeeperConfig;
+use super::door::Door;
 use super::launch::{Held, Machine, Pipe};
 use super::left::LeftBehind;
 use super::links::Link;
@@ -259,6 +260,8 @@ pub struct Keeper {
     pub logger_restarts: LoggerRestarts,
     /// Roles are processes that the keeper started, not ends that a test holds.
     pub is_spawning_roles: bool,
+    /// The listener for HTTP.
+    pub door: Door,
     /// How far an upgrade is.
     pub upgrade: Upgrade,
     /// What a dead keeper's manager had of launches that are still to be adopted.

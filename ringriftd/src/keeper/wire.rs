@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::door::HttpPlace;
 use crate::ids::{LaunchId, Scope};
 use crate::spec::Rlimit;
 use proto::reply::Exit;
@@ -206,6 +207,12 @@ pub enum ToKeeper {
     Upgrade,
     /// What the `note` of `Hello` says of an upgrade was taken, and is in the manager's state: it is not to be said again.
     NoteTaken,
+    /// Listen here for HTTP, and hold that over every manager's death. Answered by `HttpListener` or `HttpFailed` (not at
+    /// all for `Off`), and said again by each new manager: the same place gives the same listener.
+    Http {
+        /// Where.
+        place: HttpPlace,
+    },
 }
 
 /// Which step of a start failed. The words are for people.
@@ -370,6 +377,18 @@ pub enum FromKeeper {
     UpgradeRefused {
         /// Why, in words.
         why: String,
+    },
+    /// To `Http`, at once or once it could be had. Attached: the listener.
+    HttpListener {
+        /// Where.
+        place: HttpPlace,
+    },
+    /// To `Http`: it cannot be had for now, and is tried again.
+    HttpFailed {
+        /// Where.
+        place: HttpPlace,
+        /// errno(3).
+        errno: i32,
     },
 }
 

@@ -79,6 +79,8 @@ fn launch_of(told: &FromKeeper) -> Option<LaunchId> {
         | FromKeeper::Signal { .. }
         | FromKeeper::Ping { .. }
         | FromKeeper::Listener
+        | FromKeeper::HttpListener { .. }
+        | FromKeeper::HttpFailed { .. }
         | FromKeeper::UpgradeRefused { .. }
         | FromKeeper::LoggerRestarted { .. }
         | FromKeeper::Pong { .. } => None,
@@ -200,6 +202,10 @@ impl Manager {
         self.is_announced = base.is_announced && past == Past::Manager;
         self.said = base.said;
         self.upgrade = base.upgrade;
+        self.counts = base.counts;
+        for event in &base.events {
+            self.shown.on_event(event);
+        }
         // One that the engine has answered, and whose answer was lost with a damaged end, is no job any more.
         let under_way = &base.engine.requests;
         let jobs = base

@@ -16,6 +16,7 @@ use super::launches::LaunchRecord;
 use super::upgrade::{UpgradeChange, UpgradeRecord};
 use crate::config::FileSet;
 use crate::control::view::Said;
+use crate::counts::Counts;
 use crate::engine::snapshot::{Delta, Snapshot};
 use crate::engine::types::RequestId;
 use crate::ids::{LaunchId, Scope};
@@ -87,6 +88,9 @@ pub struct Base {
     /// An upgrade that the keeper was asked for and that was not answered.
     #[serde(default)]
     pub upgrade: Option<UpgradeRecord>,
+    /// What was counted.
+    #[serde(default)]
+    pub counts: Counts,
 }
 
 /// What one event changed.
@@ -130,6 +134,10 @@ pub struct Step {
     /// What happened to an upgrade.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<UpgradeChange>,
+    /// Requests since the last step, by verb. They alone make no step: what only looks writes nothing, but for this,
+    /// once in a while.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, u64>,
 }
 
 impl Step {
@@ -149,6 +157,7 @@ impl Step {
             events,
             is_announced,
             upgrade,
+            requests: _,
         } = self;
         files.is_none()
             && engine.is_none()
@@ -165,6 +174,23 @@ impl Step {
     }
 }
 
+impl Step {
+    /// Books what it holds of things that are counted.
+    pub fn count(&self, counts: &mut Counts) {
+        counts.steps = counts.steps.saturating_add(1);
+        for event in &self.events {
+            counts.on_event(event);
+        }
+        for (verb, n) in &self.requests {
+            let sum = counts.requests.entry(verb.clone()).or_default();
+            *sum = sum.saturating_add(*n);
+        }
+        for (name, unit) in self.engine.iter().flat_map(|delta| &delta.units) {
+            counts.on_last_exit(name, unit.last_exit);
+        }
+    }
+}
+
 /// A launch as a key of JSON.
 pub fn key(launch: LaunchId) -> String {
     launch.to_string()
@@ -174,6 +200,7 @@ impl Base {
     /// What it is after `step`.
     pub fn apply(&mut self, step: Step) {
         self.at = step.at;
+        step.count(&mut self.counts);
         if let Some(files) = step.files {
             self.files = files;
         }

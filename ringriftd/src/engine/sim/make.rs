@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::door::HttpSpec;
 use crate::engine::restart::mix;
 use crate::engine::types::Plan;
 use crate::graph::Graph;
@@ -125,6 +126,7 @@ pub(super) fn plan(units: Vec<UnitSpec>, max_starting: Option<u32>) -> Arc<Plan>
         profiles: vec!["sim".to_owned()],
         shutdown_timeout: Duration::from_secs(3600),
         max_starting,
+        http: HttpSpec::default(),
     };
     Arc::new(Plan {
         node,
