@@ -20,3 +20,4 @@ pub mod say;
 pub mod spec;
 pub mod standin;
 pub mod state;
+pub mod used;

@@ -29,3 +29,4 @@ pub mod unhold;
 pub mod upgrade;
 pub mod version;
 pub mod wait;
+pub mod why;

@@ -4,6 +4,7 @@
 use clap::Args as ClapArgs;
 use proto::reply::{NodeStatus, State, UnitStatus};
 
+use crate::capsule;
 use crate::client::Client;
 use crate::json;
 use crate::measure;
@@ -396,6 +397,7 @@ fn detail(session: &mut Session, unit: &UnitStatus) -> Result<(), Stop> {
             style.paint(Ink::Dim, &format!("{key:>11}"))
         ))?;
     }
+    capsule::block(session, &unit.capsules, unit.failures)?;
     if !unit.last_lines.is_empty() {
         session.out.line("")?;
         for line in &unit.last_lines {
@@ -426,6 +428,7 @@ mod tests {
             stopping: false,
             summary,
             notices: vec![],
+            started_us: 0,
         };
         assert_eq!(verdict(&node).1, expected);
     }

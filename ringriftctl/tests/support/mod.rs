@@ -209,6 +209,8 @@ pub fn unit(name: &str, state: State, minutes: u64) -> UnitStatus {
         memory_bytes: up.then_some(25_270_000),
         remains: vec![],
         held: None,
+        capsules: vec![],
+        failures: 0,
     }
 }
 
@@ -249,6 +251,7 @@ pub fn node(summary: Summary) -> Reply {
         stopping: false,
         summary,
         notices: vec![],
+        started_us: now_us() - 11_520_000_000,
     }))
 }
 

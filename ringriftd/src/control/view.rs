@@ -101,6 +101,8 @@ pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
         memory_bytes: None,
         remains: unit.remains.clone(),
         held: unit.hold.as_ref().map(|held| held.hold.clone()),
+        capsules: Vec::new(),
+        failures: unit.failures,
     }
 }
 
@@ -183,6 +185,8 @@ pub struct NodeFacts {
     pub containment: String,
     /// Sentences for the operator.
     pub notices: Vec<String>,
+    /// Since when the daemon runs.
+    pub started_us: u64,
 }
 
 /// The header of `status`.
@@ -198,6 +202,7 @@ pub fn node(engine: &Engine, loaded: &Loaded, facts: &NodeFacts) -> NodeStatus {
         stopping: engine.is_shutting_down(),
         summary: summary(engine),
         notices: facts.notices.clone(),
+        started_us: facts.started_us,
     }
 }
 

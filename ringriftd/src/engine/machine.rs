@@ -137,6 +137,7 @@ impl Engine {
             Event::Stopping { invocation } => self.on_stopping_notice(invocation),
             Event::Extend { invocation, by } => self.on_extend(invocation, by),
             Event::Tick => {}
+            Event::Used { launch, used } => return self.on_used(launch, used),
         }
         self.follow_up();
     }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use proto::reply::{Cause, CauseKind, Exit};
 use serde::{Deserialize, Serialize};
 
+use super::capsule::Witness;
 use super::hold::Held;
 use super::machine::Shutdown;
 use super::request::{Pending, RequestChange};
@@ -118,6 +119,12 @@ pub struct StoredUnit {
     pub reload_error: Option<String>,
     /// A remark of the launcher.
     pub note: Option<String>,
+    /// Lives that failed.
+    #[serde(default)]
+    pub failures: u64,
+    /// The event of the last of them.
+    #[serde(default)]
+    pub last_failure: Option<u64>,
 }
 
 /// One life.
@@ -145,6 +152,9 @@ pub struct StoredLife {
     pub is_main_found: bool,
     /// Its main process was taken over from outside.
     pub foreign: Option<Foreign>,
+    /// What was seen of it.
+    #[serde(default)]
+    pub witness: Witness,
 }
 
 impl Snapshot {
@@ -256,6 +266,7 @@ impl Snapshot {
                 ready: Some(now),
                 is_main_found: true,
                 foreign: None,
+                witness: Witness::default(),
             }),
         };
         unit.desired = Desired::Up;
@@ -338,6 +349,8 @@ impl StoredUnit {
             last_stop_killed: false,
             reload_error: None,
             note: None,
+            failures: self.failures,
+            last_failure: self.last_failure,
         }
     }
 }

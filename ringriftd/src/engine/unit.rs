@@ -63,6 +63,7 @@ use std::sync::Arc;
 use proto::reply::{Cause, CauseKind, Exit, State as Word};
 use serde::{Deserialize, Serialize};
 
+use super::capsule::Witness;
 use super::hold::Held;
 use super::restart::Restarts;
 use super::types::{Mono, Role};
@@ -146,6 +147,8 @@ pub struct Life {
     pub is_main_found: bool,
     /// Its main process was not launched but taken over from outside.
     pub foreign: Option<Foreign>,
+    /// What was seen of it, for the case that it fails.
+    pub witness: Witness,
 }
 
 impl Life {
@@ -163,6 +166,7 @@ impl Life {
             ready: None,
             is_main_found: false,
             foreign: None,
+            witness: Witness::default(),
         }
     }
 
@@ -470,6 +474,10 @@ pub struct Unit {
     pub reload_error: Option<String>,
     /// A remark of the launcher, such as `stand-in`.
     pub note: Option<String>,
+    /// Lives that failed, in all.
+    pub failures: u64,
+    /// The number of the event that told of the last of them.
+    pub last_failure: Option<u64>,
 }
 
 impl Unit {
@@ -500,6 +508,8 @@ impl Unit {
             last_stop_killed: false,
             reload_error: None,
             note: None,
+            failures: 0,
+            last_failure: None,
         }
     }
 

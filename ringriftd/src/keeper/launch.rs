@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Leaf, Root};
 use super::child::{self, ChildSpec, Failure, Stack};
+use super::counted::Counted;
 use super::signal;
 use super::sockets::Notify;
 use super::sweep::{Claim, Reach};
@@ -136,6 +137,8 @@ pub struct Held {
     pub killing: Option<Killing>,
     /// It is to be forgotten as soon as nothing of it is left.
     pub is_released: bool,
+    /// What the kernel counted of it.
+    pub counted: Counted,
 }
 
 impl Held {
@@ -232,6 +235,7 @@ impl Machine {
                 Some(root.leaf(&name).map_err(|e| Failure::new(Stage::Cgroup, &e))?)
             }
         };
+        let counted = Counted::begin(leaf.as_ref().map(Leaf::path));
         let spawned = match &leaf {
             None => child::spawn(&mut self.stack, &spec, &self.marker),
             Some(leaf) => leaf
@@ -269,6 +273,7 @@ impl Machine {
             ready: ready.map(Into::into),
             killing: None,
             is_released: false,
+            counted,
         })
     }
 

@@ -134,10 +134,17 @@ impl Keeper {
             super::over::some_pids(&held.left)
         };
         let (exit, fds) = (held.exit, held.attached());
+        let used = held.counted.used.unwrap_or_default();
         self.tell_manager(&FromKeeper::Launched { id, pid, start_time }, fds);
         let Some(exit) = exit else { return };
         let was_anything_left = !remains.is_empty();
-        self.tell_manager(&FromKeeper::Exited { id, exit, remains }, Vec::new());
+        let exited = FromKeeper::Exited {
+            id,
+            exit,
+            remains,
+            used,
+        };
+        self.tell_manager(&exited, Vec::new());
         if is_over && was_anything_left {
             self.tell_manager(&FromKeeper::Emptied { id }, Vec::new());
         }

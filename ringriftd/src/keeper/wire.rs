@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{LaunchId, Scope};
 use crate::spec::Rlimit;
+use crate::used::Used;
 use proto::reply::Exit;
 
 /// The version of this file. All roles are one binary, so it only differs across an upgrade.
-pub const WIRE_VERSION: u32 = 2;
+pub const WIRE_VERSION: u32 = 3;
 
 /// Where manager and logger find what the keeper gave them.
 pub mod fd {
@@ -300,6 +301,8 @@ pub enum FromKeeper {
         exit: Exit,
         /// Some of what is left of it; empty: nothing is.
         remains: Vec<u32>,
+        /// What it used so far.
+        used: Used,
     },
     /// Nothing of a launch is left.
     Emptied {
@@ -421,6 +424,18 @@ pub enum LogQuery {
         unit: String,
         /// Only this life (its serial); absent: any.
         invocation: Option<u64>,
+        /// At most so many.
+        lines: u32,
+    },
+    /// The last lines of one life that is over, for the manager itself: answered like `Tail`, as soon as its pipes are at
+    /// their end, so that its last words are among them.
+    LastWords {
+        /// Any number.
+        nonce: u64,
+        /// Of this unit.
+        unit: String,
+        /// This life (its serial).
+        invocation: u64,
         /// At most so many.
         lines: u32,
     },

@@ -199,6 +199,7 @@ impl Manager {
         self.is_announced = base.is_announced && past == Past::Manager;
         self.said = base.said;
         self.upgrade = base.upgrade;
+        self.capsules = base.capsules;
         // One that the engine has answered, and whose answer was lost with a damaged end, is no job any more.
         let under_way = &base.engine.requests;
         let jobs = base

@@ -15,7 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::ask::FoundOutside;
 use super::begin::Beginning;
+use super::capsules::Capsules;
 use super::events::Events;
+use super::failures::{Looked, UnderWay};
 use super::jobs::Jobs;
 use super::launches::{Launches, News};
 use super::memory::{Order, Step};
@@ -71,6 +73,8 @@ pub(super) enum Inside {
     FoundOutside(Box<FoundOutside>),
     /// A program to be upgraded to.
     Candidate(Box<Candidate>),
+    /// Files of a unit's command.
+    Looked(Looked),
     /// A job's or wait's time is up.
     TimedOut(RequestId),
     /// A job's or wait's client has gone.
@@ -128,6 +132,12 @@ pub(super) struct Manager {
     pub(super) last_signal: u64,
     /// What could not be used of what was remembered.
     pub(super) notes: Vec<String>,
+    /// What is kept of failures.
+    pub(super) capsules: Capsules,
+    /// What is being asked for about them.
+    pub(super) under_way: UnderWay,
+    /// One of them may lack something that was not asked for.
+    pub(super) is_capsule_lacking: bool,
 }
 
 /// What the loop listens to.
@@ -220,6 +230,7 @@ impl Manager {
             Inside::News(News::Prepared { launch, result }) => match result {
                 Ok(prepared) => {
                     if let Some(request) = self.launches.on_prepared(launch, *prepared) {
+                        self.note_launch(launch, &request);
                         self.pending
                             .launches
                             .extend(self.launches.record(launch).cloned());
@@ -249,6 +260,7 @@ impl Manager {
                 token,
                 answers,
             } => self.on_reloaded(*result, token, answers),
+            Inside::Looked(looked) => self.on_looked(looked),
             Inside::Candidate(candidate) => self.on_candidate(*candidate),
             Inside::FoundOutside(found) => self.on_found_outside(*found),
             Inside::TimedOut(id) => {
@@ -280,6 +292,9 @@ impl Manager {
     pub(super) fn on_tail(&mut self, tail: std::io::Result<Option<(LogTail, Vec<OwnedFd>)>>) {
         match tail {
             Ok(Some((tail, _))) => {
+                let Some(tail) = self.on_last_words(tail) else {
+                    return;
+                };
                 if let Some(waiting) = self.tails.remove(&tail.nonce) {
                     // Whoever asked may have gone.
                     let _ = waiting.send(tail);
@@ -375,6 +390,7 @@ impl Manager {
                 .unwrap_or_default(),
             containment: self.hello.containment.clone(),
             notices,
+            started_us: now.wall_of(self.started.mono),
         }
     }
 

@@ -32,7 +32,15 @@ impl Manager {
             FromKeeper::LaunchFailed { id, stage, errno } => {
                 self.launches.on_launch_failed(id, stage, errno);
             }
-            FromKeeper::Exited { id, exit, remains } => {
+            FromKeeper::Exited {
+                id,
+                exit,
+                remains,
+                used,
+            } => {
+                // Kept with what follows from the end, and not without it.
+                let now = self.clock.now();
+                self.engine.handle(now.mono, Event::Used { launch: id, used });
                 self.tell(Event::Exited {
                     launch: id,
                     exit,
@@ -66,6 +74,7 @@ impl Manager {
                             self.is_logger_gone = false;
                             // What the old one was asked it will not answer.
                             self.tails.clear();
+                            self.ask_again();
                         }
                         Err(e) => tracing::error!("cannot reach the new logger: {e}"),
                     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use proto::reply::Event;
 use serde::{Deserialize, Serialize};
 
+use super::capsules::{Capsules, Noted};
 use super::jobs::{Answered, JobRecord};
 use super::launches::LaunchRecord;
 use super::upgrade::{UpgradeChange, UpgradeRecord};
@@ -87,6 +88,9 @@ pub struct Base {
     /// An upgrade that the keeper was asked for and that was not answered.
     #[serde(default)]
     pub upgrade: Option<UpgradeRecord>,
+    /// Failures, and what worked before.
+    #[serde(default)]
+    pub capsules: Capsules,
 }
 
 /// What one event changed.
@@ -130,6 +134,9 @@ pub struct Step {
     /// What happened to an upgrade.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<UpgradeChange>,
+    /// What is new about failures.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub noted: Vec<Noted>,
 }
 
 impl Step {
@@ -149,6 +156,7 @@ impl Step {
             events,
             is_announced,
             upgrade,
+            noted,
         } = self;
         files.is_none()
             && engine.is_none()
@@ -162,6 +170,7 @@ impl Step {
             && events.is_empty()
             && !is_announced
             && upgrade.is_none()
+            && noted.is_empty()
     }
 }
 
@@ -213,6 +222,9 @@ impl Base {
             Some(UpgradeChange::Begun(record)) => self.upgrade = Some(record),
             Some(UpgradeChange::Over) => self.upgrade = None,
             None => {}
+        }
+        for noted in step.noted {
+            self.capsules.apply(noted);
         }
     }
 }

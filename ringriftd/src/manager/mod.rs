@@ -5,13 +5,15 @@
 //!   files. * [`start`]: how it begins. * [`ask`]: what clients ask. * [`jobs`]: requests answered later. *
 //!   [`launches`]: between the engine's wish and the keeper's answer. * [`events`]: what is remembered of changes.
 //! * [`memory`]: what outlives the manager. * [`remember`]: where it is kept. * [`recover`] and [`begin`]: how it is taken
-//!   up again.
+//!   up again. * [`capsules`]: what is kept of failures. * [`failures`]: how it gets there.
 
 mod ask;
 mod begin;
 pub mod candidate;
+mod capsules;
 mod core;
 mod events;
+mod failures;
 mod hear;
 mod jobs;
 mod launches;

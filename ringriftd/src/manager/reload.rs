@@ -58,6 +58,8 @@ impl Manager {
                 let before = std::mem::replace(&mut self.loaded, loaded);
                 self.pending.files = Some(Arc::clone(self.loaded.files()));
                 self.tell(Event::Loaded(Arc::clone(&self.loaded.plan)));
+                let engine = &self.engine;
+                self.capsules.retain(|unit| engine.find(unit).is_some());
                 let did = reloaded(&before, &self.loaded, &self.engine);
                 tracing::info!(
                     "reloaded: {} added, {} removed, {} need a restart",

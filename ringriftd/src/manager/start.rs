@@ -10,8 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::begin::{Beginning, Files, Heard};
+use super::capsules::Capsules;
 use super::core::{BUG, CONFIG, Channels, Hello, Manager};
 use super::events::Events;
+use super::failures::UnderWay;
 use super::jobs::Jobs;
 use super::launches::Launches;
 use super::memory::Step;
@@ -229,6 +231,9 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         upgrade_answers: None,
         logger_deaths: 0,
         notes: found.notes,
+        capsules: Capsules::default(),
+        under_way: UnderWay::default(),
+        is_capsule_lacking: true,
         hello,
         places,
     };

@@ -83,6 +83,7 @@ impl Manager {
         for deed in todo {
             self.obey(deed);
         }
+        self.complete_capsules();
         self.jobs.look(&self.engine);
         if is_ready {
             self.announce_ready();
@@ -164,6 +165,14 @@ impl Manager {
             Action::Destroy { launch } => Deed::Destroy(launch),
             Action::FindMain { launch, .. } => Deed::FindMain(launch),
             Action::Finish { code } => Deed::Finish(code),
+            Action::Worked { unit, invocation } => {
+                self.note_worked(unit, invocation, now);
+                Deed::Nothing
+            }
+            Action::Failed(failure) => {
+                self.note_failure(&failure, now);
+                Deed::Nothing
+            }
         }
     }
 
@@ -273,6 +282,7 @@ impl Manager {
             events: self.events.last(limits::EVENTS_REMEMBERED),
             is_announced: self.is_announced,
             upgrade: self.upgrade.clone(),
+            capsules: self.capsules.clone(),
         }
     }
 

@@ -58,6 +58,7 @@ pub(super) fn is_told_by_inventory(event: &Event) -> bool {
         | Event::Ready { .. }
         | Event::Stopping { .. }
         | Event::Extend { .. }
+        | Event::Used { .. }
         | Event::Tick => false,
     }
 }
@@ -140,6 +141,8 @@ impl World {
                     | Action::FindMain { .. }
                     | Action::Release { .. }
                     | Action::Emit(_)
+                    | Action::Worked { .. }
+                    | Action::Failed(_)
                     | Action::Finish { .. } => true,
                 }
             });
