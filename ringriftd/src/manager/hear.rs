@@ -20,7 +20,10 @@ const LEFT_NAMED: usize = 8;
 impl Manager {
     pub(super) fn on_keeper(&mut self, said: FromKeeper, fds: Vec<OwnedFd>) {
         match said {
-            FromKeeper::Launched { id, pid, start_time } => {
+            FromKeeper::Launching { id } => self.launches.on_launching(id, fds),
+            FromKeeper::Launched {
+                id, pid, start_time, ..
+            } => {
                 let note = self.launches.on_launched(id, pid, start_time, fds);
                 self.tell(Event::Launched {
                     launch: id,
@@ -63,9 +66,14 @@ impl Manager {
                 self.send(&ToKeeper::SignalTaken { number });
             }
             FromKeeper::Ping { nonce } => self.send(&ToKeeper::Pong { nonce }),
-            FromKeeper::LoggerRestarted { pid, times } => {
+            FromKeeper::LoggerRestarted {
+                pid,
+                start_time,
+                times,
+            } => {
                 tracing::warn!("the logger died and was started again (pid {pid}, {times} times so far)");
                 self.hello.logger_pid = pid;
+                self.hello.logger_start = start_time;
                 self.logger_deaths = times;
                 if let Some(link) = fds.into_iter().next().map(Link::from_fd) {
                     match link {
