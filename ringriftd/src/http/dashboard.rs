@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::StatusCode;
-use proto::reply::{Event, LogLine, State};
+use proto::reply::{Capsule, Event, LogLine, Oom, State};
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
@@ -15,7 +15,7 @@ use super::names::{self, key, seconds, utc};
 use super::reply::{self, Answer};
 use super::routes::Asked;
 use super::server::Shared;
-use super::types::TailAsked;
+use super::types::{LastWords, TailAsked};
 use crate::clock::Now;
 use crate::limits;
 use crate::published::{Picture, Row};
@@ -256,6 +256,24 @@ fn line(line: &LogLine) -> Value {
     json!({ "time": utc(line.at_us), "text": String::from_utf8_lossy(&line.message) })
 }
 
+/// A failure. What changed is told by names, never by values.
+fn capsule(capsule: &Capsule) -> Value {
+    json!({
+        "seq": capsule.seq,
+        "time": utc(capsule.at_us),
+        "text": capsule.text,
+        "oom": match capsule.oom {
+            Oom::No => None,
+            Oom::Yes => Some("yes"),
+            Oom::Maybe => Some("maybe"),
+        },
+        "lived_seconds": capsule.lived_ms.map(|ms| ms as f64 / 1e3),
+        "memory_peak_bytes": capsule.memory_peak,
+        "changed": capsule.changed.iter().map(|changed| &changed.text).collect::<Vec<_>>(),
+        "lines": capsule.tail.iter().map(line).collect::<Vec<_>>(),
+    })
+}
+
 /// `/dashboard/UNIT.json`: one unit with its last events, what it uses and, where they may be shown, its last lines.
 pub async fn unit(asked: &Asked<'_>, shared: &Arc<Shared>, row: &Arc<Row>) -> Answer {
     shared.histories.catch_up(shared).await;
@@ -276,11 +294,13 @@ pub async fn unit(asked: &Asked<'_>, shared: &Arc<Shared>, row: &Arc<Row>) -> An
         .filter(|other| other.spec.requires.contains(&row.spec.name))
         .map(|other| other.status.name.as_str())
         .collect();
-    let lines = if asked.shows_logs {
+    let said = if asked.shows_logs {
         tail(shared, &row.status.name).await
     } else {
         None
     };
+    let lines: Option<Vec<Value>> = said.as_ref().map(|said| said.lines.iter().map(line).collect());
+    let capsules: Option<Vec<Value>> = said.map(|said| said.capsules.iter().rev().map(capsule).collect());
     let used = used.get(&row.spec.name);
     let more = [
         ("events", json!(events)),
@@ -289,6 +309,7 @@ pub async fn unit(asked: &Asked<'_>, shared: &Arc<Shared>, row: &Arc<Row>) -> An
         ("memory_bytes", json!(used.map(|used| used.memory_bytes))),
         ("shows_logs", json!(asked.shows_logs)),
         ("last_lines", json!(lines)),
+        ("capsules", json!(capsules)),
         ("timestamp", json!(seconds(now.wall_us))),
     ];
     if let Value::Object(map) = &mut value {
@@ -298,18 +319,17 @@ pub async fn unit(asked: &Asked<'_>, shared: &Arc<Shared>, row: &Arc<Row>) -> An
 }
 
 /// The logger is asked by way of the manager; both are given a moment.
-async fn tail(shared: &Shared, unit: &str) -> Option<Vec<Value>> {
+async fn tail(shared: &Shared, unit: &str) -> Option<LastWords> {
     let (answer, told) = oneshot::channel();
     let asked = TailAsked {
         unit: unit.to_owned(),
         answer,
     };
-    let lines = async {
+    let said = async {
         shared.sources.tails.send(asked).await.ok()?;
         told.await.ok()
     };
-    let lines: Vec<LogLine> = tokio::time::timeout(TAIL_TIMEOUT, lines).await.ok()??;
-    Some(lines.iter().map(line).collect())
+    tokio::time::timeout(TAIL_TIMEOUT, said).await.ok()?
 }
 
 /// How long the last lines are waited for.

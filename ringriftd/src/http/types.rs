@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use proto::reply::{Event, LogLine};
+use proto::reply::{Capsule, Event, LogLine};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::door::HttpSpec;
@@ -48,13 +48,22 @@ impl Recent {
     }
 }
 
-/// A unit's last lines are wanted.
+/// What a unit left behind.
+#[derive(Debug, Default)]
+pub struct LastWords {
+    /// The last lines of its log.
+    pub lines: Vec<LogLine>,
+    /// Its last failures.
+    pub capsules: Vec<Capsule>,
+}
+
+/// A unit's last lines and failures are wanted.
 #[derive(Debug)]
 pub struct TailAsked {
     /// Of this unit.
     pub unit: String,
     /// Takes them; dropped where there are none to be had.
-    pub answer: oneshot::Sender<Vec<LogLine>>,
+    pub answer: oneshot::Sender<LastWords>,
 }
 
 /// What the thread is told.
