@@ -501,6 +501,8 @@ mod tests {
             },
             deprecated: None,
             digest: String::new(),
+            ready_probe: None,
+            health: None,
         }
     }
 

@@ -13,6 +13,7 @@ pub mod fileset;
 pub mod leaf;
 pub mod load;
 pub mod merged;
+pub mod probe;
 pub mod profile;
 pub mod schema;
 pub mod source;

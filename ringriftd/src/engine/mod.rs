@@ -15,6 +15,7 @@
 mod act;
 mod adopt;
 mod cause;
+pub mod health;
 pub mod hold;
 mod invariant;
 mod life;

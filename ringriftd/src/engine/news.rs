@@ -32,6 +32,9 @@ impl Engine {
             return; // said twice
         }
         process.phase = ProcessPhase::Alive { pid, start_time };
+        if process.role.is_probe() {
+            return self.on_probe_launched(ix);
+        }
         if !launch.is_main() {
             self.advance_stop(ix);
             return;
@@ -54,7 +57,7 @@ impl Engine {
                     self.on_adopted(ix, began_by);
                 } else if life.spec.exec.kind == Kind::Simple {
                     let cause = self.own_cause(ix, began_by, "its program runs");
-                    self.become_ready(ix, cause);
+                    self.on_kind_ready(ix, cause);
                 }
             }
             State::Stopping { .. } => self.advance_stop(ix),
@@ -83,6 +86,9 @@ impl Engine {
         };
         process.phase = ProcessPhase::Gone;
         let role = process.role;
+        if role.is_probe() {
+            return self.on_probe_failed(ix, failure.text.clone());
+        }
         if !launch.is_main() {
             self.on_hook_end(ix, role, Err(failure.text.clone()), failure.host);
             return;
@@ -149,6 +155,8 @@ impl Engine {
         }
         if launch.is_main() {
             self.on_main_exit(ix, exit, remains);
+        } else if role.is_probe() {
+            self.on_probe_exit(ix, exit, remains.is_empty());
         } else if remains.is_empty() {
             self.on_hook_end(ix, role, hook_result(role, exit), false);
         } else if let Some(life) = self.unit_mut(ix).state.life_mut() {
@@ -192,6 +200,7 @@ impl Engine {
                         StartPhase::Pre(_)
                         | StartPhase::Activating
                         | StartPhase::FindingMain
+                        | StartPhase::Probing
                         | StartPhase::Post(_),
                     ) => {
                         let text = format!("{said} before it was ready{}", left_behind(remains));
@@ -228,6 +237,14 @@ impl Engine {
         let Some(life) = self.unit_mut(ix).state.life_mut() else {
             return;
         };
+        if let Some(probe) = life.probe.as_ref().filter(|p| p.launch == launch) {
+            if probe.phase == ProcessPhase::Leaving {
+                self.actions.push_back(Action::Release { launch });
+                self.unit_mut(ix).remains.clear();
+                self.on_probe_gone(ix);
+            }
+            return;
+        }
         let hook_exit = life.hook_exit.take();
         let Some(process) = life.process_mut(launch) else {
             return;
@@ -308,7 +325,7 @@ impl Engine {
                 if let Some(life) = self.unit_mut(ix).state.life_mut() {
                     life.exit = None;
                 }
-                self.become_ready(ix, cause);
+                self.on_kind_ready(ix, cause);
             }
             State::Stopping { .. } => self.advance_stop(ix),
             State::Starting { .. }
@@ -354,7 +371,7 @@ impl Engine {
                 ) =>
             {
                 let cause = self.own_cause(ix, CauseKind::Signal, "it said that it is ready");
-                self.become_ready(ix, cause);
+                self.on_kind_ready(ix, cause);
             }
             State::Stopping { .. } => {
                 let word = Word::Stopping;
@@ -389,14 +406,14 @@ impl Engine {
         let at = self.now.after(by.min(crate::limits::DURATION_MAX));
         match &mut self.unit_mut(ix).state {
             State::Starting {
-                phase: StartPhase::Activating,
+                phase: StartPhase::Activating | StartPhase::Probing,
                 deadline,
                 ..
             } => {
                 *deadline = (*deadline).max(at);
             }
             State::Stopping {
-                phase: StopPhase::Signal(_),
+                phase: StopPhase::Abort | StopPhase::Signal(_),
                 deadline: Some(deadline),
                 ..
             } => {

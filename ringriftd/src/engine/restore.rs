@@ -76,6 +76,7 @@ impl Engine {
             last_stop_killed: unit.last_stop_killed,
             reload_error: unit.reload_error.clone(),
             note: unit.note.clone(),
+            checks: unit.checks.clone(),
         };
         (unit.spec.name.clone(), stored)
     }
@@ -161,6 +162,8 @@ impl Engine {
             }
             self.rearm(ix);
         }
+        self.recount_probes();
+        self.find_unheard_probes();
         let asked = self
             .processes()
             .filter(|(_, _, p)| p.phase == ProcessPhase::Asked);
@@ -225,6 +228,8 @@ impl Engine {
             }
             self.mark(ix);
         }
+        self.ask_probes_again();
+        self.watch_taken_in();
         if let Some(shutdown) = self.shutdown.as_ref().filter(|s| s.finished) {
             let code = shutdown.code;
             self.actions.push_back(Action::Finish { code });
@@ -263,6 +268,8 @@ impl Engine {
                 }
                 self.advance_stop(ix);
             }
+            Role::ReadyProbe | Role::Probe if is_stopping => self.on_probe_gone(ix),
+            Role::ReadyProbe | Role::Probe => self.relaunch_probe(ix, launch, role),
             Role::StartPre(_) | Role::StartPost(_) | Role::Reload(_) if is_stopping => {
                 self.on_hook_end(ix, role, Ok(()), false);
             }
@@ -329,6 +336,8 @@ fn stored_life(life: Life, present: &UnitSpec) -> StoredLife {
         ready: life.ready,
         is_main_found: life.is_main_found,
         foreign: life.foreign,
+        probe: life.probe,
+        watch: life.watch,
     }
 }
 
@@ -345,6 +354,8 @@ fn restored_life(life: StoredLife, present: &Arc<UnitSpec>) -> Life {
         ready: life.ready,
         is_main_found: life.is_main_found,
         foreign: life.foreign,
+        probe: life.probe,
+        watch: life.watch,
     }
 }
 
@@ -367,6 +378,7 @@ fn restored_unit(stored: StoredUnit, spec: Arc<UnitSpec>) -> Unit {
     unit.last_stop_killed = stored.last_stop_killed;
     unit.reload_error = stored.reload_error;
     unit.note = stored.note;
+    unit.checks = stored.checks;
     unit.word = unit.shown();
     unit
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use proto::reply::{Cause, CauseKind, Exit};
 use serde::{Deserialize, Serialize};
 
+use super::health::{Checks, Watch};
 use super::hold::Held;
 use super::machine::Shutdown;
 use super::request::{Pending, RequestChange};
@@ -118,6 +119,9 @@ pub struct StoredUnit {
     pub reload_error: Option<String>,
     /// A remark of the launcher.
     pub note: Option<String>,
+    /// Its last checks.
+    #[serde(default)]
+    pub checks: Checks,
 }
 
 /// One life.
@@ -137,14 +141,20 @@ pub struct StoredLife {
     pub hook: Option<Process>,
     /// How the hook's own process ended.
     pub hook_exit: Option<Exit>,
-    /// The number of the next hook's launch.
-    pub next_step: u16,
+    /// The number of the launch of the next hook or probe.
+    pub next_step: u32,
     /// When it became ready.
     pub ready: Option<Mono>,
     /// A forking unit's main process was found.
     pub is_main_found: bool,
     /// Its main process was taken over from outside.
     pub foreign: Option<Foreign>,
+    /// The command of a probe that runs.
+    #[serde(default)]
+    pub probe: Option<Process>,
+    /// How well it is.
+    #[serde(default)]
+    pub watch: Watch,
 }
 
 impl Snapshot {
@@ -256,6 +266,8 @@ impl Snapshot {
                 ready: Some(now),
                 is_main_found: true,
                 foreign: None,
+                probe: None,
+                watch: Watch::default(),
             }),
         };
         unit.desired = Desired::Up;
@@ -313,6 +325,9 @@ impl StoredUnit {
         self.last_stop_killed = false;
         self.reload_error = None;
         self.note = None;
+        for check in &mut self.checks {
+            check.at = clock.past(check.at);
+        }
         self
     }
 
@@ -338,6 +353,7 @@ impl StoredUnit {
             last_stop_killed: false,
             reload_error: None,
             note: None,
+            checks: Checks::new(),
         }
     }
 }

@@ -18,6 +18,7 @@
 //! Actual states with a life (an invocation that the keeper knows processes of):
 //!
 //! * `Starting`: `start_pre` hooks, the launch, the wait for readiness, `start_post` hooks, in that order.
+//!   A `[ready]` probe comes after what its kind asks for, and within the same time.
 //! * `Running`: ready. The main process lives (or, for a oneshot that remains, has ended well).
 //! * `Reloading`: running, while its reload commands run.
 //! * `Stopping`: hooks in the way are cleared, `stop_pre` hooks, the ladder of signals, SIGKILL to all that is left,
@@ -63,6 +64,7 @@ use std::sync::Arc;
 use proto::reply::{Cause, CauseKind, Exit, State as Word};
 use serde::{Deserialize, Serialize};
 
+use super::health::{Checks, Watch};
 use super::hold::Held;
 use super::restart::Restarts;
 use super::types::{Mono, Role};
@@ -138,14 +140,18 @@ pub struct Life {
     pub hook: Option<Process>,
     /// How the hook's own process ended, while what it left is being killed.
     pub hook_exit: Option<Exit>,
-    /// The number of the next hook's launch.
-    pub next_step: u16,
+    /// The number of the launch of the next hook or probe.
+    pub next_step: u32,
     /// When it became ready.
     pub ready: Option<Mono>,
     /// A forking unit's main process was found: what is said of it again changes nothing.
     pub is_main_found: bool,
     /// Its main process was not launched but taken over from outside.
     pub foreign: Option<Foreign>,
+    /// The command of a probe that runs now (or is being cleared away).
+    pub probe: Option<Process>,
+    /// How well it is.
+    pub watch: Watch,
 }
 
 impl Life {
@@ -163,6 +169,8 @@ impl Life {
             ready: None,
             is_main_found: false,
             foreign: None,
+            probe: None,
+            watch: Watch::default(),
         }
     }
 
@@ -183,7 +191,7 @@ impl Life {
 
     /// A launch of this life.
     pub fn process_mut(&mut self, launch: LaunchId) -> Option<&mut Process> {
-        [self.main.as_mut(), self.hook.as_mut()]
+        [self.main.as_mut(), self.hook.as_mut(), self.probe.as_mut()]
             .into_iter()
             .flatten()
             .find(|p| p.launch == launch)
@@ -191,7 +199,7 @@ impl Life {
 
     /// The processes that are not gone.
     pub fn processes(&self) -> impl Iterator<Item = &Process> {
-        [self.main.as_ref(), self.hook.as_ref()]
+        [self.main.as_ref(), self.hook.as_ref(), self.probe.as_ref()]
             .into_iter()
             .flatten()
             .filter(|p| p.phase != ProcessPhase::Gone)
@@ -207,6 +215,8 @@ pub enum StartPhase {
     Activating,
     /// A forking unit's first process ended well; its main process is being looked for.
     FindingMain,
+    /// All that its kind asks for is there; the `[ready]` probe has not succeeded yet.
+    Probing,
     /// `start_post[n]` runs.
     Post(u16),
 }
@@ -220,6 +230,8 @@ pub enum StopPhase {
     Pre(u16),
     /// The main process was asked for and the keeper has not answered.
     AwaitMain,
+    /// It hangs, and was sent SIGABRT, which leaves a trace of where.
+    Abort,
     /// Rung `n` of the ladder was sent.
     Signal(usize),
     /// SIGKILL was sent to everything.
@@ -239,6 +251,10 @@ pub enum End {
     AttemptFailed(String),
     /// The host could not start it: in words.
     HostFailed(String),
+    /// Its checks failed: in words.
+    Unhealthy(String),
+    /// Its watchdog ran out: in words.
+    Hung(String),
 }
 
 /// The actual state. See the head of this file.
@@ -470,6 +486,8 @@ pub struct Unit {
     pub reload_error: Option<String>,
     /// A remark of the launcher, such as `stand-in`.
     pub note: Option<String>,
+    /// Its last checks, those of earlier lives among them.
+    pub checks: Checks,
 }
 
 impl Unit {
@@ -500,6 +518,7 @@ impl Unit {
             last_stop_killed: false,
             reload_error: None,
             note: None,
+            checks: Checks::new(),
         }
     }
 
@@ -515,7 +534,8 @@ impl Unit {
     /// The one time at which something must happen if nothing else does.
     pub fn deadline(&self) -> Option<Mono> {
         let expiry = self.hold.as_ref().and_then(|held| held.until);
-        [self.state.deadline(), expiry].into_iter().flatten().min()
+        let watch = self.state.life().and_then(|life| life.watch.deadline());
+        [self.state.deadline(), expiry, watch].into_iter().flatten().min()
     }
 
     /// Others may rely on it: it is ready, or a oneshot that has done its work.

@@ -143,7 +143,20 @@ impl Manager {
             Notice::Status(text) => self.note_said(unit, |said| {
                 said.status = (!text.is_empty()).then_some(text);
             }),
-            Notice::Health(health) => self.note_said(unit, |said| said.health = Some(health)),
+            Notice::Health(health) => {
+                let text = unit.and_then(|unit| self.said.get(&unit)?.status.clone());
+                self.tell(Event::HealthSaid {
+                    invocation: life,
+                    health,
+                    text,
+                });
+            }
+            Notice::Watchdog => self.tell(Event::Watchdog { invocation: life }),
+            Notice::WatchdogTrigger => self.tell(Event::WatchdogTrigger { invocation: life }),
+            Notice::WatchdogEvery(every) => self.tell(Event::WatchdogEvery {
+                invocation: life,
+                every,
+            }),
             Notice::Metrics(text) => self.note_said(unit, |said| said.metrics = Some(text)),
             Notice::Rejected { pid, why } => {
                 let unit = unit.map(|u| u.to_string()).unwrap_or_default();
@@ -153,11 +166,7 @@ impl Manager {
                 let unit = unit.map(|u| u.to_string()).unwrap_or_default();
                 tracing::warn!("{unit}: {n} notifications came too fast and were dropped");
             }
-            Notice::Reloading
-            | Notice::Watchdog
-            | Notice::WatchdogTrigger
-            | Notice::Barrier
-            | Notice::Ignored { .. } => {}
+            Notice::Reloading | Notice::Barrier | Notice::Ignored { .. } => {}
         }
     }
 

@@ -16,6 +16,7 @@ mod hear;
 mod jobs;
 mod launches;
 mod memory;
+mod probes;
 mod recover;
 mod reload;
 mod remember;

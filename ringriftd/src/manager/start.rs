@@ -15,6 +15,7 @@ use super::events::Events;
 use super::jobs::Jobs;
 use super::launches::Launches;
 use super::memory::Step;
+use super::probes::Probes;
 use super::recover::{self, Past};
 use super::remember::{self, Remember};
 use crate::clock::Clock;
@@ -195,6 +196,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         places.socket().display()
     );
     let cgroup = hello.containment.strip_prefix("cgroup ").map(PathBuf::from);
+    let preparer = Preparer::new(node);
     let mut manager = Manager {
         engine: Engine::new(hello.seed),
         loaded,
@@ -202,7 +204,8 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         keeper,
         logger,
         is_logger_gone: false,
-        launches: Launches::new(Preparer::new(node), cgroup, news_tx, notice_tx),
+        probes: Probes::new(preparer.clone(), news_tx.clone()),
+        launches: Launches::new(preparer, cgroup, news_tx, notice_tx),
         events: Events::default(),
         jobs: Jobs::default(),
         renewal,
