@@ -241,6 +241,10 @@ pub struct UnitStatus {
     pub check: Option<Box<CheckStatus>>,
     /// Why its health is what it is, in one sentence.
     pub health_text: Option<String>,
+    /// Numbers that it reports of itself (`X_RINGRIFT_METRICS=`), by name: `[A-Za-z0-9_.:]`, at most 64 of them.
+    pub metrics: Vec<(String, f64)>,
+    /// Descriptors that it has kept for its next life (`FDSTORE=1`).
+    pub fds_stored: u32,
 }
 
 /// How a unit's health is found out, and what was found.

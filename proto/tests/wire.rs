@@ -428,6 +428,8 @@ fn unit_status() -> impl Strategy<Value = UnitStatus> {
                     since_us: number,
                     until_us: time,
                 }),
+                metrics: vec![("games".to_owned(), 1.5)],
+                fds_stored: 2,
                 check: flag.then(|| Box::new(check_status(number, time))),
                 health_text: time.map(|n| n.to_string()),
             },

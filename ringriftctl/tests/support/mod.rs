@@ -1,6 +1,8 @@
 //! A daemon for the tests: a socket that answers as it is told, well or badly.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod terminal;
+
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -211,6 +213,8 @@ pub fn unit(name: &str, state: State, minutes: u64) -> UnitStatus {
         held: None,
         check: None,
         health_text: None,
+        metrics: Vec::new(),
+        fds_stored: 0,
     }
 }
 

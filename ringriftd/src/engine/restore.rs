@@ -338,6 +338,7 @@ fn stored_life(life: Life, present: &UnitSpec) -> StoredLife {
         foreign: life.foreign,
         probe: life.probe,
         watch: life.watch,
+        word: life.word,
     }
 }
 
@@ -356,6 +357,7 @@ fn restored_life(life: StoredLife, present: &Arc<UnitSpec>) -> Life {
         foreign: life.foreign,
         probe: life.probe,
         watch: life.watch,
+        word: life.word,
     }
 }
 

@@ -21,7 +21,7 @@ use super::machine::Shutdown;
 use super::request::{Pending, RequestChange};
 use super::restart::Restarts;
 use super::types::{Mono, RequestId, Role};
-use super::unit::{Desired, Foreign, Process, ProcessPhase, State};
+use super::unit::{Desired, Foreign, OwnWord, Process, ProcessPhase, State};
 use crate::ids::{Invocation, LaunchId};
 use crate::spec::{Membership, UnitName, UnitSpec};
 
@@ -155,6 +155,9 @@ pub struct StoredLife {
     /// How well it is.
     #[serde(default)]
     pub watch: Watch,
+    /// What it said of itself.
+    #[serde(default)]
+    pub word: OwnWord,
 }
 
 impl Snapshot {
@@ -268,6 +271,7 @@ impl Snapshot {
                 foreign: None,
                 probe: None,
                 watch: Watch::default(),
+                word: OwnWord::default(),
             }),
         };
         unit.desired = Desired::Up;

@@ -45,6 +45,12 @@ pub(super) fn own_variables(
             spec.health_interval.as_micros().to_string(),
         ),
     ];
+    if let Some(every) = spec.health.as_ref().and_then(|health| health.watchdog)
+        && role == Role::Main
+    {
+        // WATCHDOG_PID beside it is the keeper's to add: the pid is not known before.
+        own.push(("WATCHDOG_USEC", every.as_micros().to_string()));
+    }
     if let Some(path) = notify {
         own.push(("NOTIFY_SOCKET", path.to_string_lossy().into_owned()));
     }
@@ -52,12 +58,13 @@ pub(super) fn own_variables(
 }
 
 /// Names that a unit may not pass in from outside: they would tell it of a supervisor that is not its own.
-const NOT_INHERITED: [&str; 5] = [
+const NOT_INHERITED: [&str; 6] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
     "LISTEN_FDS",
     "LISTEN_PID",
+    "LISTEN_FDNAMES",
 ];
 
 /// A process's variables while they are gathered, and those that only templates see.

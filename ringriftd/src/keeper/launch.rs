@@ -2,12 +2,13 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use proto::reply::Exit;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,7 @@ use super::cgroup::{Leaf, Root};
 use super::child::{self, ChildSpec, Failure, Stack};
 use super::signal;
 use super::sockets::Notify;
+use super::store::{Store, Stored};
 use super::sweep::{Claim, Reach};
 use super::types::{Proc, SharedFd};
 use super::wire::{Launch, Output, Stage};
@@ -132,6 +134,8 @@ pub struct Held {
     pub notify: Option<Notify>,
     /// The read end of its readiness pipe.
     pub ready: Option<SharedFd>,
+    /// Its socket or readiness pipe had to be made again when it was taken over: what it said before is lost.
+    pub is_deaf: bool,
     /// It is being destroyed.
     pub killing: Option<Killing>,
     /// It is to be forgotten as soon as nothing of it is left.
@@ -175,9 +179,35 @@ fn descriptors(e: impl Into<io::Error>) -> Failure {
     Failure::new(Stage::Descriptors, &e.into())
 }
 
+/// A process to be, with all that it leaves to others made: who reads its output and hears what it says can be told
+/// before it runs, so that nothing of it is lost when the keeper dies the moment after.
+#[derive(Debug)]
+pub struct Made {
+    spec: ChildSpec,
+    leaf: Option<Leaf>,
+    pipe: Pipe,
+    notify: Option<Notify>,
+    ready: Option<SharedFd>,
+    /// The child's ends, which `spec` names by number.
+    theirs: Vec<OwnedFd>,
+}
+
+impl Made {
+    /// The read end of its log pipe.
+    pub fn pipe(&self) -> &Pipe {
+        &self.pipe
+    }
+
+    /// Where it says that it is ready, in the wire's order.
+    pub fn ears(&self) -> Vec<SharedFd> {
+        let notify = self.notify.as_ref().map(|n| n.socket.clone());
+        notify.into_iter().chain(self.ready.clone()).collect()
+    }
+}
+
 impl Machine {
-    /// Starts a process. On failure nothing of it is left.
-    pub fn start(&mut self, launch: &Launch) -> Result<Held, Failure> {
+    /// Makes everything for a process. On failure nothing of it is left.
+    pub fn make(&self, launch: &Launch, store: &Store) -> Result<Made, Failure> {
         let mut spec = check(launch).ok_or(Failure {
             stage: Stage::Request,
             errno: 0,
@@ -212,8 +242,14 @@ impl Machine {
             let (uid, gid) = (Some(identity.uid.into()), Some(identity.gid.into()));
             let _ = nix::unistd::fchown(&pipe_in, uid, gid);
         }
+        let stdin = launch
+            .stdin
+            .as_deref()
+            .map(text_to_read)
+            .transpose()
+            .map_err(descriptors)?;
         spec.fds = vec![
-            (self.null.as_raw_fd(), 0),
+            (stdin.as_ref().unwrap_or(&self.null).as_raw_fd(), 0),
             (pipe_in.as_raw_fd(), 1),
             (pipe_in.as_raw_fd(), 2),
         ];
@@ -224,6 +260,11 @@ impl Machine {
             })?;
             spec.fds.push((end.as_raw_fd(), target));
         }
+        if launch.is_given_stored {
+            give_stored(&mut spec, store.of(&launch.tag))?;
+        }
+        let mut theirs = vec![pipe_in];
+        theirs.extend(ready_in);
 
         let leaf = match &self.containment {
             Containment::Group { .. } => None,
@@ -232,6 +273,29 @@ impl Machine {
                 Some(root.leaf(&name).map_err(|e| Failure::new(Stage::Cgroup, &e))?)
             }
         };
+        Ok(Made {
+            spec,
+            leaf,
+            pipe: Pipe {
+                fd: pipe.into(),
+                output: launch.output.clone(),
+            },
+            notify,
+            ready: ready.map(Into::into),
+            theirs,
+        })
+    }
+
+    /// Starts a process. On failure nothing of it is left.
+    pub fn start(&mut self, launch: &Launch, made: Made) -> Result<Held, Failure> {
+        let Made {
+            mut spec,
+            leaf,
+            pipe,
+            notify,
+            ready,
+            theirs,
+        } = made;
         let spawned = match &leaf {
             None => child::spawn(&mut self.stack, &spec, &self.marker),
             Some(leaf) => leaf
@@ -242,6 +306,7 @@ impl Machine {
                     child::spawn(&mut self.stack, &spec, &self.marker)
                 }),
         };
+        drop(theirs);
         let leader = match spawned {
             Ok(leader) => leader,
             Err(failure) => {
@@ -261,12 +326,10 @@ impl Machine {
             left: Vec::new(),
             told_left: Vec::new(),
             leaf,
-            pipe: Some(Pipe {
-                fd: pipe.into(),
-                output: launch.output.clone(),
-            }),
+            pipe: Some(pipe),
             notify,
-            ready: ready.map(Into::into),
+            ready,
+            is_deaf: false,
             killing: None,
             is_released: false,
         })
@@ -314,6 +377,7 @@ impl Machine {
             no_new_privs: false,
             wakes_at_death: false,
             fds: Vec::new(),
+            own_pid: Vec::new(),
         };
         let child = child::spawn(&mut self.stack, &spec, &self.marker).map_err(|failure| {
             let why = io::Error::from_raw_os_error(failure.errno);
@@ -331,6 +395,47 @@ impl Machine {
 pub fn kill_each(processes: &[Proc]) {
     // What cannot be signalled is still there in the next round, and named then.
     let _ = signal::send_all(processes, libc::SIGKILL);
+}
+
+/// Descriptors from 3 on, and the three variables that tell of them (sd_listen_fds(3)). The pid is known to the child
+/// alone, which writes it in.
+fn give_stored<'a>(spec: &mut ChildSpec, stored: impl Iterator<Item = &'a Stored>) -> Result<(), Failure> {
+    let mut names = Vec::new();
+    for (stored, target) in stored.zip(FIRST_LISTEN_FD..) {
+        spec.fds.push((stored.fd.as_raw_fd(), target));
+        names.push(stored.name.as_str());
+    }
+    let is_ours = |entry: &CString| {
+        LISTEN_VARIABLES
+            .iter()
+            .any(|name| entry.as_bytes().starts_with(name))
+    };
+    spec.env.retain(|entry| !is_ours(entry));
+    if names.is_empty() {
+        return Ok(());
+    }
+    let wrong = |_| Failure {
+        stage: Stage::Request,
+        errno: 0,
+    };
+    spec.env
+        .push(CString::new(format!("LISTEN_FDS={}", names.len())).map_err(wrong)?);
+    spec.env
+        .push(CString::new(format!("LISTEN_FDNAMES={}", names.join(":"))).map_err(wrong)?);
+    spec.own_pid.push(child::PidVariable::new("LISTEN_PID="));
+    Ok(())
+}
+
+/// SD_LISTEN_FDS_START.
+const FIRST_LISTEN_FD: i32 = 3;
+const LISTEN_VARIABLES: [&[u8]; 3] = [b"LISTEN_FDS=", b"LISTEN_FDNAMES=", b"LISTEN_PID="];
+
+/// A file of memory with this text, at its beginning, that can only be read.
+fn text_to_read(text: &[u8]) -> io::Result<OwnedFd> {
+    let mut memory = File::from(memfd_create(c"ringrift-stdin", MFdFlags::MFD_CLOEXEC)?);
+    memory.write_all(text)?;
+    let again = File::open(format!("/proc/self/fd/{}", memory.as_raw_fd()))?;
+    Ok(again.into())
 }
 
 /// The keeper's end, to read, and the unit's. That one is opened for both: so the unit counts as a reader itself, gets
@@ -373,11 +478,20 @@ fn check(launch: &Launch) -> Option<ChildSpec> {
         && !launch.argv.is_empty()
         && launch.working_dir.starts_with(b"/")
         && launch.umask <= 0o777
-        && launch.ready_fd.is_none_or(|fd| fd > 2);
+        && launch.ready_fd.is_none_or(|fd| fd > 2)
+        && launch
+            .stdin
+            .as_ref()
+            .is_none_or(|text| text.len() <= limits::STDIN_MAX);
     if !is_good {
         return None;
     }
     let limit = |value: Option<u64>| value.unwrap_or(libc::RLIM64_INFINITY);
+    // Whoever is told to feed a watchdog is told that it is the one (sd_watchdog_enabled(3)).
+    let has_watchdog = launch
+        .env
+        .iter()
+        .any(|entry| entry.starts_with(b"WATCHDOG_USEC="));
     Some(ChildSpec {
         program: Some(text(&launch.program)?),
         argv: launch.argv.iter().map(text).collect::<Option<_>>()?,
@@ -404,5 +518,9 @@ fn check(launch: &Launch) -> Option<ChildSpec> {
         no_new_privs: launch.no_new_privs,
         wakes_at_death: false,
         fds: Vec::new(),
+        own_pid: has_watchdog
+            .then(|| child::PidVariable::new("WATCHDOG_PID="))
+            .into_iter()
+            .collect(),
     })
 }

@@ -38,6 +38,7 @@ pub mod ending;
 pub mod handover;
 pub mod in_place;
 pub mod launch;
+pub mod left;
 pub mod links;
 pub mod lives;
 pub mod lock;
@@ -51,6 +52,7 @@ pub mod signal;
 pub mod sockets;
 pub mod start;
 pub mod state;
+pub mod store;
 pub mod sweep;
 #[allow(unsafe_code)] // the calls that nix does not have
 pub mod sys;

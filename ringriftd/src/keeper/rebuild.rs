@@ -78,6 +78,7 @@ impl Keeper {
             launches: Vec::new(),
             draining: Vec::new(),
             graves: Vec::new(),
+            stored: Vec::new(),
             last_order: self.last_order,
             untaken_signals: self.untaken_signals.iter().copied().collect(),
             last_signal: self.last_signal,
@@ -116,7 +117,10 @@ impl Keeper {
             .and_then(|way| way.state.as_ref())
             .map(|halves| halves.each_ref().map(|half| n.keep(half)));
         picture.manager = role_left(&self.manager, n);
-        picture.logger = role_left(&self.logger, n);
+        picture.logger = RoleLeft {
+            process: self.logger.process.or(self.logger_elsewhere).map(process),
+            ..role_left(&self.logger, n)
+        };
         picture.ends = self
             .ends
             .iter()
@@ -143,6 +147,7 @@ impl Keeper {
             })
             .collect();
         picture.graves = self.graves.iter().map(|grave| text(grave.leaf.path())).collect();
+        picture.stored = self.store.left(n);
         picture.descriptors = numbers.into_vec();
         picture
     }
@@ -163,6 +168,7 @@ impl Keeper {
             };
             self.ends.insert(ends.id, ends_of);
         }
+        self.store.take_up(picture.stored, left)?;
         for launch in picture.launches {
             self.take_up_launch(launch, left)?;
         }
@@ -204,6 +210,8 @@ impl Keeper {
             pipe: launch.pipe.map(|pipe| take_pipe(pipe, left)).transpose()?,
             notify,
             ready: left.maybe(launch.ready)?.map(SharedFd::from),
+            // Whoever was asked to adopt it has been told.
+            is_deaf: false,
             killing: launch.is_destroyed.then(|| Killing::begin(Instant::now())),
             is_released: launch.is_released,
         };

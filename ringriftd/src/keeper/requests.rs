@@ -60,6 +60,20 @@ impl Keeper {
             ToKeeper::NoteTaken => self.note = None,
             ToKeeper::End { code } => self.begin_end(code),
             ToKeeper::Upgrade => self.on_upgrade(fds),
+            ToKeeper::SetMain { id, pid } => match self.set_main(id, pid) {
+                Ok(main) => {
+                    let (pid, start_time) = (main.pid_u32(), main.start());
+                    self.tell_manager(&FromKeeper::MainFound { id, pid, start_time }, Vec::new());
+                }
+                Err(why) => self.tell_manager(&FromKeeper::MainMissing { id, why }, Vec::new()),
+            },
+            ToKeeper::Store {
+                tag,
+                name,
+                is_polled,
+                most,
+            } => self.on_store(&tag, &name, is_polled, most, fds),
+            ToKeeper::Unstore { tag, name } => self.on_unstore(&tag, name.as_deref()),
         }
     }
 
@@ -92,32 +106,48 @@ impl Keeper {
 
     fn on_launch(&mut self, launch: &Launch) {
         let id = launch.id;
-        if !self.launches.contains_key(&id) {
-            if self.phase.is_ending() {
-                return;
+        if self.launches.contains_key(&id) {
+            self.tell_launch(id);
+            return;
+        }
+        if self.phase.is_ending() {
+            return;
+        }
+        let failed = |Failure { stage, errno }| FromKeeper::LaunchFailed { id, stage, errno };
+        let made = match self.machine.make(launch, &self.store) {
+            Ok(made) => made,
+            Err(failure) => return self.tell_manager(&failed(failure), Vec::new()),
+        };
+        // Before it runs: should this process die the moment after, its output still has a reader, and what it says of
+        // itself an ear.
+        let open = ToLogger::Open {
+            id,
+            output: launch.output.clone(),
+        };
+        self.tell_logger(&open, vec![made.pipe().fd.clone()]);
+        let ears = made.ears();
+        let has_ears = !ears.is_empty();
+        if has_ears {
+            self.tell_manager(&FromKeeper::Launching { id }, ears);
+        }
+        match self.machine.start(launch, made) {
+            Ok(held) => {
+                self.by_pid.insert(held.main.pid(), id);
+                let (pid, start_time) = (held.main.pid_u32(), held.main.start());
+                self.launches.insert(id, held);
+                let launched = FromKeeper::Launched {
+                    id,
+                    pid,
+                    start_time,
+                    is_deaf: false,
+                };
+                self.tell_manager(&launched, Vec::new());
             }
-            match self.machine.start(launch) {
-                Ok(held) => {
-                    self.by_pid.insert(held.main.pid(), id);
-                    if let Some(pipe) = &held.pipe {
-                        let (open, fd) = (
-                            ToLogger::Open {
-                                id,
-                                output: pipe.output.clone(),
-                            },
-                            pipe.fd.clone(),
-                        );
-                        self.tell_logger(&open, vec![fd]);
-                    }
-                    self.launches.insert(id, held);
-                }
-                Err(Failure { stage, errno }) => {
-                    self.tell_manager(&FromKeeper::LaunchFailed { id, stage, errno }, Vec::new());
-                    return;
-                }
+            Err(failure) => {
+                self.tell_logger(&ToLogger::Close { id }, Vec::new());
+                self.tell_manager(&failed(failure), Vec::new());
             }
         }
-        self.tell_launch(id);
     }
 
     /// Tells what a launch has come to: that it was launched (with its main process of now), how that one ended, and that
@@ -133,8 +163,14 @@ impl Keeper {
         } else {
             super::over::some_pids(&held.left)
         };
-        let (exit, fds) = (held.exit, held.attached());
-        self.tell_manager(&FromKeeper::Launched { id, pid, start_time }, fds);
+        let (exit, fds, is_deaf) = (held.exit, held.attached(), held.is_deaf);
+        let launched = FromKeeper::Launched {
+            id,
+            pid,
+            start_time,
+            is_deaf,
+        };
+        self.tell_manager(&launched, fds);
         let Some(exit) = exit else { return };
         let was_anything_left = !remains.is_empty();
         self.tell_manager(&FromKeeper::Exited { id, exit, remains }, Vec::new());
@@ -207,6 +243,43 @@ impl Keeper {
         self.watch_main(id, main)?;
         self.unwatch(id);
         self.leftover.remove(&id);
+        self.by_pid.insert(main.pid(), id);
+        if let Some(held) = self.launches.get_mut(&id) {
+            held.main = main;
+            held.exit = None;
+            held.left = found;
+        }
+        Ok(main)
+    }
+
+    /// A unit's own word for which of its processes is the main one. Also after the one before ended, as long as the manager
+    /// was not told that nothing is left: who hands over ends at once.
+    fn set_main(&mut self, id: LaunchId, pid: u32) -> Result<Proc, String> {
+        let held = self.launches.get(&id).ok_or("the launch is over")?;
+        let (old, has_exited) = (held.main, held.exit.is_some());
+        if !has_exited && old.pid_u32() == pid {
+            return Ok(old);
+        }
+        if held.killing.is_some() {
+            return Err("all of the unit is being killed".to_owned());
+        }
+        let found = self.processes(id);
+        let named = found.iter().copied().find(|p| p.pid_u32() == pid);
+        let main = named.ok_or_else(|| format!("process {pid} does not belong to the unit, or has ended"))?;
+        // What watches the one before stays until the new one is watched: its end must not be missed.
+        let before = self.foreign.remove(&id);
+        if let Err(why) = self.watch_main(id, main) {
+            if let Some(watch) = before {
+                self.foreign.insert(id, watch);
+            }
+            return Err(why);
+        }
+        self.unwatch(id);
+        self.leftover.remove(&id);
+        // From here on its end is one of any process of the unit.
+        if self.by_pid.get(&old.pid()) == Some(&id) {
+            self.by_pid.remove(&old.pid());
+        }
         self.by_pid.insert(main.pid(), id);
         if let Some(held) = self.launches.get_mut(&id) {
             held.main = main;

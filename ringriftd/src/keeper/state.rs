@@ -15,9 +15,11 @@ use proto::reply::Exit;
 use super::cgroup::Leaf;
 use super::config::KeeperConfig;
 use super::launch::{Held, Machine, Pipe};
+use super::left::LeftBehind;
 use super::links::Link;
 use super::lock::Lock;
 use super::rebuild::AllEnds;
+use super::store::Store;
 use super::types::{Proc, SharedFd};
 use super::upgrade::Upgrade;
 use super::watchdog::Watchdog;
@@ -252,14 +254,20 @@ pub struct Keeper {
     pub lives: ManagerLives,
     /// The logger.
     pub logger: Role,
+    /// A logger that a dead keeper started: it serves this one, and another process is its parent.
+    pub logger_elsewhere: Option<Proc>,
     /// The logger's returns.
     pub logger_restarts: LoggerRestarts,
     /// Roles are processes that the keeper started, not ends that a test holds.
     pub is_spawning_roles: bool,
+    /// Descriptors that units have kept.
+    pub store: Store,
     /// How far an upgrade is.
     pub upgrade: Upgrade,
     /// What a dead keeper's manager had of launches that are still to be adopted.
     pub ends: AllEnds,
+    /// What earlier keepers left here, while a manager asks for it.
+    pub left_behind: Option<LeftBehind>,
     /// What happened to the keeper itself, in words, for each manager.
     pub note: Option<String>,
     /// The highest order of a signal that was carried out.

@@ -79,6 +79,11 @@ pub struct Launch {
     pub notify: Option<Vec<u8>>,
     /// It gets the write end of a pipe at this descriptor, the read end is attached to the answer.
     pub ready_fd: Option<u32>,
+    /// It gets the descriptors that are stored for its tag, as sd_listen_fds(3) has it: from 3 on, with `LISTEN_PID`,
+    /// `LISTEN_FDS` and `LISTEN_FDNAMES` in its environment.
+    pub is_given_stored: bool,
+    /// It reads this from its standard input; absent: /dev/null.
+    pub stdin: Option<Vec<u8>>,
 }
 
 /// A process's user and groups, as numbers: names were looked up by the manager, off its loop.
@@ -206,6 +211,32 @@ pub enum ToKeeper {
     Upgrade,
     /// What the `note` of `Hello` says of an upgrade was taken, and is in the manager's state: it is not to be said again.
     NoteTaken,
+    /// Another process of the launch is its main one: `pid`, by its own word. Answered by `MainFound` or `MainMissing`.
+    SetMain {
+        /// Which.
+        id: LaunchId,
+        /// The process; it must belong to the launch.
+        pid: u32,
+    },
+    /// Keep these descriptors. Attached: one to four of them. Answered by a `Stored` for each that is not kept already, and
+    /// by `NotStored`.
+    Store {
+        /// For launches of this tag.
+        tag: String,
+        /// Their name.
+        name: String,
+        /// Drop them when their other end hangs up.
+        is_polled: bool,
+        /// Of this tag at most so many.
+        most: u32,
+    },
+    /// Keep these no longer. Answered by an `Unstored` for each.
+    Unstore {
+        /// For launches of this tag.
+        tag: String,
+        /// Those of this name; absent: all.
+        name: Option<String>,
+    },
 }
 
 /// Which step of a start failed. The words are for people.
@@ -248,6 +279,8 @@ pub enum FromKeeper {
         pid: u32,
         /// The logger's pid.
         logger_pid: u32,
+        /// The logger's start time (field 22 of /proc/PID/stat).
+        logger_start: u64,
         /// The node's random number, the first half of each invocation's text.
         seed: u64,
         /// `cgroup` with its folder, or `process group` with the reason why there is no cgroup.
@@ -268,8 +301,13 @@ pub enum FromKeeper {
     },
     /// Every launch was told.
     Inventoried,
-    /// A launch runs its program. Attached, in this order: the notify socket if asked for, the read end of the
-    /// readiness pipe if asked for.
+    /// A launch is about to run; it has a notify socket or a readiness pipe. Attached, in this order: the notify socket
+    /// if asked for, the read end of the readiness pipe if asked for.
+    Launching {
+        /// Which.
+        id: LaunchId,
+    },
+    /// A launch runs its program. Attached as with `Launching`, unless that came before.
     Launched {
         /// Which.
         id: LaunchId,
@@ -277,6 +315,8 @@ pub enum FromKeeper {
         pid: u32,
         /// Its start time (field 22 of /proc/PID/stat), which with pid and boot id is its identity.
         start_time: u64,
+        /// It was taken over, and what is attached was made anew: what it said to an earlier keeper's is lost.
+        is_deaf: bool,
     },
     /// The answer to `Adopt`: nothing that can be proven to be of it lives.
     Missing {
@@ -345,6 +385,8 @@ pub enum FromKeeper {
     LoggerRestarted {
         /// Its new pid.
         pid: u32,
+        /// Its start time.
+        start_time: u64,
         /// How often so far.
         times: u32,
     },
@@ -357,6 +399,31 @@ pub enum FromKeeper {
     Listener,
     /// The answer to `Upgrade`: everything goes on as it is.
     UpgradeRefused {
+        /// Why, in words.
+        why: String,
+    },
+    /// A descriptor is kept. Attached: it. Said of all of them to every manager.
+    Stored {
+        /// Its number, by which it is known.
+        nr: u64,
+        /// For launches of this tag.
+        tag: String,
+        /// Its name.
+        name: String,
+        /// It is dropped when its other end hangs up.
+        is_polled: bool,
+    },
+    /// It is kept no longer.
+    Unstored {
+        /// Its number.
+        nr: u64,
+    },
+    /// Descriptors were not kept.
+    NotStored {
+        /// Of this tag.
+        tag: String,
+        /// Their name.
+        name: String,
         /// Why, in words.
         why: String,
     },

@@ -63,9 +63,10 @@ impl Files {
 }
 
 /// The launch that a message is about.
-fn launch_of(told: &FromKeeper) -> Option<LaunchId> {
+pub(super) fn launch_of(told: &FromKeeper) -> Option<LaunchId> {
     match told {
-        FromKeeper::Launched { id, .. }
+        FromKeeper::Launching { id }
+        | FromKeeper::Launched { id, .. }
         | FromKeeper::Missing { id }
         | FromKeeper::LaunchFailed { id, .. }
         | FromKeeper::Exited { id, .. }
@@ -80,6 +81,9 @@ fn launch_of(told: &FromKeeper) -> Option<LaunchId> {
         | FromKeeper::Listener
         | FromKeeper::UpgradeRefused { .. }
         | FromKeeper::LoggerRestarted { .. }
+        | FromKeeper::Stored { .. }
+        | FromKeeper::Unstored { .. }
+        | FromKeeper::NotStored { .. }
         | FromKeeper::Pong { .. } => None,
     }
 }
@@ -198,6 +202,8 @@ impl Manager {
         // Another keeper may have another service manager to tell.
         self.is_announced = base.is_announced && past == Past::Manager;
         self.said = base.said;
+        let hook = self.loaded.plan.node.on_event.as_ref();
+        self.hooks.restore(base.hooks, hook, &base.events, past);
         self.upgrade = base.upgrade;
         // One that the engine has answered, and whose answer was lost with a damaged end, is no job any more.
         let under_way = &base.engine.requests;
@@ -244,6 +250,7 @@ impl Manager {
                     self.repeat_orders();
                 }
                 let told = self.hear(inventory);
+                self.resume_hooks();
                 let lost: Vec<LaunchId> = self
                     .engine
                     .processes()
@@ -257,6 +264,7 @@ impl Manager {
                 let now = self.clock.now();
                 self.engine.resume(now.mono);
                 self.step(now);
+                self.drop_stored();
                 match files {
                     Files::Kept => {}
                     Files::ReadAgain => self.begin_reload(None, None),
@@ -273,7 +281,7 @@ impl Manager {
         let mut strangers = BTreeSet::new();
         for (said, fds) in inventory {
             if let FromKeeper::Launched { id, pid, .. } = &said {
-                if self.launches.record(*id).is_some() {
+                if self.launches.record(*id).is_some() || self.hooks.has(*id) {
                     told.insert(*id);
                 } else if strangers.insert(*id) {
                     tracing::error!(
@@ -353,8 +361,7 @@ impl Manager {
             if let Some(record) = self.launches.record(process.launch) {
                 tracing::debug!("looking for launch {} of {}", process.launch, life.spec.name);
                 open.insert(process.launch);
-                if process.phase == ProcessPhase::Asked && life.foreign.is_none() && record.says_when_ready()
-                {
+                if process.phase == ProcessPhase::Asked && life.foreign.is_none() {
                     unheard.insert(process.launch);
                 }
                 asked.push(record.adopt(main, has_exited));
@@ -376,15 +383,18 @@ impl Manager {
                 };
                 let about = launch_of(&said);
                 match &said {
-                    FromKeeper::Launched { id, pid, .. } if open.remove(id) && unheard.contains(id) => {
-                        tracing::warn!(
-                            "launch {id} (pid {pid}) was being started when the keeper died, and nobody heard whether it is \
-                             ready: it is started again"
-                        );
-                        dying.insert(*id);
-                        send(&mut self.keeper, &ToKeeper::Destroy { id: *id })?;
+                    FromKeeper::Launched { id, pid, is_deaf, .. } => {
+                        if open.remove(id) && *is_deaf && unheard.contains(id) {
+                            tracing::warn!(
+                                "launch {id} (pid {pid}) was being started when the keeper died, and nobody heard whether it \
+                                 is ready: it is started again"
+                            );
+                            dying.insert(*id);
+                            send(&mut self.keeper, &ToKeeper::Destroy { id: *id })?;
+                        } else {
+                            found += 1;
+                        }
                     }
-                    FromKeeper::Launched { .. } => found += 1,
                     FromKeeper::Missing { id } => {
                         open.remove(id);
                     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::host::ready::{PipeSaid, read_ready};
 use crate::ids::{Invocation, LaunchId, invocation_text};
 use crate::keeper::wire::{Adopt, Identity, Launch, Output, Stage};
 use crate::limits::PID_FILE_PAUSE;
-use crate::spec::UnitSpec;
+use crate::spec::{NotifyAccess, UnitSpec};
 
 /// What a task found out.
 #[derive(Debug)]
@@ -106,11 +107,6 @@ impl LaunchRecord {
         }
     }
 
-    /// It says by a socket or a pipe when it is ready: ears that an earlier keeper may have had, and nobody since.
-    pub fn says_when_ready(&self) -> bool {
-        self.notify.is_some() || self.ready_fd.is_some()
-    }
-
     /// What another keeper needs to know to take it over. `main` is its main process with its start time, where that is
     /// known.
     pub fn adopt(&self, main: Option<(u32, u64)>, has_exited: bool) -> Adopt {
@@ -139,6 +135,8 @@ struct InFlight {
     notify: Option<NotifySocket>,
     /// The readiness pipe, for whoever comes after this process.
     ready: Option<OwnedFd>,
+    /// Its notify socket and readiness pipe, until it runs: nothing that it says counts before.
+    coming: (Option<OwnedFd>, Option<OwnedFd>),
     task: Option<JoinHandle<()>>,
 }
 
@@ -180,6 +178,11 @@ impl Launches {
         }
     }
 
+    /// What prepares launches.
+    pub fn preparer(&self) -> Preparer {
+        self.preparer.clone()
+    }
+
     /// Begins to prepare a launch; `News::Prepared` follows.
     pub fn prepare(&mut self, launch: LaunchId, role: Role, spec: Arc<UnitSpec>) {
         let (preparer, news) = (self.preparer.clone(), self.news.clone());
@@ -195,6 +198,7 @@ impl Launches {
             record: None,
             notify: None,
             ready: None,
+            coming: (None, None),
             task: Some(task),
         };
         self.open.insert(launch, in_flight);
@@ -218,6 +222,7 @@ impl Launches {
             record: Some(record.clone()),
             notify: None,
             ready: None,
+            coming: (None, None),
             task: None,
         };
         self.open.insert(record.id, in_flight);
@@ -237,8 +242,16 @@ impl Launches {
     pub fn ends(&self) -> impl Iterator<Item = Held<'_>> {
         self.open.iter().map(|(id, in_flight)| Held {
             id: *id,
-            notify: in_flight.notify.as_ref().map(NotifySocket::fd),
-            ready: in_flight.ready.as_ref().map(OwnedFd::as_fd),
+            notify: in_flight.notify.as_ref().map(NotifySocket::fd).or(in_flight
+                .coming
+                .0
+                .as_ref()
+                .map(OwnedFd::as_fd)),
+            ready: in_flight
+                .ready
+                .as_ref()
+                .or(in_flight.coming.1.as_ref())
+                .map(OwnedFd::as_fd),
         })
     }
 
@@ -281,6 +294,15 @@ impl Launches {
         }
     }
 
+    /// The keeper is about to launch it: keeps its ears, for this process or for the keeper that it may have to become.
+    pub fn on_launching(&mut self, launch: LaunchId, fds: Vec<OwnedFd>) {
+        if let Some(in_flight) = self.open.get_mut(&launch)
+            && let Some(record) = &in_flight.record
+        {
+            in_flight.coming = ears(record, fds);
+        }
+    }
+
     /// The keeper has launched it: opens its ears. Returns the remark on what was run.
     pub fn on_launched(
         &mut self,
@@ -292,17 +314,24 @@ impl Launches {
         let leaf = self.leaf(launch);
         let in_flight = self.open.get_mut(&launch)?;
         let record = in_flight.record.as_ref()?;
-        let mut fds = fds.into_iter();
-        if record.notify.is_some()
-            && let Some(socket) = fds.next()
-        {
+        let (notify, ready) = if fds.is_empty() {
+            std::mem::take(&mut in_flight.coming)
+        } else {
+            ears(record, fds)
+        };
+        if let Some(socket) = notify {
             let expected = Expected {
                 invocation: launch.invocation,
                 invocation_text: invocation_text(self.seed, launch.invocation),
                 access: in_flight.spec.exec.notify_access,
                 main_pid: pid,
                 main_start: start_time,
+                leaf_id: leaf
+                    .as_ref()
+                    .and_then(|p| std::fs::metadata(p).ok())
+                    .map(|of| of.ino()),
                 leaf: leaf.and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned())),
+                is_storing: in_flight.spec.exec.fd_store_max > 0,
             };
             match listen(socket, expected, self.notices.clone()) {
                 Ok(socket) => in_flight.notify = Some(socket),
@@ -311,9 +340,7 @@ impl Launches {
                 }
             }
         }
-        if record.ready_fd.is_some()
-            && let Some(pipe) = fds.next()
-        {
+        if let Some(pipe) = ready {
             in_flight.ready = pipe.try_clone().ok();
             let news = self.news.clone();
             in_flight.task = Some(tokio::spawn(async move {
@@ -362,6 +389,29 @@ impl Launches {
         }));
     }
 
+    /// Another process of it is the main one.
+    pub fn expect_main(&self, launch: LaunchId, pid: u32, start_time: u64) {
+        if let Some(socket) = self.ear(launch) {
+            socket.expect_main(pid, start_time);
+        }
+    }
+
+    /// Others of it may speak, or may not any more.
+    pub fn expect_access(&self, launch: LaunchId, access: NotifyAccess) {
+        if let Some(socket) = self.ear(launch) {
+            socket.expect_access(access);
+        }
+    }
+
+    /// When all that it said is heard; `None` when that is so now.
+    pub fn drained(&self, launch: LaunchId) -> Option<impl Future<Output = ()> + Send + 'static> {
+        self.ear(launch)?.drained()
+    }
+
+    fn ear(&self, launch: LaunchId) -> Option<&NotifySocket> {
+        self.open.get(&launch)?.notify.as_ref()
+    }
+
     /// It is over, or never was.
     pub fn forget(&mut self, launch: LaunchId) {
         self.open.remove(&launch);
@@ -376,6 +426,14 @@ impl Launches {
                 .join(format!("{name}.{}.{}", launch.invocation.0, launch.step)),
         )
     }
+}
+
+/// The notify socket and the readiness pipe among what the keeper attached.
+fn ears(record: &LaunchRecord, fds: Vec<OwnedFd>) -> (Option<OwnedFd>, Option<OwnedFd>) {
+    let mut fds = fds.into_iter();
+    let notify = record.notify.as_ref().and_then(|_| fds.next());
+    let ready = record.ready_fd.and_then(|_| fds.next());
+    (notify, ready)
 }
 
 fn lookup(env: &[Vec<u8>], name: &str) -> Option<String> {

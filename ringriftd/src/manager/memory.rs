@@ -11,6 +11,7 @@ use std::sync::Arc;
 use proto::reply::Event;
 use serde::{Deserialize, Serialize};
 
+use super::hooks::HookState;
 use super::jobs::{Answered, JobRecord};
 use super::launches::LaunchRecord;
 use super::upgrade::{UpgradeChange, UpgradeRecord};
@@ -87,6 +88,9 @@ pub struct Base {
     /// An upgrade that the keeper was asked for and that was not answered.
     #[serde(default)]
     pub upgrade: Option<UpgradeRecord>,
+    /// How far the command that is told of events is.
+    #[serde(default)]
+    pub hooks: HookState,
 }
 
 /// What one event changed.
@@ -130,6 +134,9 @@ pub struct Step {
     /// What happened to an upgrade.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<UpgradeChange>,
+    /// How far the command that is told of events is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<HookState>,
 }
 
 impl Step {
@@ -149,6 +156,7 @@ impl Step {
             events,
             is_announced,
             upgrade,
+            hooks,
         } = self;
         files.is_none()
             && engine.is_none()
@@ -162,6 +170,7 @@ impl Step {
             && events.is_empty()
             && !is_announced
             && upgrade.is_none()
+            && hooks.is_none()
     }
 }
 
@@ -209,6 +218,9 @@ impl Base {
         self.events.extend(step.events);
         keep_last(&mut self.events, limits::EVENTS_REMEMBERED);
         self.is_announced |= step.is_announced;
+        if let Some(hooks) = step.hooks {
+            self.hooks = hooks;
+        }
         match step.upgrade {
             Some(UpgradeChange::Begun(record)) => self.upgrade = Some(record),
             Some(UpgradeChange::Over) => self.upgrade = None,

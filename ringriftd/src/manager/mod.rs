@@ -13,6 +13,7 @@ pub mod candidate;
 mod core;
 mod events;
 mod hear;
+mod hooks;
 mod jobs;
 mod launches;
 mod memory;
@@ -22,6 +23,7 @@ mod reload;
 mod remember;
 mod start;
 mod step;
+mod stored;
 pub mod takeover;
 mod upgrade;
 

@@ -1,6 +1,6 @@
 //! How the manager's role begins: the descriptors that the keeper left, its first word, the files, the socket.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::begin::{Beginning, Files, Heard};
 use super::core::{BUG, CONFIG, Channels, Hello, Manager};
 use super::events::Events;
+use super::hooks::Hooks;
 use super::jobs::Jobs;
 use super::launches::Launches;
 use super::memory::Step;
@@ -87,6 +88,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
                 version: WIRE_VERSION,
                 pid,
                 logger_pid,
+                logger_start,
                 seed,
                 containment,
                 is_fresh,
@@ -100,6 +102,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         )))) => Hello {
             keeper_pid: pid,
             logger_pid,
+            logger_start,
             seed,
             containment,
             is_fresh,
@@ -232,6 +235,10 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         upgrade_answers: None,
         logger_deaths: 0,
         notes: found.notes,
+        hooks: Hooks::default(),
+        stored: BTreeMap::new(),
+        asked_main: BTreeSet::new(),
+        held_exits: BTreeMap::new(),
         hello,
         places,
     };
@@ -287,7 +294,7 @@ async fn survivors(seed: u64, inventory: Option<&Vec<Heard>>) -> Vec<Survivor> {
     };
     let is_held = |survivor: &Survivor| {
         let launched = |told: &Heard| {
-            matches!(&told.0, FromKeeper::Launched { id, pid, start_time }
+            matches!(&told.0, FromKeeper::Launched { id, pid, start_time, .. }
                 if *id == LaunchId::main(survivor.invocation)
                     && (*pid, *start_time) == (survivor.pid, survivor.start_time))
         };

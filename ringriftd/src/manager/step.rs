@@ -86,9 +86,13 @@ impl Manager {
             self.obey(deed);
         }
         self.jobs.look(&self.engine);
+        if !self.stored.is_empty() {
+            self.drop_stored();
+        }
         if is_ready {
             self.announce_ready();
         }
+        self.run_hooks();
     }
 
     fn announce_ready(&mut self) {
@@ -140,6 +144,11 @@ impl Manager {
             Action::Emit(change) => {
                 let event = self.events.stamp(change, now, self.hello.seed);
                 self.pending.events.push((*event).clone());
+                if let Some(hook) = &self.loaded.plan.node.on_event
+                    && self.hooks.hear(hook, &event)
+                {
+                    self.pending.hooks = Some(self.hooks.state().clone());
+                }
                 Deed::Emit(event)
             }
             Action::AdoptForeign {
@@ -294,6 +303,7 @@ impl Manager {
             events: self.events.last(limits::EVENTS_REMEMBERED),
             is_announced: self.is_announced,
             upgrade: self.upgrade.clone(),
+            hooks: self.hooks.state().clone(),
         }
     }
 

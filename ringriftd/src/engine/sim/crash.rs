@@ -59,6 +59,8 @@ pub(super) fn is_told_by_inventory(event: &Event) -> bool {
         | Event::MainMissing { .. }
         | Event::Ready { .. }
         | Event::Stopping { .. }
+        | Event::Reloading { .. }
+        | Event::MainChanged { .. }
         | Event::Extend { .. }
         | Event::Watchdog { .. }
         | Event::WatchdogTrigger { .. }

@@ -115,7 +115,7 @@ fn live_through(malice: Malice, seeds: u64) -> (usize, u32) {
 
 #[test]
 fn in_a_hostile_world_the_invariants_hold_every_request_is_answered_and_all_ends() {
-    let (answered, deaths) = live_through(HOSTILE, 1500);
+    let (answered, deaths) = live_through(HOSTILE, 800);
     assert_eq!(deaths, 0);
     assert!(
         answered > 10_000,
