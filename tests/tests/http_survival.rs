@@ -390,6 +390,9 @@ fn a_real_prometheus_is_content() {
         let value: serde_json::Value = serde_json::from_str(&answer.body[start..=end]).ok()?;
         value["data"]["result"][0]["value"][1].as_str().map(str::to_owned)
     };
+    until("the daemon's own numbers are shown", || {
+        door.metric("ringrift_daemon_metric{daemon=\"says\",name=\"queue_depth\"}")
+    });
     let found = harness::until_within(harness::PATIENCE * 2, || {
         let is_up = query("up")? == "1";
         let state = query("ringrift_unit_state%7Bdaemon=%22a%22,state=%22running%22%7D")?;
