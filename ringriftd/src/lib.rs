@@ -10,6 +10,7 @@ pub mod control;
 pub mod counts;
 pub mod door;
 pub mod engine;
+mod event_json;
 pub mod graph;
 pub mod host;
 pub mod http;

@@ -12,7 +12,7 @@ use crate::engine::types::Plan;
 use crate::graph::{Graph, Ix};
 use crate::limits;
 use crate::places::Places;
-use crate::spec::{Membership, NodeSpec, Runner, UnitName, UnitSpec};
+use crate::spec::{Membership, NodeSpec, OnEvent, Runner, UnitName, UnitSpec};
 
 use super::across::{conflicts, cycle_fault, deprecation_warnings, live_ends, orphan_warning, orphans};
 use super::check::Check;
@@ -23,7 +23,7 @@ use super::profile::{LoadedProfile, Overrides, Resolver, names_in};
 use super::source::{FileId, Sources, Span};
 use super::tree::{Layer, Leaf, Typed};
 use super::values::fold;
-use super::{diagnostic, files, profile, schema, tree};
+use super::{diagnostic, files, hook, profile, schema, tree};
 
 /// How much of a file `cat` shows, in bytes.
 const SHOWN_TEXT: usize = 64 * 1024;
@@ -157,6 +157,7 @@ pub fn load_from_on(set: Arc<FileSet>, profiles: &[String], today: Date) -> Resu
             specs.insert(name.clone(), check.unit(name, &unit.merged, home));
         }
     }
+    let on_event = hook::on_event(&mut check, files.node.as_ref(), &categories);
     faults.append(&mut check.faults);
     warnings.append(&mut check.warnings);
     let resolved = std::mem::take(&mut resolver.resolved);
@@ -236,7 +237,12 @@ pub fn load_from_on(set: Arc<FileSet>, profiles: &[String], today: Date) -> Resu
     if !faults.is_empty() {
         return Err(Report { faults, warnings });
     }
-    let node = node_spec(files.node.as_ref().map(|(_, layer)| layer), active, http);
+    let node = node_spec(
+        files.node.as_ref().map(|(_, layer)| layer),
+        active,
+        http,
+        on_event,
+    );
     let plan = Plan {
         node,
         units,
@@ -382,7 +388,12 @@ fn active(
     out
 }
 
-fn node_spec(layer: Option<&Layer>, profiles: Vec<String>, http: HttpSpec) -> NodeSpec {
+fn node_spec(
+    layer: Option<&Layer>,
+    profiles: Vec<String>,
+    http: HttpSpec,
+    on_event: Option<OnEvent>,
+) -> NodeSpec {
     let value = |key: &str| layer.and_then(|l| l.leaves.get(key)).map(|leaf| &leaf.value);
     NodeSpec {
         profiles,
@@ -395,6 +406,7 @@ fn node_spec(layer: Option<&Layer>, profiles: Vec<String>, http: HttpSpec) -> No
             _ => None,
         },
         http,
+        on_event,
     }
 }
 

@@ -84,6 +84,7 @@ impl Engine {
                 shutdown_timeout: limits::SHUTDOWN_TIMEOUT,
                 max_starting: None,
                 http: HttpSpec::default(),
+                on_event: None,
             },
             graph: Arc::new(Graph::default()),
             units: Vec::new(),
@@ -137,6 +138,12 @@ impl Engine {
             Event::MainMissing { launch, why } => self.on_main_missing(launch, &why),
             Event::Ready { invocation } => self.on_ready(invocation),
             Event::Stopping { invocation } => self.on_stopping_notice(invocation),
+            Event::Reloading { invocation, at } => self.on_reloading_notice(invocation, at),
+            Event::MainChanged {
+                launch,
+                pid,
+                start_time,
+            } => self.on_main_changed(launch, pid, start_time),
             Event::Extend { invocation, by } => self.on_extend(invocation, by),
             Event::Tick => {}
         }

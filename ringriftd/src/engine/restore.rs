@@ -329,6 +329,7 @@ fn stored_life(life: Life, present: &UnitSpec) -> StoredLife {
         ready: life.ready,
         is_main_found: life.is_main_found,
         foreign: life.foreign,
+        word: life.word,
     }
 }
 
@@ -345,6 +346,7 @@ fn restored_life(life: StoredLife, present: &Arc<UnitSpec>) -> Life {
         ready: life.ready,
         is_main_found: life.is_main_found,
         foreign: life.foreign,
+        word: life.word,
     }
 }
 

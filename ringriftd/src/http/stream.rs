@@ -67,7 +67,7 @@ pub fn events(asked: &Asked<'_>, shared: &Arc<Shared>, guest: Guest) -> Answer {
 }
 
 fn piece(event: &Event) -> String {
-    format!("id: {}\ndata: {}\n\n", event.seq, names::event(event))
+    format!("id: {}\ndata: {}\n\n", event.seq, names::event_line(event))
 }
 
 fn lagged(missed: u64) -> Bytes {

@@ -20,6 +20,7 @@ use super::left::LeftBehind;
 use super::links::Link;
 use super::lock::Lock;
 use super::rebuild::AllEnds;
+use super::store::Store;
 use super::types::{Proc, SharedFd};
 use super::upgrade::Upgrade;
 use super::watchdog::Watchdog;
@@ -262,6 +263,8 @@ pub struct Keeper {
     pub is_spawning_roles: bool,
     /// The listener for HTTP.
     pub door: Door,
+    /// Descriptors that units have kept.
+    pub store: Store,
     /// How far an upgrade is.
     pub upgrade: Upgrade,
     /// What a dead keeper's manager had of launches that are still to be adopted.

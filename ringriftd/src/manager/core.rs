@@ -2,14 +2,14 @@
 //!
 //! Read first: [`Manager::run`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use proto::frame::Token;
-use proto::reply::UnitStatus;
+use proto::reply::{Exit, UnitStatus};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
 
@@ -17,11 +17,13 @@ use super::ask::FoundOutside;
 use super::begin::Beginning;
 use super::door::Doorway;
 use super::events::Events;
+use super::hooks::Hooks;
 use super::jobs::Jobs;
 use super::launches::{Launches, News};
 use super::memory::{Order, Step};
 use super::publish::Shown;
 use super::remember::Remember;
+use super::stored::Copies;
 use super::takeover::{self, Knows};
 use super::upgrade::{Candidate, UpgradeRecord};
 use crate::clock::{Clock, Now};
@@ -78,6 +80,19 @@ pub(super) enum Inside {
     Candidate(Box<Candidate>),
     /// The HTTP thread wants a unit's last lines.
     Tail(TailAsked),
+    /// What a unit said before its main process ended is heard, or took too long.
+    Drained(LaunchId),
+    /// A run of the `[on_event]` command is ready for the keeper, or cannot be made.
+    HookPrepared {
+        /// Its number.
+        nr: u64,
+        /// What came of it.
+        result: Result<Box<crate::keeper::wire::Launch>, LaunchFailure>,
+    },
+    /// Its time is up.
+    HookTimeout(u64),
+    /// The rate allows the next one.
+    HookTime,
     /// A job's or wait's time is up.
     TimedOut(RequestId),
     /// A job's or wait's client has gone.
@@ -141,6 +156,14 @@ pub(super) struct Manager {
     pub(super) shown: Shown,
     /// HTTP.
     pub(super) door: Doorway,
+    /// The command that is told of events.
+    pub(super) hooks: Hooks,
+    /// What units have kept.
+    pub(super) stored: Copies,
+    /// Launches of which the keeper was asked to take another process for the main one.
+    pub(super) asked_main: BTreeSet<LaunchId>,
+    /// Ends of main processes that wait for what the unit said before them.
+    pub(super) held_exits: BTreeMap<LaunchId, (Exit, Vec<u32>)>,
 }
 
 /// What the loop listens to.
@@ -199,8 +222,8 @@ impl Manager {
                     }
                 },
                 Some(news) = on.news.recv() => self.on_inside(Inside::News(news)),
-                Some((life, notice, consumed)) = on.notices.recv() => {
-                    self.on_notice(life, notice);
+                Some((life, notice, mut consumed)) = on.notices.recv() => {
+                    self.on_notice(life, notice, consumed.take_fds());
                     consumed.done();
                 }
                 Some(inside) = on.inside.recv() => self.on_inside(inside),
@@ -267,6 +290,14 @@ impl Manager {
                 answers,
             } => self.on_reloaded(*result, token, answers),
             Inside::Candidate(candidate) => self.on_candidate(*candidate),
+            Inside::HookPrepared { nr, result } => self.on_hook_prepared(nr, result),
+            Inside::HookTimeout(nr) => self.on_hook_timeout(nr),
+            Inside::HookTime => self.run_hooks(),
+            Inside::Drained(launch) => {
+                if !self.asked_main.contains(&launch) {
+                    self.release_exit(launch);
+                }
+            }
             Inside::FoundOutside(found) => self.on_found_outside(*found),
             Inside::Tail(asked) => self.on_tail_asked(asked),
             Inside::TimedOut(id) => {
@@ -368,6 +399,7 @@ impl Manager {
         notices.extend(self.remember.notices());
         notices.extend(self.hello.note.clone());
         notices.extend(self.door.notice());
+        notices.extend(self.hooks.notices());
         match self.hello.manager_deaths {
             0 => {}
             1 => notices.push("the manager died once and was started again; no unit was touched".to_owned()),
@@ -439,6 +471,7 @@ impl Manager {
                 .as_ref()
                 .map(|(listener, place)| (listener.as_fd(), place)),
             launches: self.launches.ends().collect(),
+            stored: &self.stored,
             last_order: self.last_order,
             last_signal: self.last_signal,
         });

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use proto::reply::Event;
 use serde::{Deserialize, Serialize};
 
+use super::hooks::HookState;
 use super::jobs::{Answered, JobRecord};
 use super::launches::LaunchRecord;
 use super::upgrade::{UpgradeChange, UpgradeRecord};
@@ -91,6 +92,9 @@ pub struct Base {
     /// What was counted.
     #[serde(default)]
     pub counts: Counts,
+    /// How far the command that is told of events is.
+    #[serde(default)]
+    pub hooks: HookState,
 }
 
 /// What one event changed.
@@ -138,6 +142,9 @@ pub struct Step {
     /// once in a while.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, u64>,
+    /// How far the command that is told of events is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<HookState>,
 }
 
 impl Step {
@@ -158,6 +165,7 @@ impl Step {
             is_announced,
             upgrade,
             requests: _,
+            hooks,
         } = self;
         files.is_none()
             && engine.is_none()
@@ -171,6 +179,7 @@ impl Step {
             && events.is_empty()
             && !is_announced
             && upgrade.is_none()
+            && hooks.is_none()
     }
 }
 
@@ -236,6 +245,9 @@ impl Base {
         self.events.extend(step.events);
         keep_last(&mut self.events, limits::EVENTS_REMEMBERED);
         self.is_announced |= step.is_announced;
+        if let Some(hooks) = step.hooks {
+            self.hooks = hooks;
+        }
         match step.upgrade {
             Some(UpgradeChange::Begun(record)) => self.upgrade = Some(record),
             Some(UpgradeChange::Over) => self.upgrade = None,

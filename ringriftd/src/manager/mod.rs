@@ -15,6 +15,7 @@ mod core;
 mod door;
 mod events;
 mod hear;
+mod hooks;
 mod jobs;
 mod launches;
 mod memory;
@@ -24,6 +25,7 @@ mod reload;
 mod remember;
 mod start;
 mod step;
+mod stored;
 pub mod takeover;
 mod upgrade;
 

@@ -1,6 +1,6 @@
 //! How the manager's role begins: the descriptors that the keeper left, its first word, the files, the socket.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use super::begin::{Beginning, Files, Heard};
 use super::core::{BUG, CONFIG, Channels, Hello, Manager};
 use super::door::Doorway;
 use super::events::Events;
+use super::hooks::Hooks;
 use super::jobs::Jobs;
 use super::launches::Launches;
 use super::memory::Step;
@@ -261,6 +262,10 @@ async fn start(
         counts: Counts::default(),
         shown: Shown::new(header),
         door: Doorway::new(http, door),
+        hooks: Hooks::default(),
+        stored: BTreeMap::new(),
+        asked_main: BTreeSet::new(),
+        held_exits: BTreeMap::new(),
         hello,
         places,
     };

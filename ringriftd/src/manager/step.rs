@@ -84,9 +84,13 @@ impl Manager {
             self.obey(deed);
         }
         self.jobs.look(&self.engine);
+        if !self.stored.is_empty() {
+            self.drop_stored();
+        }
         if is_ready {
             self.announce_ready();
         }
+        self.run_hooks();
     }
 
     fn announce_ready(&mut self) {
@@ -138,6 +142,11 @@ impl Manager {
             Action::Emit(change) => {
                 let event = self.events.stamp(change, now, self.hello.seed);
                 self.pending.events.push((*event).clone());
+                if let Some(hook) = &self.loaded.plan.node.on_event
+                    && self.hooks.hear(hook, &event)
+                {
+                    self.pending.hooks = Some(self.hooks.state().clone());
+                }
                 Deed::Emit(event)
             }
             Action::AdoptForeign {
@@ -299,6 +308,7 @@ impl Manager {
             is_announced: self.is_announced,
             upgrade: self.upgrade.clone(),
             counts: self.counts.clone(),
+            hooks: self.hooks.state().clone(),
         }
     }
 
