@@ -452,10 +452,10 @@ pub struct NodeSpec {
     pub shutdown_timeout: Duration,
     /// Units between launch and ready at once.
     pub max_starting: Option<u32>,
-    /// `[http]`.
-    pub http: HttpSpec,
     /// The command that is told of events.
     pub on_event: Option<OnEvent>,
+    /// `[http]`.
+    pub http: HttpSpec,
 }
 
 /// The name that the runs of `[on_event] command` have instead of a unit's, in logs and in their environment.

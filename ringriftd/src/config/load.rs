@@ -240,8 +240,8 @@ pub fn load_from_on(set: Arc<FileSet>, profiles: &[String], today: Date) -> Resu
     let node = node_spec(
         files.node.as_ref().map(|(_, layer)| layer),
         active,
-        http,
         on_event,
+        http,
     );
     let plan = Plan {
         node,
@@ -391,8 +391,8 @@ fn active(
 fn node_spec(
     layer: Option<&Layer>,
     profiles: Vec<String>,
-    http: HttpSpec,
     on_event: Option<OnEvent>,
+    http: HttpSpec,
 ) -> NodeSpec {
     let value = |key: &str| layer.and_then(|l| l.leaves.get(key)).map(|leaf| &leaf.value);
     NodeSpec {
@@ -405,8 +405,8 @@ fn node_spec(
             Some(Typed::Whole(n)) => u32::try_from(*n).ok(),
             _ => None,
         },
-        http,
         on_event,
+        http,
     }
 }
 

@@ -268,16 +268,9 @@ pub static NODE: &[Key] = keys! {
     "max_starting" Whole(1, 100_000), "", "units between launch and ready at once; absent: no limit";
     "runner" Named { keys: &[], each: RUNNER, what: "runner" }, "", "commands that units share";
     "defaults" Table(DEFAULTS), "", "`[defaults.unit.…]`: any key of a unit";
-    "http" Table(HTTP), "", "the door for health checks, metrics and the dashboard";
     "on_event" Table(ON_EVENT), "", "a command that is told of events";
+    "http" Table(HTTP), "", "the door for health checks, metrics and the dashboard";
     "breaker" Later, "", "";
-};
-
-static HTTP: &[Key] = keys! {
-    "listen" Line, "127.0.0.1:8790", "an address and its port, the absolute path of a Unix socket, or \"off\"; `--http` wins over it";
-    "allow_remote" Bool, "false", "allows an address that other hosts can reach; needs `allowed_hosts`";
-    "allowed_hosts" Hosts, "[]", "names by which a request may call this host, besides the loopback ones and the address itself";
-    "show_logs" Bool, "false", "serves log lines and failure tails over TCP too; over a Unix socket they always are";
 };
 
 /// `[on_event]`.
@@ -295,6 +288,13 @@ static ON_EVENT: &[Key] = keys! {
     "user" User, "", "whom it runs as; ringriftd's own user when absent";
     "group" User, "", "the user's own when absent";
     "working_dir" Template, "/", "where it runs";
+};
+
+static HTTP: &[Key] = keys! {
+    "listen" Line, "127.0.0.1:8790", "an address and its port, the absolute path of a Unix socket, or \"off\"; `--http` wins over it";
+    "allow_remote" Bool, "false", "allows an address that other hosts can reach; needs `allowed_hosts`";
+    "allowed_hosts" Hosts, "[]", "names by which a request may call this host, besides the loopback ones and the address itself";
+    "show_logs" Bool, "false", "serves log lines and failure tails over TCP too; over a Unix socket they always are";
 };
 
 static DEFAULTS: &[Key] = keys! {

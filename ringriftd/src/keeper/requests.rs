@@ -60,7 +60,6 @@ impl Keeper {
             ToKeeper::NoteTaken => self.note = None,
             ToKeeper::End { code } => self.begin_end(code),
             ToKeeper::Upgrade => self.on_upgrade(fds),
-            ToKeeper::Http { place } => self.on_http(place),
             ToKeeper::SetMain { id, pid } => match self.set_main(id, pid) {
                 Ok(main) => {
                     let (pid, start_time) = (main.pid_u32(), main.start());
@@ -75,6 +74,7 @@ impl Keeper {
                 most,
             } => self.on_store(&tag, &name, is_polled, most, fds),
             ToKeeper::Unstore { tag, name } => self.on_unstore(&tag, name.as_deref()),
+            ToKeeper::Http { place } => self.on_http(place),
         }
     }
 

@@ -261,10 +261,10 @@ pub struct Keeper {
     pub logger_restarts: LoggerRestarts,
     /// Roles are processes that the keeper started, not ends that a test holds.
     pub is_spawning_roles: bool,
-    /// The listener for HTTP.
-    pub door: Door,
     /// Descriptors that units have kept.
     pub store: Store,
+    /// The listener for HTTP.
+    pub door: Door,
     /// How far an upgrade is.
     pub upgrade: Upgrade,
     /// What a dead keeper's manager had of launches that are still to be adopted.

@@ -212,12 +212,6 @@ pub enum ToKeeper {
     Upgrade,
     /// What the `note` of `Hello` says of an upgrade was taken, and is in the manager's state: it is not to be said again.
     NoteTaken,
-    /// Listen here for HTTP, and hold that over every manager's death. Answered by `HttpListener` or `HttpFailed` (not at
-    /// all for `Off`), and said again by each new manager: the same place gives the same listener.
-    Http {
-        /// Where.
-        place: HttpPlace,
-    },
     /// Another process of the launch is its main one: `pid`, by its own word. Answered by `MainFound` or `MainMissing`.
     SetMain {
         /// Which.
@@ -243,6 +237,12 @@ pub enum ToKeeper {
         tag: String,
         /// Those of this name; absent: all.
         name: Option<String>,
+    },
+    /// Listen here for HTTP, and hold that over every manager's death. Answered by `HttpListener` or `HttpFailed` (not at
+    /// all for `Off`), and said again by each new manager: the same place gives the same listener.
+    Http {
+        /// Where.
+        place: HttpPlace,
     },
 }
 
@@ -409,18 +409,6 @@ pub enum FromKeeper {
         /// Why, in words.
         why: String,
     },
-    /// To `Http`, at once or once it could be had. Attached: the listener.
-    HttpListener {
-        /// Where.
-        place: HttpPlace,
-    },
-    /// To `Http`: it cannot be had for now, and is tried again.
-    HttpFailed {
-        /// Where.
-        place: HttpPlace,
-        /// errno(3).
-        errno: i32,
-    },
     /// A descriptor is kept. Attached: it. Said of all of them to every manager.
     Stored {
         /// Its number, by which it is known.
@@ -445,6 +433,18 @@ pub enum FromKeeper {
         name: String,
         /// Why, in words.
         why: String,
+    },
+    /// To `Http`, at once or once it could be had. Attached: the listener.
+    HttpListener {
+        /// Where.
+        place: HttpPlace,
+    },
+    /// To `Http`: it cannot be had for now, and is tried again.
+    HttpFailed {
+        /// Where.
+        place: HttpPlace,
+        /// errno(3).
+        errno: i32,
     },
 }
 

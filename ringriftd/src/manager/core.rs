@@ -78,8 +78,6 @@ pub(super) enum Inside {
     FoundOutside(Box<FoundOutside>),
     /// A program to be upgraded to.
     Candidate(Box<Candidate>),
-    /// The HTTP thread wants a unit's last lines.
-    Tail(TailAsked),
     /// What a unit said before its main process ended is heard, or took too long.
     Drained(LaunchId),
     /// A run of the `[on_event]` command is ready for the keeper, or cannot be made.
@@ -93,6 +91,8 @@ pub(super) enum Inside {
     HookTimeout(u64),
     /// The rate allows the next one.
     HookTime,
+    /// The HTTP thread wants a unit's last lines.
+    Tail(TailAsked),
     /// A job's or wait's time is up.
     TimedOut(RequestId),
     /// A job's or wait's client has gone.
@@ -150,12 +150,6 @@ pub(super) struct Manager {
     pub(super) last_signal: u64,
     /// What could not be used of what was remembered.
     pub(super) notes: Vec<String>,
-    /// What was counted.
-    pub(super) counts: Counts,
-    /// What the HTTP thread sees.
-    pub(super) shown: Shown,
-    /// HTTP.
-    pub(super) door: Doorway,
     /// The command that is told of events.
     pub(super) hooks: Hooks,
     /// What units have kept.
@@ -164,6 +158,12 @@ pub(super) struct Manager {
     pub(super) asked_main: BTreeSet<LaunchId>,
     /// Ends of main processes that wait for what the unit said before them.
     pub(super) held_exits: BTreeMap<LaunchId, (Exit, Vec<u32>)>,
+    /// What was counted.
+    pub(super) counts: Counts,
+    /// What the HTTP thread sees.
+    pub(super) shown: Shown,
+    /// HTTP.
+    pub(super) door: Doorway,
 }
 
 /// What the loop listens to.
@@ -398,8 +398,8 @@ impl Manager {
         let mut notices = self.places.notes.clone();
         notices.extend(self.remember.notices());
         notices.extend(self.hello.note.clone());
-        notices.extend(self.door.notice());
         notices.extend(self.hooks.notices());
+        notices.extend(self.door.notice());
         match self.hello.manager_deaths {
             0 => {}
             1 => notices.push("the manager died once and was started again; no unit was touched".to_owned()),

@@ -89,12 +89,12 @@ pub struct Base {
     /// An upgrade that the keeper was asked for and that was not answered.
     #[serde(default)]
     pub upgrade: Option<UpgradeRecord>,
-    /// What was counted.
-    #[serde(default)]
-    pub counts: Counts,
     /// How far the command that is told of events is.
     #[serde(default)]
     pub hooks: HookState,
+    /// What was counted.
+    #[serde(default)]
+    pub counts: Counts,
 }
 
 /// What one event changed.
@@ -138,13 +138,13 @@ pub struct Step {
     /// What happened to an upgrade.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<UpgradeChange>,
+    /// How far the command that is told of events is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<HookState>,
     /// Requests since the last step, by verb. They alone make no step: what only looks writes nothing, but for this,
     /// once in a while.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, u64>,
-    /// How far the command that is told of events is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hooks: Option<HookState>,
 }
 
 impl Step {
@@ -164,8 +164,8 @@ impl Step {
             events,
             is_announced,
             upgrade,
-            requests: _,
             hooks,
+            requests: _,
         } = self;
         files.is_none()
             && engine.is_none()

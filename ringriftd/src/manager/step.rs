@@ -307,8 +307,8 @@ impl Manager {
             events: self.events.last(limits::EVENTS_REMEMBERED),
             is_announced: self.is_announced,
             upgrade: self.upgrade.clone(),
-            counts: self.counts.clone(),
             hooks: self.hooks.state().clone(),
+            counts: self.counts.clone(),
         }
     }
 

@@ -127,8 +127,8 @@ pub(super) fn plan(units: Vec<UnitSpec>, max_starting: Option<u32>) -> Arc<Plan>
         profiles: vec!["sim".to_owned()],
         shutdown_timeout: Duration::from_secs(3600),
         max_starting,
-        http: HttpSpec::default(),
         on_event: None,
+        http: HttpSpec::default(),
     };
     Arc::new(Plan {
         node,
