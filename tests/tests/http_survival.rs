@@ -325,8 +325,9 @@ fn a_real_prometheus_is_content() {
             .unit(
                 "says",
                 &Unit::bad(&[
-                    "send",
-                    "READY=1\nX_RINGRIFT_METRICS={\"queue_depth\": 7, \"rate\": 0.5}",
+                    "run",
+                    "--then-say",
+                    "X_RINGRIFT_METRICS={\"queue_depth\": 7, \"rate\": 0.5}",
                 ]),
             )
             .unit(

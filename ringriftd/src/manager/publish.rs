@@ -164,12 +164,9 @@ impl Manager {
             now,
             seed: self.hello.seed,
             said: &self.said,
-            stored: &super::stored::counts(&self.stored),
+            stored,
         };
         let life = unit.state.life();
-        let metrics = life
-            .and_then(|_| Some(self.said.get(name)?.metrics.iter().cloned().collect()))
-            .unwrap_or_default();
         Some(Arc::new(Row {
             status: view::unit(&self.engine, ix, &facts),
             spec: Arc::clone(&unit.spec),
