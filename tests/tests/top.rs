@@ -244,8 +244,8 @@ fn pictures_for_the_documentation() {
     top.keys("q");
     assert_eq!(top.end(), 0);
     let mut command = Command::new(programs::ringriftctl());
-    command.arg("--socket").arg(node.socket()).arg("status");
-    let mut status = Terminal::run(command, 100, 32);
+    command.env("RINGRIFT_SOCKET", node.socket()).arg("status");
+    let mut status = Terminal::run(command, 100, 27);
     assert_eq!(status.end(), 3);
     assert!(status.text().contains("next: "), "{}", status.text());
     if bless {

@@ -3,9 +3,11 @@
 //!
 //! Reads by events and a question a second; changes something only after a `y`.
 
+pub mod canvas;
 pub mod draw;
 pub mod link;
 pub mod model;
+pub mod panes;
 pub mod rows;
 pub mod terminal;
 pub mod types;

@@ -3,20 +3,19 @@
 
 pub mod terminal;
 
+pub use terminal::PATIENCE;
+
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use proto::codec::{decode, encode};
 use proto::frame::{Answer, Ask, Hello, VERSION, Welcome};
 use proto::reply::*;
 use proto::request::Request;
-
-/// The longest that any conversation of a test may take.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A daemon that answers each request with what `script` says.
 pub struct Daemon {

@@ -33,11 +33,23 @@ pub struct Asset {
     pub bytes: &'static [u8],
 }
 
-const ASSETS: [Asset; 1] = [Asset {
-    path: "/",
-    kind: "text/html; charset=utf-8",
-    bytes: include_bytes!("page/index.html"),
-}];
+const ASSETS: [Asset; 3] = [
+    Asset {
+        path: "/",
+        kind: "text/html; charset=utf-8",
+        bytes: include_bytes!("page/index.html"),
+    },
+    Asset {
+        path: "/page.css",
+        kind: "text/css; charset=utf-8",
+        bytes: include_bytes!("page/page.css"),
+    },
+    Asset {
+        path: "/page.js",
+        kind: "text/javascript; charset=utf-8",
+        bytes: include_bytes!("page/page.js"),
+    },
+];
 
 /// The file of the page at `path`.
 pub fn asset(path: &str) -> Option<&'static Asset> {
