@@ -7,6 +7,7 @@ use proto::reply::{
 };
 use serde::Serialize;
 
+use crate::capsule::CapsuleBody;
 use crate::measure::{signal_name, utc};
 use crate::render::{Out, deceives};
 use crate::stop::Stop;
@@ -224,6 +225,8 @@ pub struct Unit<'a> {
     held: Option<HoldBody<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     last_lines: Vec<LogBody<'a>>,
+    failures: u64,
+    capsules: Vec<CapsuleBody<'a>>,
 }
 
 impl<'a> Unit<'a> {
@@ -262,6 +265,8 @@ impl<'a> Unit<'a> {
             remains: &unit.remains,
             held: unit.held.as_ref().map(HoldBody::from),
             last_lines: unit.last_lines.iter().map(LogBody::from).collect(),
+            failures: unit.failures,
+            capsules: unit.capsules.iter().map(CapsuleBody::from).collect(),
         }
     }
 }
@@ -410,8 +415,9 @@ struct CauseBody<'a> {
     text: &'a str,
 }
 
+/// Who gave a command.
 #[derive(Serialize)]
-struct ByBody<'a> {
+pub struct ByBody<'a> {
     uid: u32,
     pid: u32,
     verb: &'a str,
