@@ -241,6 +241,10 @@ pub struct UnitStatus {
     pub remains: Vec<u32>,
     /// It is held.
     pub held: Option<Hold>,
+    /// Numbers that it reports of itself (`X_RINGRIFT_METRICS=`), by name: `[A-Za-z0-9_.:]`, at most 64 of them.
+    pub metrics: Vec<(String, f64)>,
+    /// Descriptors that it has kept for its next life (`FDSTORE=1`).
+    pub fds_stored: u32,
     /// Its last failures, the newest last (`detail` only).
     pub capsules: Vec<Capsule>,
     /// How often it has failed, for as long as ringriftd remembers it.

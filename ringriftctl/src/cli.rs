@@ -78,6 +78,8 @@ pub enum Verb {
     Profile(cmd::profile::Args),
     /// Units on their way out, and who uses them
     Deprecated,
+    /// The live table, with keys to act and to read logs
+    Top,
     /// Wait until units are as wanted
     Wait(cmd::wait::Args),
     /// Read all files again; all or nothing
@@ -93,8 +95,8 @@ pub enum Verb {
 }
 
 /// Verbs that the contract has and this version has not.
-const PLANNED: [&str; 14] = [
-    "freeze", "thaw", "health", "top", "plan", "apply", "rollback", "changes", "fleet", "import", "export",
+const PLANNED: [&str; 13] = [
+    "freeze", "thaw", "health", "plan", "apply", "rollback", "changes", "fleet", "import", "export",
     "doctor", "explain", "switch",
 ];
 

@@ -428,6 +428,8 @@ pub mod tests {
             memory_bytes: None,
             remains: vec![],
             held: None,
+            metrics: Vec::new(),
+            fds_stored: 0,
             capsules: vec![],
             failures: 0,
         }

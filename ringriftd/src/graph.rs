@@ -466,6 +466,7 @@ mod tests {
                 pid_file: None,
                 notify_fd: 3,
                 notify_access: NotifyAccess::Main,
+                fd_store_max: 0,
                 start_pre: Vec::new(),
                 start_post: Vec::new(),
                 stop_pre: Vec::new(),

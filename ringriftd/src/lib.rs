@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod engine;
+mod event_json;
 pub mod graph;
 pub mod host;
 pub mod ids;

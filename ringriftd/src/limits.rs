@@ -228,8 +228,32 @@ pub const LINK_BUFFER: usize = 1024 * 1024;
 pub const PREPARE_AT_ONCE: usize = 64;
 /// The longest single argument or `NAME=value`, in bytes with its NUL (execve(2), MAX_ARG_STRLEN).
 pub const ARGUMENT_MAX: usize = 128 * 1024;
-/// The longest `X_RINGRIFT_METRICS=`, in bytes.
-pub const METRICS_TEXT_MAX: usize = 3072;
+/// Commands of `[on_event]` that run at once, unless the file says otherwise. One: in the order of the events.
+pub const HOOKS_AT_ONCE: u32 = 1;
+/// How many it may say at most.
+pub const HOOKS_AT_ONCE_MAX: i64 = 16;
+/// Events that wait for that command, unless the file says otherwise.
+pub const HOOK_QUEUE: u32 = 256;
+/// How many it may say at most: not more than the state remembers ([`EVENTS_REMEMBERED`]).
+pub const HOOK_QUEUE_MAX: i64 = 1024;
+/// How often that command is run a second, unless the file says otherwise.
+pub const HOOK_RATE: u32 = 10;
+/// How often it may say at most, by its own unit of time.
+pub const HOOK_RATE_MAX: u32 = 1000;
+/// What a launch may be given to read from its standard input, in bytes.
+pub const STDIN_MAX: usize = 64 * 1024;
+/// The longest name of a stored descriptor, in bytes (sd_notify(3), FDNAME).
+pub const FD_NAME_MAX: usize = 255;
+/// Descriptors that one unit may have stored: `[exec] fd_store_max` at most. Their names fit into one variable.
+pub const FD_STORE_MAX: u32 = 256;
+/// Descriptors that all units together may have stored.
+pub const FDS_STORED_MAX: usize = 4096;
+/// Numbers in one `X_RINGRIFT_METRICS=`.
+pub const METRICS_MAX: usize = 64;
+/// The longest name of one, in bytes.
+pub const METRIC_NAME_MAX: usize = 64;
+/// How long the end of a main process that left others waits for what the unit said before it (`MAINPID=` among it).
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Datagrams of one unit that are thrown away in one go before other work gets its turn.
 pub const NOTIFY_DRAIN: usize = 64;
 /// Bytes that wait for one client; one frame always may.

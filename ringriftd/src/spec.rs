@@ -4,7 +4,7 @@
 //! Read first: [`UnitSpec`] and [`Exec`].
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -289,6 +289,10 @@ pub struct Exec {
     pub notify_fd: u32,
     /// Who may notify.
     pub notify_access: NotifyAccess,
+    /// Descriptors that it may have kept for its next life (sd_notify(3), FDSTORE); with any, it gets NOTIFY_SOCKET,
+    /// whatever its kind.
+    #[serde(default)]
+    pub fd_store_max: u32,
     /// Run in order before the main process; a failure fails the start.
     pub start_pre: Vec<Argv>,
     /// Run in order once it is ready, before others may rely on it.
@@ -446,6 +450,39 @@ pub struct NodeSpec {
     pub shutdown_timeout: Duration,
     /// Units between launch and ready at once.
     pub max_starting: Option<u32>,
+    /// The command that is told of events.
+    pub on_event: Option<OnEvent>,
+}
+
+/// The name that the runs of `[on_event] command` have instead of a unit's, in logs and in their environment.
+pub const ON_EVENT_UNIT: &str = "ringriftd.on_event";
+
+/// `[on_event]`: a command that is told of events.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OnEvent {
+    /// What is run, and as whom: a unit in form, which no file defines and the engine does not know.
+    pub unit: Arc<UnitSpec>,
+    /// Of which events.
+    pub events: BTreeSet<String>,
+    /// Of which units; absent: of all.
+    pub units: Option<BTreeSet<UnitName>>,
+    /// How often at most.
+    pub rate: Rate,
+    /// How many of it run at once; at least 1.
+    pub at_once: u32,
+    /// Events that may wait; at least 1.
+    pub queue: u32,
+    /// For each run.
+    pub timeout: Duration,
+}
+
+/// So many in such a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// At least 1.
+    pub count: u32,
+    /// Not zero.
+    pub per: Duration,
 }
 
 /// Why a unit is wanted on this node.

@@ -45,6 +45,8 @@ fn unit(main: u32, access: NotifyAccess) -> Unit {
         main_pid: main,
         main_start: start_time(main),
         leaf: None,
+        leaf_id: None,
+        is_storing: false,
     })
 }
 
@@ -149,7 +151,7 @@ fn sender_in_a_process_of_its_own() {
 #[tokio::test(flavor = "current_thread")]
 async fn main_process_is_believed() {
     let mut unit = unit(std::process::id(), NotifyAccess::Main);
-    say(&unit.path, b"STATUS=warming up\nREADY=1\nMAINPID=1");
+    say(&unit.path, b"STATUS=warming up\nREADY=1\nBUSERROR=x");
     assert_eq!(unit.hears().await, Notice::Status("warming up".to_owned()));
     assert_eq!(unit.hears().await, Notice::Ready);
     say(&unit.path, b"STOPPING=1");
@@ -210,6 +212,8 @@ async fn a23_another_process_with_the_main_pids_number_is_not_believed() {
         main_pid: std::process::id(),
         main_start: start_time(std::process::id()) + 1,
         leaf: None,
+        leaf_id: None,
+        is_storing: false,
     });
     say(&unit.path, b"READY=1");
     unit.rejects(std::process::id(), "is another").await;
@@ -235,6 +239,8 @@ async fn a23_dead_stranger_is_not_believed() {
         main_pid: main.pid(),
         main_start: start_time(main.pid()),
         leaf: None,
+        leaf_id: None,
+        is_storing: false,
     };
     let _socket = listen(OwnedFd::from(socket), expected, tx).expect("listen");
     match tokio::time::timeout(PATIENCE, heard.recv())
@@ -339,7 +345,7 @@ fn is_open(kept: &mut UnixStream) -> bool {
 #[tokio::test(flavor = "current_thread")]
 async fn datagram_is_taken_when_all_of_it_is_committed() {
     let mut unit = unit(std::process::id(), NotifyAccess::Main);
-    let mut first = say_with_descriptor(&unit.path, b"STATUS=a\nREADY=1\nMAINPID=1");
+    let mut first = say_with_descriptor(&unit.path, b"STATUS=a\nREADY=1\nBUSERROR=x");
     let mut barrier = say_with_descriptor(&unit.path, b"BARRIER=1");
     say(&unit.path, b"STOPPING=1");
     // Of several notices the last that means anything holds the datagram.
@@ -374,6 +380,8 @@ async fn b2_datagram_that_was_not_committed_is_heard_again() {
         main_pid: std::process::id(),
         main_start: start_time(std::process::id()),
         leaf: None,
+        leaf_id: None,
+        is_storing: false,
     };
     let listens = || {
         let (tx, heard) = mpsc::channel(16);

@@ -74,6 +74,7 @@ fn unit(command: &[&str]) -> UnitSpec {
             pid_file: None,
             notify_fd: 3,
             notify_access: NotifyAccess::Main,
+            fd_store_max: 0,
             start_pre: vec![],
             start_post: vec![],
             stop_pre: vec![],

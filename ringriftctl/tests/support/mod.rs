@@ -211,6 +211,8 @@ pub fn unit(name: &str, state: State, minutes: u64) -> UnitStatus {
         memory_bytes: up.then_some(25_270_000),
         remains: vec![],
         held: None,
+        metrics: Vec::new(),
+        fds_stored: 0,
         capsules: vec![],
         failures: 0,
     }

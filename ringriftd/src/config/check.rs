@@ -329,6 +329,7 @@ impl<'a> Check<'a> {
                 "all" => NotifyAccess::All,
                 _ => NotifyAccess::Main,
             },
+            fd_store_max: unit.whole("exec.fd_store_max").unwrap_or(0),
             start_pre: unit.hooks("exec.start_pre"),
             start_post: unit.hooks("exec.start_post"),
             stop_pre: unit.hooks("exec.stop_pre"),
@@ -336,6 +337,28 @@ impl<'a> Check<'a> {
             reload: unit.hooks("exec.reload"),
             hook_timeout: unit.time("exec.hook_timeout").unwrap_or(limits::HOOK_TIMEOUT),
         };
+        // They are handed over from descriptor 3 on.
+        if kind == Kind::Fd && exec.notify_fd < 3 + exec.fd_store_max {
+            let span = ["exec.notify_fd", "exec.fd_store_max"]
+                .iter()
+                .find_map(|key| unit.leaves.get(*key))
+                .map_or(home, |leaf| leaf.span);
+            let first = 3 + exec.fd_store_max;
+            self.fault(
+                span,
+                format!(
+                    "notify_fd {} is among the descriptors that are stored",
+                    exec.notify_fd
+                ),
+                |d| {
+                    d.why(format!(
+                        "those are given from 3 on, {} at most",
+                        exec.fd_store_max
+                    ))
+                    .help(format!("write notify_fd = {first}"))
+                },
+            );
+        }
         self.variables(name, unit, &exec);
         self.launch_size(name, unit, &exec, home);
         exec

@@ -200,7 +200,7 @@ impl Walk<'_> {
 
     fn list(&mut self, kind: Kind, name: &str, at: Range<usize>, list: &DeArray<'_>) -> Option<Typed> {
         let typed = match kind {
-            Kind::Units | Kind::Selectors | Kind::Profiles | Kind::Variables => {
+            Kind::Units | Kind::Selectors | Kind::Profiles | Kind::Variables | Kind::Events => {
                 let mut out = Vec::new();
                 for item in list.iter() {
                     let text = self.string(item.span(), name, item.get_ref())?;
@@ -616,6 +616,7 @@ fn is_list(kind: Kind) -> bool {
         kind,
         Kind::Units
             | Kind::Selectors
+            | Kind::Events
             | Kind::Profiles
             | Kind::Variables
             | Kind::Users

@@ -11,7 +11,7 @@ use crate::engine::types::Plan;
 use crate::graph::{Graph, Ix};
 use crate::limits;
 use crate::places::Places;
-use crate::spec::{Membership, NodeSpec, Runner, UnitName, UnitSpec};
+use crate::spec::{Membership, NodeSpec, OnEvent, Runner, UnitName, UnitSpec};
 
 use super::across::{conflicts, cycle_fault, deprecation_warnings, live_ends, orphan_warning, orphans};
 use super::check::Check;
@@ -22,7 +22,7 @@ use super::profile::{LoadedProfile, Overrides, Resolver, names_in};
 use super::source::{FileId, Sources, Span};
 use super::tree::{Layer, Leaf, Typed};
 use super::values::fold;
-use super::{diagnostic, files, profile, schema, tree};
+use super::{diagnostic, files, hook, profile, schema, tree};
 
 /// How much of a file `cat` shows, in bytes.
 const SHOWN_TEXT: usize = 64 * 1024;
@@ -155,6 +155,7 @@ pub fn load_from_on(set: Arc<FileSet>, profiles: &[String], today: Date) -> Resu
             specs.insert(name.clone(), check.unit(name, &unit.merged, home));
         }
     }
+    let on_event = hook::on_event(&mut check, files.node.as_ref(), &categories);
     faults.append(&mut check.faults);
     warnings.append(&mut check.warnings);
     let resolved = std::mem::take(&mut resolver.resolved);
@@ -234,7 +235,7 @@ pub fn load_from_on(set: Arc<FileSet>, profiles: &[String], today: Date) -> Resu
     if !faults.is_empty() {
         return Err(Report { faults, warnings });
     }
-    let node = node_spec(files.node.as_ref().map(|(_, layer)| layer), active);
+    let node = node_spec(files.node.as_ref().map(|(_, layer)| layer), active, on_event);
     let plan = Plan {
         node,
         units,
@@ -380,7 +381,7 @@ fn active(
     out
 }
 
-fn node_spec(layer: Option<&Layer>, profiles: Vec<String>) -> NodeSpec {
+fn node_spec(layer: Option<&Layer>, profiles: Vec<String>, on_event: Option<OnEvent>) -> NodeSpec {
     let value = |key: &str| layer.and_then(|l| l.leaves.get(key)).map(|leaf| &leaf.value);
     NodeSpec {
         profiles,
@@ -392,6 +393,7 @@ fn node_spec(layer: Option<&Layer>, profiles: Vec<String>) -> NodeSpec {
             Some(Typed::Whole(n)) => u32::try_from(*n).ok(),
             _ => None,
         },
+        on_event,
     }
 }
 

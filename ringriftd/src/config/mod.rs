@@ -10,6 +10,7 @@ pub mod check;
 pub mod diagnostic;
 pub mod files;
 pub mod fileset;
+mod hook;
 pub mod leaf;
 pub mod load;
 pub mod merged;

@@ -52,6 +52,8 @@ pub enum Kind {
     Units,
     /// Names, globs and `@category`.
     Selectors,
+    /// Names of events, and globs.
+    Events,
     /// Names of profiles.
     Profiles,
     /// The name of a runner.
@@ -112,6 +114,7 @@ impl Kind {
             Self::Unit => "the name of a unit".to_owned(),
             Self::Units => "a list of units' names".to_owned(),
             Self::Selectors => "a list of units' names, globs and \"@category\"".to_owned(),
+            Self::Events => "a list of events' names and globs".to_owned(),
             Self::Profiles => "a list of profiles' names".to_owned(),
             Self::Runner => "the name of a runner".to_owned(),
             Self::Variables => "a list of variables' names".to_owned(),
@@ -186,6 +189,7 @@ pub static EXEC: &[Key] = keys! {
     "pid_file" Template, "", "forking: where it writes its main pid";
     "notify_fd" Whole(3, 1023), "3", "fd: a newline on it is readiness";
     "notify_access" Word(&["main", "all"], "notify access"), "main", "who in the unit may notify";
+    "fd_store_max" Whole(0, crate::limits::FD_STORE_MAX as i64), "0", "descriptors that it may have kept for its next life (`FDSTORE=1`)";
     "start_pre" Hooks, "[]", "run in order before it; a failure fails the start";
     "start_post" Hooks, "[]", "run in order once it is ready, before others may rely on it";
     "stop_pre" Hooks, "[]", "run in order before the first signal of a stop";
@@ -261,7 +265,25 @@ pub static NODE: &[Key] = keys! {
     "max_starting" Whole(1, 100_000), "", "units between launch and ready at once; absent: no limit";
     "runner" Named { keys: &[], each: RUNNER, what: "runner" }, "", "commands that units share";
     "defaults" Table(DEFAULTS), "", "`[defaults.unit.…]`: any key of a unit";
-    "http" Later, "", ""; "breaker" Later, "", ""; "on_event" Later, "", "";
+    "on_event" Table(ON_EVENT), "", "a command that is told of events";
+    "http" Later, "", ""; "breaker" Later, "", "";
+};
+
+/// `[on_event]`.
+static ON_EVENT: &[Key] = keys! {
+    "command" Argv, "", "what is run for each event, which it reads as one line of JSON from its standard input; never a shell line";
+    "events" Events, "all but DAEMON_STATUS_CHANGED", "which events";
+    "units" Selectors, "", "of which units; absent: of all";
+    "rate" Line, "10/s", "how often it is run at most, by second (`s`), minute (`m`) or hour (`h`); what comes faster waits";
+    "at_once" Whole(1, crate::limits::HOOKS_AT_ONCE_MAX), "1", "how many of it run at once; with one, they run in the order of the events";
+    "queue" Whole(1, crate::limits::HOOK_QUEUE_MAX), "256", "events that may wait; of more the oldest are dropped, and counted";
+    "timeout" Time(false), "30s", "for each run; then all of it is killed";
+    "env" Env, "", "variables; laid over those of `[defaults.unit.exec]`";
+    "env_files" EnvFiles, "[]", "files of variables, read at each run; a leading `-`: may be absent";
+    "pass_env" Variables, "[]", "variables taken over from ringriftd's own environment";
+    "user" User, "", "whom it runs as; ringriftd's own user when absent";
+    "group" User, "", "the user's own when absent";
+    "working_dir" Template, "/", "where it runs";
 };
 
 static DEFAULTS: &[Key] = keys! {

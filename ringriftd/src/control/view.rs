@@ -18,17 +18,38 @@ use crate::engine::unit::{Desired, Unit};
 use crate::engine::{Engine, told};
 use crate::graph::Ix;
 use crate::ids::invocation_text;
-use crate::spec::{Lifecycle, Membership, UnitName, UnitSpec};
+use crate::spec::{Lifecycle, Membership, NotifyAccess, UnitName, UnitSpec};
 
 /// What a unit said of itself in its present life.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Said {
     /// `STATUS=`.
     pub status: Option<String>,
     /// `X_RINGRIFT_HEALTH=`.
     pub health: Option<Health>,
-    /// `X_RINGRIFT_METRICS=`, as it was written.
-    pub metrics: Option<String>,
+    /// `X_RINGRIFT_METRICS=`, by name. (An earlier version kept a text under the field's own name.)
+    #[serde(default, rename = "numbers")]
+    pub metrics: Vec<(String, f64)>,
+    /// `ERRNO=`.
+    #[serde(default)]
+    pub errno: Option<i32>,
+    /// `NOTIFYACCESS=`.
+    #[serde(default)]
+    pub access: Option<NotifyAccess>,
+}
+
+impl Said {
+    /// `STATUS=`, and what `ERRNO=` adds to it.
+    pub fn text(&self) -> Option<String> {
+        let errno = self
+            .errno
+            .map(|n| format!("error {n}: {}", nix::errno::Errno::from_raw(n).desc()));
+        match (&self.status, errno) {
+            (Some(status), Some(errno)) => Some(format!("{status} ({errno})")),
+            (Some(text), None) => Some(text.clone()),
+            (None, errno) => errno,
+        }
+    }
 }
 
 /// What views need besides the engine.
@@ -40,6 +61,8 @@ pub struct Facts<'a> {
     pub seed: u64,
     /// What units said.
     pub said: &'a BTreeMap<UnitName, Said>,
+    /// How many descriptors units have kept.
+    pub stored: &'a BTreeMap<&'a str, u32>,
 }
 
 /// The word for a lifecycle.
@@ -96,11 +119,13 @@ pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
             .map(|d| d.live_end.as_ref().map(UnitName::to_string).unwrap_or_default()),
         added_by,
         note: unit.note.clone(),
-        status_text: said.and_then(|s| s.status.clone()),
+        status_text: said.and_then(Said::text),
         cpu_us: None,
         memory_bytes: None,
         remains: unit.remains.clone(),
         held: unit.hold.as_ref().map(|held| held.hold.clone()),
+        metrics: said.map(|s| s.metrics.clone()).unwrap_or_default(),
+        fds_stored: facts.stored.get(spec.name.as_str()).copied().unwrap_or_default(),
         capsules: Vec::new(),
         failures: unit.failures,
     }

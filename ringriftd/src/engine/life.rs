@@ -168,14 +168,41 @@ impl Engine {
                 *deadline = at;
             }
             self.rearm(ix);
+        } else if life.word.reloading.is_some() {
+            self.await_own_reload(ix);
         } else {
-            self.end_reload(ix, "reloaded".to_owned());
+            self.end_reload(ix, CauseKind::Exit, "reloaded".to_owned());
         }
     }
 
-    fn end_reload(&mut self, ix: Ix, text: String) {
-        let cause = self.own_cause(ix, CauseKind::Exit, text);
+    /// A running unit said that it reloads.
+    pub(super) fn begin_own_reload(&mut self, ix: Ix, cause: Cause) {
+        self.unit_mut(ix).reload_error = None;
         let Some(life) = self.take_life(ix) else { return };
+        let state = State::Reloading {
+            life,
+            index: 0,
+            deadline: Mono(u64::MAX),
+        };
+        self.transition(ix, state, ChangeKind::StatusChanged, cause);
+        self.await_own_reload(ix);
+    }
+
+    /// No reload command is left, and the unit has still to say that it is ready again.
+    fn await_own_reload(&mut self, ix: Ix) {
+        let now = self.now;
+        if let State::Reloading { life, deadline, .. } = &mut self.unit_mut(ix).state {
+            *deadline = now.after(life.spec.ready_timeout);
+        }
+        self.rearm(ix);
+    }
+
+    pub(super) fn end_reload(&mut self, ix: Ix, kind: CauseKind, text: String) {
+        let cause = self.own_cause(ix, kind, text);
+        let Some(mut life) = self.take_life(ix) else {
+            return;
+        };
+        life.word.reloading = None;
         self.transition(ix, State::Running { life }, ChangeKind::StatusChanged, cause);
     }
 
@@ -184,7 +211,7 @@ impl Engine {
             Ok(()) => self.continue_reload(ix, index + 1),
             Err(text) => {
                 let text = self.unit_mut(ix).reload_error.get_or_insert(text).clone();
-                self.end_reload(ix, text);
+                self.end_reload(ix, CauseKind::Exit, text);
             }
         }
     }
@@ -213,6 +240,15 @@ impl Engine {
                 self.unit_mut(ix).last_error = Some(text.clone());
                 let cause = self.own_cause(ix, CauseKind::Timer, text.clone());
                 self.begin_stop(ix, End::AttemptFailed(text), ChangeKind::Failed, cause);
+            }
+            State::Reloading { life, .. } if life.hook.is_none() => {
+                // As systemd has it: the unit goes on.
+                let text = format!(
+                    "it did not say that it is ready again {} ([ready] timeout)",
+                    within(life.spec.ready_timeout)
+                );
+                self.unit_mut(ix).reload_error = Some(text.clone());
+                self.end_reload(ix, CauseKind::Timer, text);
             }
             State::Reloading { life, .. } => {
                 let text = format!(

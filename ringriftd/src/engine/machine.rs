@@ -82,6 +82,7 @@ impl Engine {
                 profiles: Vec::new(),
                 shutdown_timeout: limits::SHUTDOWN_TIMEOUT,
                 max_starting: None,
+                on_event: None,
             },
             graph: Arc::new(Graph::default()),
             units: Vec::new(),
@@ -135,6 +136,12 @@ impl Engine {
             Event::MainMissing { launch, why } => self.on_main_missing(launch, &why),
             Event::Ready { invocation } => self.on_ready(invocation),
             Event::Stopping { invocation } => self.on_stopping_notice(invocation),
+            Event::Reloading { invocation, at } => self.on_reloading_notice(invocation, at),
+            Event::MainChanged {
+                launch,
+                pid,
+                start_time,
+            } => self.on_main_changed(launch, pid, start_time),
             Event::Extend { invocation, by } => self.on_extend(invocation, by),
             Event::Tick => {}
             Event::Used { launch, used } => return self.on_used(launch, used),

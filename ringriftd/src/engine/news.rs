@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::reply::{CauseKind, Exit, State as Word};
 
 use super::machine::Engine;
-use super::types::{Action, ChangeKind, LaunchFailure, Role};
+use super::types::{Action, ChangeKind, LaunchFailure, Mono, Role};
 use super::unit::{End, ProcessPhase, StartPhase, State, StopPhase};
 use super::words::{describe, left_behind};
 use crate::graph::Ix;
@@ -28,8 +28,11 @@ impl Engine {
         else {
             return;
         };
-        if process.phase != ProcessPhase::Asked {
-            return; // said twice
+        match process.phase {
+            ProcessPhase::Asked => {}
+            // Said twice; or its main process changed, and an earlier manager did not live to hear so.
+            ProcessPhase::Alive { .. } => return self.on_main_changed(launch, pid, start_time),
+            ProcessPhase::Leaving | ProcessPhase::Gone => return,
         }
         process.phase = ProcessPhase::Alive { pid, start_time };
         if !launch.is_main() {
@@ -216,7 +219,12 @@ impl Engine {
                 let cause = self.own_cause(ix, CauseKind::Exit, text);
                 self.begin_stop(ix, End::Exited, kind, cause);
             }
-            State::Stopping { .. } => self.advance_stop(ix),
+            State::Stopping { life, .. } => {
+                if life.word.is_ending && !super::restart::is_clean(exit) {
+                    self.unit_mut(ix).last_error = Some(format!("{said}{}", left_behind(remains)));
+                }
+                self.advance_stop(ix);
+            }
             State::Stopped
             | State::Waiting
             | State::Backoff { .. }
@@ -362,16 +370,21 @@ impl Engine {
                 let cause = self.own_cause(ix, CauseKind::Signal, "it said that it is ready");
                 self.become_ready(ix, cause);
             }
-            State::Stopping { .. } => {
+            State::Stopping { life, .. } if !life.word.is_late_told => {
+                if let Some(life) = self.unit_mut(ix).state.life_mut() {
+                    life.word.is_late_told = true;
+                }
                 let word = Word::Stopping;
                 let text = "it said that it is ready, too late: ignored";
                 let cause = self.own_cause(ix, CauseKind::Signal, text);
                 self.emit(ix, ChangeKind::StatusChanged, word, word, cause);
             }
+            State::Reloading { life, .. } if life.word.reloading.is_some() => self.on_reloaded_notice(ix),
             // Said twice, or by a unit of a kind that does not wait for it: as it is.
             State::Starting { .. }
             | State::Running { .. }
             | State::Reloading { .. }
+            | State::Stopping { .. }
             | State::Stopped
             | State::Waiting
             | State::Backoff { .. }
@@ -380,11 +393,103 @@ impl Engine {
         }
     }
 
+    /// It ends by itself: as if it had got the first signal of its ladder, and with as much time. Before it was ready its
+    /// start's own deadline runs; in a stop it says what is known.
     pub(super) fn on_stopping_notice(&mut self, invocation: Invocation) {
-        // The exit that follows is what counts; the notice only shows in the status text.
-        if !self.lives.contains_key(&invocation) {
+        let Some(&ix) = self.lives.get(&invocation) else {
             self.stale += 1;
+            return;
+        };
+        match &self.unit(ix).state {
+            State::Running { .. } | State::Reloading { .. } => {
+                if let Some(life) = self.unit_mut(ix).state.life_mut() {
+                    life.word.is_ending = true;
+                    life.word.reloading = None;
+                }
+                let cause = self.own_cause(ix, CauseKind::Signal, "it said that it is stopping");
+                self.begin_stop(ix, End::Exited, ChangeKind::StatusChanged, cause);
+            }
+            State::Starting { .. }
+            | State::Stopping { .. }
+            | State::Stopped
+            | State::Waiting
+            | State::Backoff { .. }
+            | State::Failed { .. }
+            | State::Completed => {}
         }
+    }
+
+    /// It reads its configuration again until it says that it is ready. During its reload commands, which may have asked it
+    /// to, the reload is over when both are through.
+    pub(super) fn on_reloading_notice(&mut self, invocation: Invocation, at: Option<Mono>) {
+        let Some(&ix) = self.lives.get(&invocation) else {
+            self.stale += 1;
+            return;
+        };
+        let now = self.now;
+        let is_running = matches!(self.unit(ix).state, State::Running { .. });
+        let Some(life) = self.unit_mut(ix).state.life_mut() else {
+            return;
+        };
+        // A word from before it was ready, or from a time to come, is none of this reload's.
+        let since = life.ready.unwrap_or(now);
+        if life.ready.is_none() || at.is_some_and(|at| at < since || at > now) {
+            return;
+        }
+        match &mut self.unit_mut(ix).state {
+            State::Running { life } | State::Reloading { life, .. } => {
+                life.word.reloading.get_or_insert(now);
+            }
+            State::Starting { .. }
+            | State::Stopping { .. }
+            | State::Stopped
+            | State::Waiting
+            | State::Backoff { .. }
+            | State::Failed { .. }
+            | State::Completed => {}
+        }
+        if is_running {
+            let cause = self.own_cause(ix, CauseKind::Signal, "it said that it is reloading");
+            self.begin_own_reload(ix, cause);
+        }
+    }
+
+    fn on_reloaded_notice(&mut self, ix: Ix) {
+        let Some(life) = self.unit_mut(ix).state.life_mut() else {
+            return;
+        };
+        life.word.reloading = None;
+        if life.hook.is_none() {
+            self.end_reload(ix, CauseKind::Signal, "it said that it is ready again".to_owned());
+        }
+    }
+
+    /// Another process of the unit is its main one: by its own word, checked by the keeper.
+    pub(super) fn on_main_changed(&mut self, launch: LaunchId, pid: u32, start_time: u64) {
+        let Some(ix) = self.unit_of_launch(launch) else {
+            return;
+        };
+        let word = self.unit(ix).word;
+        let Some(life) = self.unit_mut(ix).state.life_mut() else {
+            return;
+        };
+        let Some(process) = life.process_mut(launch) else {
+            return;
+        };
+        let ProcessPhase::Alive {
+            pid: old,
+            start_time: since,
+        } = process.phase
+        else {
+            return;
+        };
+        if (old, since) == (pid, start_time) {
+            return; // said twice
+        }
+        process.phase = ProcessPhase::Alive { pid, start_time };
+        let text = format!("its main process is pid {pid} now, and was pid {old}");
+        let cause = self.own_cause(ix, CauseKind::Signal, text);
+        self.emit(ix, ChangeKind::StatusChanged, word, word, cause);
     }
 
     pub(super) fn on_extend(&mut self, invocation: Invocation, by: Duration) {
@@ -406,6 +511,9 @@ impl Engine {
                 deadline: Some(deadline),
                 ..
             } => {
+                *deadline = (*deadline).max(at);
+            }
+            State::Reloading { life, deadline, .. } if life.hook.is_none() => {
                 *deadline = (*deadline).max(at);
             }
             State::Starting { .. }

@@ -296,7 +296,9 @@ impl Engine {
             let unit = self.unit(ix);
             let name = unit.spec.name.clone();
             match &unit.state {
-                State::Running { life } if life.spec.exec.reload.is_empty() => {
+                State::Running { life } | State::Reloading { life, .. }
+                    if life.spec.exec.reload.is_empty() =>
+                {
                     let text = "its file has no [exec] reload commands";
                     early.push(verdict(&name, Outcome::Failed, text));
                     goals.push((name, Goal::Down));
@@ -327,7 +329,19 @@ impl Engine {
         }
         let cause = cause::command(by);
         for &ix in roots {
-            if matches!(self.unit(ix).state, State::Running { .. }) && self.is_goal_open(id, ix) {
+            // One that reloads by its own word runs no command yet.
+            let is_free = match &self.unit(ix).state {
+                State::Running { .. } => true,
+                State::Reloading { life, .. } => life.hook.is_none(),
+                State::Stopped
+                | State::Waiting
+                | State::Starting { .. }
+                | State::Stopping { .. }
+                | State::Backoff { .. }
+                | State::Failed { .. }
+                | State::Completed => false,
+            };
+            if is_free && self.is_goal_open(id, ix) {
                 self.begin_reload(ix, cause.clone());
             }
         }

@@ -331,6 +331,7 @@ fn stored_life(life: Life, present: &UnitSpec) -> StoredLife {
         ready: life.ready,
         is_main_found: life.is_main_found,
         foreign: life.foreign,
+        word: life.word,
         witness: life.witness,
     }
 }
@@ -348,6 +349,7 @@ fn restored_life(life: StoredLife, present: &Arc<UnitSpec>) -> Life {
         ready: life.ready,
         is_main_found: life.is_main_found,
         foreign: life.foreign,
+        word: life.word,
         witness: life.witness,
     }
 }

@@ -21,7 +21,7 @@ use super::machine::Shutdown;
 use super::request::{Pending, RequestChange};
 use super::restart::Restarts;
 use super::types::{Mono, RequestId, Role};
-use super::unit::{Desired, Foreign, Process, ProcessPhase, State};
+use super::unit::{Desired, Foreign, OwnWord, Process, ProcessPhase, State};
 use crate::ids::{Invocation, LaunchId};
 use crate::spec::{Membership, UnitName, UnitSpec};
 
@@ -152,6 +152,9 @@ pub struct StoredLife {
     pub is_main_found: bool,
     /// Its main process was taken over from outside.
     pub foreign: Option<Foreign>,
+    /// What it said of itself.
+    #[serde(default)]
+    pub word: OwnWord,
     /// What was seen of it.
     #[serde(default)]
     pub witness: Witness,
@@ -266,6 +269,7 @@ impl Snapshot {
                 ready: Some(now),
                 is_main_found: true,
                 foreign: None,
+                word: OwnWord::default(),
                 witness: Witness::default(),
             }),
         };

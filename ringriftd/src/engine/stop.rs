@@ -88,6 +88,14 @@ impl Engine {
             },
             StopPhase::Signal(_) | StopPhase::Kill => match main {
                 Some(ProcessPhase::Gone) | None => self.after_main(ix),
+                // It ended by itself, as it had said.
+                Some(ProcessPhase::Leaving) if life.word.is_ending && *end != End::Wanted => {
+                    if let Some(life) = self.unit_mut(ix).state.life_mut() {
+                        life.word.is_ending = false;
+                    }
+                    self.send_kill(ix);
+                    false
+                }
                 Some(ProcessPhase::Asked | ProcessPhase::Alive { .. } | ProcessPhase::Leaving) => false,
             },
             StopPhase::Post(n) => match hook {
@@ -159,6 +167,11 @@ impl Engine {
             ProcessPhase::Alive { .. } | ProcessPhase::Leaving => {
                 if self.shutdown.as_ref().is_some_and(|s| s.killing) {
                     self.send_kill(ix);
+                    return false;
+                }
+                if life.word.is_ending {
+                    let at = self.now.after(life.spec.stop.timeout);
+                    self.set_stop_phase(ix, StopPhase::Signal(0), Some(at));
                     return false;
                 }
                 self.send_rung(ix, launch, 0);
@@ -257,6 +270,7 @@ impl Engine {
         let phase = *phase;
         let main = life.main.as_ref().map(|p| p.launch);
         let has_hook = life.hook.is_some();
+        let was_ending = std::mem::take(&mut life.word.is_ending);
         let rungs = life.spec.stop.signals.len();
         let timeout = life.spec.exec.hook_timeout;
         match phase {
@@ -275,6 +289,15 @@ impl Engine {
                 }
             }
             StopPhase::Pre(_) | StopPhase::Post(_) => self.advance_stop(ix),
+            StopPhase::Signal(_) if was_ending && main.is_some() => {
+                let word = self.unit(ix).word;
+                let text = "it said that it is stopping, and did not: it is told to";
+                let cause = self.own_cause(ix, CauseKind::Timer, text);
+                self.emit(ix, ChangeKind::StatusChanged, word, word, cause);
+                if let Some(launch) = main {
+                    self.send_rung(ix, launch, 0);
+                }
+            }
             StopPhase::Signal(rung) => match main {
                 Some(launch) if rung + 1 < rungs => self.send_rung(ix, launch, rung + 1),
                 Some(_) | None => self.send_kill(ix),

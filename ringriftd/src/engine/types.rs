@@ -248,6 +248,22 @@ pub enum Event {
         /// Which life.
         invocation: Invocation,
     },
+    /// `RELOADING=1`: it reads its configuration again, until it says `READY=1`.
+    Reloading {
+        /// Which life.
+        invocation: Invocation,
+        /// `MONOTONIC_USEC=`: when it began, by its own word.
+        at: Option<Mono>,
+    },
+    /// `MAINPID=`: the keeper has made sure that this process is the unit's, and watches it.
+    MainChanged {
+        /// Of which launch.
+        launch: LaunchId,
+        /// Its pid.
+        pid: u32,
+        /// Its start time.
+        start_time: u64,
+    },
     /// `EXTEND_TIMEOUT_USEC=`: the present deadline of start or stop is at least so far away.
     Extend {
         /// Which life.

@@ -19,10 +19,13 @@
 //!
 //! * `Starting`: `start_pre` hooks, the launch, the wait for readiness, `start_post` hooks, in that order.
 //! * `Running`: ready. The main process lives (or, for a oneshot that remains, has ended well).
-//! * `Reloading`: running, while its reload commands run.
+//! * `Reloading`: running, while its reload commands run, or while it reads its configuration again by its own word
+//!   (`RELOADING=1` until `READY=1`, at most for `[ready] timeout`).
 //! * `Stopping`: hooks in the way are cleared, `stop_pre` hooks, the ladder of signals, SIGKILL to all that is left,
 //!   `stop_post` hooks; it ends only when nothing of the life is left. *Every* life ends through `Stopping`, also one
-//!   whose process died by itself (it may have left others behind), so that there is one way out.
+//!   whose process died by itself (it may have left others behind), so that there is one way out. A unit that says
+//!   `STOPPING=1` is on it too, as if it had got the first signal of its ladder (systemd does the same): its exit counts as
+//!   one by itself, and when `[stop] timeout` has passed without it, the ladder begins.
 //!
 //! # Who may interrupt whom
 //!
@@ -147,8 +150,22 @@ pub struct Life {
     pub is_main_found: bool,
     /// Its main process was not launched but taken over from outside.
     pub foreign: Option<Foreign>,
+    /// What it said of itself that bears on what becomes of it.
+    pub word: OwnWord,
     /// What was seen of it, for the case that it fails.
     pub witness: Witness,
+}
+
+/// What a life said of itself (sd_notify(3)) that bears on what becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OwnWord {
+    /// `RELOADING=1`, and no `READY=1` since; when it was heard.
+    pub reloading: Option<Mono>,
+    /// `STOPPING=1`: it ends by itself, and no signal was sent for it yet.
+    pub is_ending: bool,
+    /// That a word came too late was told once; whoever repeats itself fills no log.
+    pub is_late_told: bool,
 }
 
 impl Life {
@@ -166,6 +183,7 @@ impl Life {
             ready: None,
             is_main_found: false,
             foreign: None,
+            word: OwnWord::default(),
             witness: Witness::default(),
         }
     }

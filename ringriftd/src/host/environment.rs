@@ -52,12 +52,13 @@ pub(super) fn own_variables(
 }
 
 /// Names that a unit may not pass in from outside: they would tell it of a supervisor that is not its own.
-const NOT_INHERITED: [&str; 5] = [
+const NOT_INHERITED: [&str; 6] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
     "LISTEN_FDS",
     "LISTEN_PID",
+    "LISTEN_FDNAMES",
 ];
 
 /// A process's variables while they are gathered, and those that only templates see.

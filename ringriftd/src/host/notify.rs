@@ -11,7 +11,8 @@
 //!
 //! Read first: [`Notice`], [`parse`], [`Told`] and [`listen`].
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -25,13 +26,14 @@ use crate::host::receive::{Received, ask_for_senders, discard, peek, watch};
 use crate::host::usage::stat_fields;
 use crate::ids::Invocation;
 use crate::limits::{
-    DURATION_MAX, METRICS_TEXT_MAX, NOTIFY_DRAIN, NOTIFY_MAX, NOTIFY_RATE, PREPARE_TIMEOUT, STATUS_TEXT_MAX,
+    DURATION_MAX, FD_NAME_MAX, METRIC_NAME_MAX, METRICS_MAX, NOTIFY_DRAIN, NOTIFY_MAX, NOTIFY_RATE,
+    PREPARE_TIMEOUT, STATUS_TEXT_MAX,
 };
 use crate::spec::NotifyAccess;
 use proto::reply::Health;
 
 /// One thing that a unit said.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Notice {
     /// `READY=1`.
     Ready,
@@ -39,8 +41,11 @@ pub enum Notice {
     Status(String),
     /// `STOPPING=1`.
     Stopping,
-    /// `RELOADING=1`.
-    Reloading,
+    /// `RELOADING=1`. `MONOTONIC_USEC=` beside it says when that was, in µs of CLOCK_MONOTONIC.
+    Reloading {
+        /// That time.
+        at_us: Option<u64>,
+    },
     /// `WATCHDOG=1`: it is alive.
     Watchdog,
     /// `WATCHDOG=trigger`: it wants to be treated as hung.
@@ -49,12 +54,31 @@ pub enum Notice {
     Extend(Duration),
     /// `X_RINGRIFT_HEALTH=`; never `Unknown`.
     Health(Health),
-    /// `X_RINGRIFT_METRICS=`: what should be a JSON object of numbers, as the unit wrote it; not yet parsed.
-    Metrics(String),
+    /// `X_RINGRIFT_METRICS=`: a JSON object of at most [`METRICS_MAX`] finite numbers with plain names, by name.
+    Metrics(Vec<(String, f64)>),
+    /// `MAINPID=`: another process of the unit is the main one from now on. Above 1; whether it is the unit's is still to
+    /// be seen.
+    MainPid(u32),
+    /// `ERRNO=`: an errno(3) that explains what it has said; 0 takes it back.
+    Errno(i32),
+    /// `NOTIFYACCESS=`: who may notify for the rest of this life. systemd's `none` and `exec` have no counterpart.
+    Access(NotifyAccess),
+    /// `FDSTORE=1`: its descriptors are to be kept for the unit's next life. They are in the datagram's [`Consumed`].
+    Store {
+        /// `FDNAME=`; `stored` without one, or with one that is no name.
+        name: String,
+        /// Not `FDPOLL=0`: it is dropped when its other end hangs up.
+        is_polled: bool,
+    },
+    /// `FDSTOREREMOVE=1`: those of this name are not kept any more.
+    Unstore {
+        /// `FDNAME=`.
+        name: String,
+    },
     /// `BARRIER=1`: the sender waits until its descriptor is closed, which happens when the datagram is taken, and so after
     /// everything said before. [`listen`] keeps it to itself when the datagram says nothing else.
     Barrier,
-    /// A key that means nothing here (`MAINPID`, `FDSTORE`, any unknown one), or a value that its key does not have.
+    /// A key that means nothing here (`BUSERROR`, any unknown one), or a value that its key does not have.
     Ignored {
         /// The key, at most 64 bytes and without control characters.
         key: String,
@@ -112,21 +136,59 @@ pub fn parse(datagram: &[u8]) -> Result<Vec<Notice>, Bad> {
         return Err(Bad::Nul);
     }
     let text = std::str::from_utf8(datagram).map_err(|_| Bad::NotUtf8)?;
-    let mut notices = Vec::new();
+    let mut pairs = Vec::new();
     for line in text.split('\n').filter(|line| !line.is_empty()) {
         match line.split_once('=') {
             None | Some(("", _)) => return Err(Bad::NotAVariable),
-            Some((key, value)) => notices.push(one(key, value)),
+            Some(pair) => pairs.push(pair),
         }
     }
-    Ok(notices)
+    let beside = Beside::of(&pairs);
+    Ok(pairs
+        .into_iter()
+        .filter(|(key, _)| !Beside::KEYS.contains(key))
+        .map(|(key, value)| one(key, value, &beside))
+        .collect())
 }
 
-fn one(key: &str, value: &str) -> Notice {
+/// Variables that mean something only beside another of the same datagram, wherever in it they stand.
+struct Beside<'a> {
+    fd_name: Option<&'a str>,
+    is_polled: bool,
+    at_us: Option<u64>,
+}
+
+impl<'a> Beside<'a> {
+    const KEYS: [&'static str; 3] = ["FDNAME", "FDPOLL", "MONOTONIC_USEC"];
+
+    fn of(pairs: &[(&'a str, &'a str)]) -> Self {
+        let value = |wanted: &str| {
+            pairs
+                .iter()
+                .find(|(key, _)| *key == wanted)
+                .map(|(_, value)| *value)
+        };
+        Self {
+            fd_name: value("FDNAME").filter(|name| is_fd_name(name)),
+            is_polled: value("FDPOLL") != Some("0"),
+            at_us: value("MONOTONIC_USEC").and_then(number),
+        }
+    }
+}
+
+/// As systemd has it: printable ASCII without the colon that LISTEN_FDNAMES puts between names.
+fn is_fd_name(name: &str) -> bool {
+    (1..=FD_NAME_MAX).contains(&name.len()) && name.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b':')
+}
+
+/// The name of a stored descriptor that was given none.
+const NAMELESS: &str = "stored";
+
+fn one(key: &str, value: &str, beside: &Beside<'_>) -> Notice {
     let known = match (key, value) {
         ("READY", "1") => Some(Notice::Ready),
         ("STOPPING", "1") => Some(Notice::Stopping),
-        ("RELOADING", "1") => Some(Notice::Reloading),
+        ("RELOADING", "1") => Some(Notice::Reloading { at_us: beside.at_us }),
         ("WATCHDOG", "1") => Some(Notice::Watchdog),
         ("WATCHDOG", "trigger") => Some(Notice::WatchdogTrigger),
         ("BARRIER", "1") => Some(Notice::Barrier),
@@ -135,19 +197,54 @@ fn one(key: &str, value: &str) -> Notice {
         ("X_RINGRIFT_HEALTH", "healthy") => Some(Notice::Health(Health::Healthy)),
         ("X_RINGRIFT_HEALTH", "degraded") => Some(Notice::Health(Health::Degraded)),
         ("X_RINGRIFT_HEALTH", "unhealthy") => Some(Notice::Health(Health::Unhealthy)),
-        ("X_RINGRIFT_METRICS", text) if text.len() <= METRICS_TEXT_MAX => {
-            Some(Notice::Metrics(text.to_owned()))
-        }
+        ("X_RINGRIFT_METRICS", text) => metrics(text).map(Notice::Metrics),
+        ("MAINPID", n) => number(n)
+            .and_then(|pid| u32::try_from(pid).ok())
+            .filter(|pid| *pid > 1 && i32::try_from(*pid).is_ok())
+            .map(Notice::MainPid),
+        ("ERRNO", n) => number(n)
+            .and_then(|errno| i32::try_from(errno).ok())
+            .filter(|errno| *errno <= ERRNO_MAX)
+            .map(Notice::Errno),
+        ("NOTIFYACCESS", "main") => Some(Notice::Access(NotifyAccess::Main)),
+        ("NOTIFYACCESS", "all") => Some(Notice::Access(NotifyAccess::All)),
+        ("FDSTORE", "1") => Some(Notice::Store {
+            name: beside.fd_name.unwrap_or(NAMELESS).to_owned(),
+            is_polled: beside.is_polled,
+        }),
+        ("FDSTOREREMOVE", "1") => beside.fd_name.map(|name| Notice::Unstore {
+            name: name.to_owned(),
+        }),
         _ => None,
     };
     known.unwrap_or_else(|| Notice::Ignored { key: clean(key, 64) })
 }
 
 fn micros(text: &str) -> Option<Duration> {
+    Some(Duration::from_micros(number(text)?).min(DURATION_MAX))
+}
+
+fn number(text: &str) -> Option<u64> {
     // Not `u64::from_str` alone: it takes a sign.
     let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let us = is_number.then(|| text.parse().ok()).flatten()?;
-    Some(Duration::from_micros(us).min(DURATION_MAX))
+    is_number.then(|| text.parse().ok()).flatten()
+}
+
+/// The largest errno(3) that the kernel has (MAX_ERRNO).
+const ERRNO_MAX: i32 = 4095;
+
+/// All of the object or nothing: half of a set of numbers would be taken for the whole. Of a name that is there twice the
+/// last number counts, as everywhere in JSON.
+fn metrics(text: &str) -> Option<Vec<(String, f64)>> {
+    let found: std::collections::BTreeMap<String, f64> = serde_json::from_str(text).ok()?;
+    let is_name = |name: &String| {
+        (1..=METRIC_NAME_MAX).contains(&name.len())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_.:".contains(&b))
+    };
+    let is_good = found.len() <= METRICS_MAX && found.iter().all(|(name, n)| is_name(name) && n.is_finite());
+    is_good.then(|| found.into_iter().collect())
 }
 
 /// `text` without what could move a terminal's cursor or turn its text round, cut to `max` bytes between characters.
@@ -184,6 +281,10 @@ pub struct Expected {
     pub main_start: u64,
     /// The name of the launch's leaf cgroup, where there are cgroups.
     pub leaf: Option<String>,
+    /// The kernel's number of that cgroup: by it a sender is known that has ended.
+    pub leaf_id: Option<u64>,
+    /// It may have descriptors kept (`[exec] fd_store_max`); else all that it sends are closed.
+    pub is_storing: bool,
 }
 
 /// What [`listen`] tells: whose life, what it said, and the hold on the datagram that said it.
@@ -191,23 +292,39 @@ pub type Told = (Invocation, Notice, Consumed);
 
 /// Holds a datagram in its socket. Call [`Consumed::done`], or drop it, when what was said is committed: then the datagram is
 /// taken, its descriptors are closed, and the next is read. Of a datagram that says several things only the last holds
-/// it; what was said by this program itself (`Rejected`, `Dropped`) holds nothing.
+/// it; what was said by this program itself (`Rejected`, `Dropped`) holds nothing. With [`Notice::Store`] it has copies of
+/// the datagram's descriptors.
 #[derive(Debug)]
-pub struct Consumed(Option<oneshot::Sender<()>>);
+pub struct Consumed {
+    held: Option<oneshot::Sender<()>>,
+    fds: Vec<OwnedFd>,
+}
 
 impl Consumed {
     fn nothing() -> Self {
-        Self(None)
+        Self {
+            held: None,
+            fds: Vec::new(),
+        }
     }
 
     fn holding() -> (Self, oneshot::Receiver<()>) {
         let (held, done) = oneshot::channel();
-        (Self(Some(held)), done)
+        let consumed = Self {
+            held: Some(held),
+            fds: Vec::new(),
+        };
+        (consumed, done)
+    }
+
+    /// The descriptors of a [`Notice::Store`], once, all of them of kinds that may be kept.
+    pub fn take_fds(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.fds)
     }
 
     /// It is committed.
     pub fn done(self) {
-        if let Some(held) = self.0 {
+        if let Some(held) = self.held {
             // A reader that was aborted takes nothing any more.
             let _ = held.send(());
         }
@@ -217,8 +334,16 @@ impl Consumed {
 /// A socket that is being read. Dropping it closes the socket.
 #[derive(Debug)]
 pub struct NotifySocket {
-    socket: std::sync::Arc<AsyncFd<OwnedFd>>,
+    socket: Arc<AsyncFd<OwnedFd>>,
+    expected: Shared,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// What is expected may change within a life: by `MAINPID=` and `NOTIFYACCESS=`.
+type Shared = Arc<Mutex<Expected>>;
+
+fn now_expected(shared: &Shared) -> Expected {
+    shared.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 impl NotifySocket {
@@ -226,7 +351,42 @@ impl NotifySocket {
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.socket.get_ref().as_fd()
     }
+
+    /// Another process is the main one.
+    pub fn expect_main(&self, pid: u32, start_time: u64) {
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        (expected.main_pid, expected.main_start) = (pid, start_time);
+    }
+
+    /// Others may speak from now on, or may not.
+    pub fn expect_access(&self, access: NotifyAccess) {
+        self.expected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .access = access;
+    }
+
+    /// Tells when nothing is left in the socket that was not told and committed; `None` when that is so now.
+    pub fn drained(&self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let socket = Arc::clone(&self.socket);
+        let is_empty = move |socket: &AsyncFd<OwnedFd>| {
+            let mut fds = [PollFd::new(socket.get_ref().as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n == 0)
+        };
+        if is_empty(&socket) {
+            return None;
+        }
+        Some(async move {
+            // The reader has the kernel's word for itself, so this one looks again and again; it is rare and short.
+            while !is_empty(&socket) {
+                tokio::time::sleep(DRAIN_PAUSE).await;
+            }
+        })
+    }
 }
+
+/// Between two looks at a socket that is being emptied.
+const DRAIN_PAUSE: Duration = Duration::from_millis(5);
 
 impl Drop for NotifySocket {
     fn drop(&mut self) {
@@ -240,22 +400,32 @@ impl Drop for NotifySocket {
 /// under way at a time.
 pub fn listen(socket: OwnedFd, expected: Expected, tx: mpsc::Sender<Told>) -> io::Result<NotifySocket> {
     ask_for_senders(socket.as_fd())?;
-    let socket = std::sync::Arc::new(watch(socket, Interest::READABLE)?);
-    let task = tokio::spawn(run(std::sync::Arc::clone(&socket), expected, tx));
-    Ok(NotifySocket { socket, task })
+    let socket = Arc::new(watch(socket, Interest::READABLE)?);
+    let invocation = expected.invocation;
+    let expected = Arc::new(Mutex::new(expected));
+    let ear = Ear {
+        invocation,
+        expected: Arc::clone(&expected),
+        tx,
+    };
+    let task = tokio::spawn(run(Arc::clone(&socket), ear));
+    Ok(NotifySocket {
+        socket,
+        expected,
+        task,
+    })
 }
 
-async fn run(socket: std::sync::Arc<AsyncFd<OwnedFd>>, expected: Expected, tx: mpsc::Sender<Told>) {
+async fn run(socket: Arc<AsyncFd<OwnedFd>>, ear: Ear) {
     // One byte more than allowed, so that what is too long shows.
     let mut buffer = vec![0_u8; NOTIFY_MAX + 1];
     let mut limits = Limits::new();
-    let ear = Ear {
-        expected: std::sync::Arc::new(expected),
-        tx,
-    };
-    while let Some((received, datagram)) = next(&socket, &mut buffer).await {
+    while let Some((mut received, datagram)) = next(&socket, &mut buffer).await {
         let is_told = match limits.judge(&received, &datagram) {
-            Judged::TooMany | Judged::Barrier => true,
+            Judged::TooMany | Judged::Barrier => {
+                close(std::mem::take(&mut received.fds)).await;
+                true
+            }
             Judged::Worth { dropped, parsed } => ear.hear(received, parsed, dropped).await,
         };
         if !is_told {
@@ -272,7 +442,8 @@ async fn run(socket: std::sync::Arc<AsyncFd<OwnedFd>>, expected: Expected, tx: m
 
 /// Who listens, and to whom.
 struct Ear {
-    expected: std::sync::Arc<Expected>,
+    invocation: Invocation,
+    expected: Shared,
     tx: mpsc::Sender<Told>,
 }
 
@@ -280,42 +451,73 @@ impl Ear {
     /// Tells what a datagram says, if its sender is believed, and waits until all of it is committed. False when nobody
     /// listens any more: then the datagram is to stay where it is.
     async fn hear(&self, mut received: Received, parsed: Result<Vec<Notice>, Bad>, dropped: u64) -> bool {
-        // Copies; those in the socket go with the datagram. A store for descriptors there is not.
-        received.fds.clear();
+        // Copies; those in the socket go with the datagram.
+        let fds = std::mem::take(&mut received.fds);
+        let is_cut = received.is_control_cut;
         if dropped > 0 && !self.say(Notice::Dropped(dropped), Consumed::nothing()).await {
             return false;
         }
         let pid = received.sender.map_or(0, |s| u32::try_from(s.pid).unwrap_or(0));
-        let why = match (parsed, believe(&self.expected, received).await) {
-            (Ok(notices), Ok(())) => return self.tell(notices).await,
+        let expected = Arc::new(now_expected(&self.expected));
+        let why = match (parsed, believe(&expected, received).await) {
+            (Ok(notices), Ok(())) if is_cut && expected.is_storing && notices.iter().any(is_store) => {
+                "its descriptors could not all be received (has ringriftd too many open?)".to_owned()
+            }
+            (Ok(notices), Ok(())) => return self.tell(notices, fds, expected.is_storing).await,
             (_, Err(why)) => why,
             (Err(bad), Ok(())) => bad.to_string(),
         };
+        close(fds).await;
         self.say(Notice::Rejected { pid, why }, Consumed::nothing()).await
     }
 
-    async fn tell(&self, notices: Vec<Notice>) -> bool {
+    async fn tell(&self, notices: Vec<Notice>, fds: Vec<OwnedFd>, is_storing: bool) -> bool {
+        let (mut kept, refused) = if is_storing && notices.iter().any(is_store) {
+            keepable(fds).await
+        } else {
+            close(fds).await;
+            (Vec::new(), 0)
+        };
+        if refused > 0 {
+            let why = format!("{refused} descriptors to be stored are of kinds that are not: {KEPT_KINDS}");
+            if !self
+                .say(Notice::Rejected { pid: 0, why }, Consumed::nothing())
+                .await
+            {
+                return false;
+            }
+        }
         let mut notices = notices
             .into_iter()
             .filter(|notice| {
+                if !is_storing && is_store(notice) {
+                    return false;
+                }
                 if let Notice::Ignored { key } = notice {
-                    tracing::debug!(
-                        invocation = self.expected.invocation.0,
-                        key,
-                        "notification ignored"
-                    );
+                    tracing::debug!(invocation = self.invocation.0, key, "notification ignored");
                 }
                 !matches!(notice, Notice::Ignored { .. })
             })
             .peekable();
         while let Some(notice) = notices.next() {
+            // Said twice in one datagram, it has its descriptors once.
+            let of_it = if is_store(&notice) {
+                std::mem::take(&mut kept)
+            } else {
+                Vec::new()
+            };
             if notices.peek().is_some() {
-                if !self.say(notice, Consumed::nothing()).await {
+                let consumed = Consumed {
+                    held: None,
+                    fds: of_it,
+                };
+                if !self.say(notice, consumed).await {
                     return false;
                 }
                 continue;
             }
-            let (held, done) = Consumed::holding();
+            let (mut held, done) = Consumed::holding();
+            held.fds = of_it;
             if !self.say(notice, held).await {
                 return false;
             }
@@ -326,9 +528,13 @@ impl Ear {
     }
 
     async fn say(&self, notice: Notice, consumed: Consumed) -> bool {
-        let told = (self.expected.invocation, notice, consumed);
+        let told = (self.invocation, notice, consumed);
         self.tx.send(told).await.is_ok()
     }
+}
+
+fn is_store(notice: &Notice) -> bool {
+    matches!(notice, Notice::Store { .. })
 }
 
 /// What becomes of a datagram before its sender is looked at.
@@ -369,9 +575,12 @@ impl Limits {
             parse(datagram)
         };
         let changes_state = |notices: &Vec<Notice>| {
-            notices
-                .iter()
-                .any(|n| matches!(n, Notice::Ready | Notice::Stopping))
+            notices.iter().any(|n| {
+                matches!(
+                    n,
+                    Notice::Ready | Notice::Stopping | Notice::Reloading { .. } | Notice::MainPid(_)
+                )
+            })
         };
         let may_pass = self.all.take() || (parsed.as_ref().is_ok_and(changes_state) && self.urgent.take());
         if !may_pass {
@@ -457,7 +666,7 @@ impl Bucket {
 }
 
 /// The sender may speak for the unit, or why not.
-async fn believe(expected: &std::sync::Arc<Expected>, received: Received) -> Result<(), String> {
+async fn believe(expected: &Arc<Expected>, received: Received) -> Result<(), String> {
     let Some(sender) = received.sender else {
         return Err("the kernel did not say who sent it".to_owned());
     };
@@ -476,7 +685,7 @@ async fn believe(expected: &std::sync::Arc<Expected>, received: Received) -> Res
         NotifyAccess::All => {
             // Reading another process's environment waits for its memory's lock, which a process that hangs on a
             // disk may hold: so not on the loop.
-            let expected = std::sync::Arc::clone(expected);
+            let expected = Arc::clone(expected);
             let work =
                 tokio::task::spawn_blocking(move || is_member(&expected, pid, received.pidfd.as_ref()));
             match tokio::time::timeout(PREPARE_TIMEOUT, work).await {
@@ -504,8 +713,13 @@ fn is_main(expected: &Expected, pidfd: Option<BorrowedFd<'_>>) -> Result<(), Str
 
 fn is_member(expected: &Expected, pid: u32, pidfd: Option<&OwnedFd>) -> Result<(), String> {
     let found = is_in_leaf(expected, pid) || is_descendant(expected, pid) || has_invocation(expected, pid);
-    // Only if the sender still lives was it the sender that we looked at.
+    // Only if the sender still lives was it the sender that we looked at. Of one that has ended, the kernel says through
+    // its pidfd where it was (Linux 6.16).
     let is_same = !pidfd.is_some_and(|fd| has_ended(fd.as_fd()));
+    let was_in = pidfd.and_then(|fd| crate::keeper::sys::pidfd_cgroup(fd.as_fd()));
+    if was_in.is_some() && was_in == expected.leaf_id {
+        return Ok(());
+    }
     match (found, is_same) {
         (true, true) => Ok(()),
         (_, false) => Err(format!("process {pid} ended before it could be examined")),
@@ -560,6 +774,42 @@ fn start_time(pid: u32) -> Option<u64> {
     stat_fields(pid)?.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// Closes what nobody wants. Off the loop: a file system may make close(2) wait (a FUSE server of the unit's own, a dead
+/// NFS one), and then only this unit's next datagram waits with it.
+async fn close(fds: Vec<OwnedFd>) {
+    if !fds.is_empty() {
+        // A panic in there would be a bug of the standard library.
+        let _ = tokio::task::spawn_blocking(move || drop(fds)).await;
+    }
+}
+
+/// What [`keepable`] lets pass.
+const KEPT_KINDS: &str = "sockets, pipes, memory files and the kernel's nameless ones can be stored";
+
+/// Those that the keeper can hold, and how many others there were, which are closed. The keeper must never wait, and a file
+/// of a file system that somebody serves (FUSE, NFS) can make poll(2) and close(2) wait for ever.
+async fn keepable(fds: Vec<OwnedFd>) -> (Vec<OwnedFd>, usize) {
+    let sorting = tokio::task::spawn_blocking(move || {
+        let (kept, others): (Vec<_>, Vec<_>) = fds.into_iter().partition(is_keepable);
+        (kept, others.len())
+    });
+    sorting.await.unwrap_or_default()
+}
+
+fn is_keepable(fd: &OwnedFd) -> bool {
+    use nix::fcntl::{FcntlArg, fcntl};
+    // Neither call asks the file's own file system. Only memory knows seals.
+    let is_memory = || fcntl(fd, FcntlArg::F_GET_SEALS).is_ok();
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let is_nameless = link.is_ok_and(|link| {
+        let link = link.as_os_str().as_encoded_bytes();
+        [&b"socket:["[..], b"pipe:[", b"anon_inode:"]
+            .iter()
+            .any(|kind| link.starts_with(kind))
+    });
+    is_nameless || is_memory()
+}
+
 /// A pidfd becomes readable when its process has ended (pidfd_open(2)).
 fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
@@ -592,7 +842,22 @@ mod tests {
         );
         says("READY=1\0", &[Notice::Ready]);
         says("STOPPING=1", &[Notice::Stopping]);
-        says("RELOADING=1", &[Notice::Reloading]);
+        says("RELOADING=1", &[Notice::Reloading { at_us: None }]);
+        let at_us = Some(5_000_000);
+        says(
+            "RELOADING=1\nMONOTONIC_USEC=5000000",
+            &[Notice::Reloading { at_us }],
+        );
+        says(
+            "MONOTONIC_USEC=5000000\nRELOADING=1",
+            &[Notice::Reloading { at_us }],
+        );
+        says("MAINPID=4711", &[Notice::MainPid(4711)]);
+        says(
+            "ERRNO=2\nBUSERROR=org.x",
+            &[Notice::Errno(2), ignored("BUSERROR")],
+        );
+        says("NOTIFYACCESS=all", &[Notice::Access(NotifyAccess::All)]);
         says("WATCHDOG=1", &[Notice::Watchdog]);
         says("WATCHDOG=trigger", &[Notice::WatchdogTrigger]);
         says("BARRIER=1", &[Notice::Barrier]);
@@ -605,14 +870,83 @@ mod tests {
         says("X_RINGRIFT_HEALTH=degraded", &[Notice::Health(Health::Degraded)]);
         says(
             "X_RINGRIFT_METRICS={\"a\": 1}",
-            &[Notice::Metrics("{\"a\": 1}".to_owned())],
+            &[Notice::Metrics(vec![("a".to_owned(), 1.0)])],
         );
     }
 
     #[test]
+    fn descriptors_are_stored_under_a_name() {
+        let store = |name: &str, is_polled| Notice::Store {
+            name: name.to_owned(),
+            is_polled,
+        };
+        says("FDSTORE=1", &[store("stored", true)]);
+        says("FDSTORE=1\nFDNAME=state", &[store("state", true)]);
+        says("FDPOLL=0\nFDNAME=state\nFDSTORE=1", &[store("state", false)]);
+        // What could not stand in LISTEN_FDNAMES is no name.
+        for bad in ["a:b", "é", "", &"x".repeat(FD_NAME_MAX + 1)] {
+            says(&format!("FDSTORE=1\nFDNAME={bad}"), &[store("stored", true)]);
+            says(
+                &format!("FDSTOREREMOVE=1\nFDNAME={bad}"),
+                &[ignored("FDSTOREREMOVE")],
+            );
+        }
+        let name = "state".to_owned();
+        says("FDSTOREREMOVE=1\nFDNAME=state", &[Notice::Unstore { name }]);
+        says("FDNAME=state\nFDPOLL=0", &[]);
+    }
+
+    #[test]
+    fn metrics_are_a_bounded_object_of_numbers_or_nothing() {
+        let at_most: Vec<String> = (0..METRICS_MAX).map(|n| format!("\"n{n}\":{n}")).collect();
+        let full = metrics(&format!("{{{}}}", at_most.join(","))).expect("as many as may be");
+        assert_eq!(full.len(), METRICS_MAX);
+        assert_eq!(
+            metrics("{\"b.c:d_E9\":-1.5e3,\"a\":18446744073709551615}"),
+            Some(vec![
+                ("a".to_owned(), 1.844_674_407_370_955_2e19),
+                ("b.c:d_E9".to_owned(), -1500.0)
+            ])
+        );
+        assert_eq!(metrics("{\"a\":1,\"a\":2}"), Some(vec![("a".to_owned(), 2.0)]));
+        assert_eq!(metrics("{}"), Some(Vec::new()));
+        let too_many = format!("{{{},\"more\":1}}", at_most.join(","));
+        let long_name = format!("{{\"{}\":1}}", "x".repeat(METRIC_NAME_MAX + 1));
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(1000), "]".repeat(1000));
+        for bad in [
+            too_many.as_str(),
+            long_name.as_str(),
+            deep.as_str(),
+            "",
+            "1",
+            "[1]",
+            "{\"a\":true}",
+            "{\"a\":\"1\"}",
+            "{\"a\":null}",
+            "{\"a\":1e999}",
+            "{\"a\":NaN}",
+            "{\"\":1}",
+            "{\"a b\":1}",
+            "{\"a\":1}x",
+            "{\"a\":{}}",
+        ] {
+            assert_eq!(metrics(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn other_keys_and_values_are_ignored_one_by_one() {
-        says("MAINPID=1\nREADY=1", &[ignored("MAINPID"), Notice::Ready]);
-        says("FDSTORE=1", &[ignored("FDSTORE")]);
+        // The machine's first process, everybody, and no number of a process at all.
+        for pid in ["1", "0", "-1", "2147483648", "x", ""] {
+            says(
+                &format!("MAINPID={pid}\nREADY=1"),
+                &[ignored("MAINPID"), Notice::Ready],
+            );
+        }
+        says("ERRNO=4096", &[ignored("ERRNO")]);
+        says("FDSTORE=2", &[ignored("FDSTORE")]);
+        says("FDSTOREREMOVE=1", &[ignored("FDSTOREREMOVE")]);
+        says("NOTIFYACCESS=none", &[ignored("NOTIFYACCESS")]);
         says("READY=yes", &[ignored("READY")]);
         says("EXTEND_TIMEOUT_USEC=+5", &[ignored("EXTEND_TIMEOUT_USEC")]);
         says(

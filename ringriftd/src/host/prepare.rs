@@ -213,8 +213,11 @@ pub fn notify_path(runtime_dir: &Path, invocation: &str) -> PathBuf {
 fn make(spec: &UnitSpec, role: Role, id: LaunchId, node: &NodeContext) -> Result<Prepared, Fault> {
     let account = Account::of(spec)?;
     let invocation = invocation_text(node.seed, id.invocation);
+    let is_storing = role == Role::Main && spec.exec.fd_store_max > 0;
     let notify = match (spec.exec.kind, role) {
-        (Kind::Notify, Role::Main) => Some(notify_path(&node.runtime_dir, &invocation)),
+        (_, Role::Main) if is_storing || spec.exec.kind == Kind::Notify => {
+            Some(notify_path(&node.runtime_dir, &invocation))
+        }
         _ => None,
     };
     if let Some(path) = &notify
@@ -269,6 +272,8 @@ fn make(spec: &UnitSpec, role: Role, id: LaunchId, node: &NodeContext) -> Result
         },
         notify: notify.map(|path| path.into_os_string().into_vec()),
         ready_fd: (spec.exec.kind == Kind::Fd && role == Role::Main).then_some(spec.exec.notify_fd),
+        is_given_stored: is_storing,
+        stdin: None,
     };
     let strings = || launch.argv.iter().chain(&launch.env);
     let total: usize = strings().map(|s| s.len() + 1).sum();

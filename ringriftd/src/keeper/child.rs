@@ -5,9 +5,9 @@
 //!
 //! Read first: [`ChildSpec`], then [`run`] for the order of things.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 
 use super::child_steps::{become_user, errno, reset_signals, write_oom};
 use super::types::Proc;
@@ -43,6 +43,49 @@ pub struct ChildSpec {
     pub wakes_at_death: bool,
     /// Descriptors of the keeper, and where the child has them. All others are closed.
     pub fds: Vec<(RawFd, RawFd)>,
+    /// One more variable of its environment: its own pid.
+    pub own_pid: Option<PidVariable>,
+}
+
+/// `NAME=` and room for a pid, which the child writes in when it knows its own. Left-aligned and ended by a NUL: who parses
+/// it may take leading zeros for another base.
+#[derive(Debug)]
+pub struct PidVariable {
+    text: Vec<AtomicU8>,
+    digits_at: usize,
+}
+
+/// The longest pid in digits (PID_MAX_LIMIT has 7; an int 10), and a NUL.
+const PID_ROOM: usize = 11;
+
+impl PidVariable {
+    /// `name` ends with `=`.
+    pub fn new(name: &str) -> Self {
+        let room = std::iter::repeat_n(0, PID_ROOM);
+        Self {
+            text: name.bytes().chain(room).map(AtomicU8::new).collect(),
+            digits_at: name.len(),
+        }
+    }
+
+    fn as_ptr(&self) -> *const c_char {
+        self.text.as_ptr().cast()
+    }
+
+    /// Allocates nothing and cannot panic: the child calls it.
+    fn write(&self, pid: c_long) {
+        let rest = pid.unsigned_abs();
+        let mut count = 1;
+        let mut power: u64 = 1;
+        while rest / power >= 10 && count < PID_ROOM - 1 {
+            power *= 10;
+            count += 1;
+        }
+        for slot in self.text.iter().skip(self.digits_at).take(count) {
+            slot.store(b'0' + (rest / power % 10) as u8, Ordering::Relaxed);
+            power = (power / 10).max(1);
+        }
+    }
 }
 
 /// Why there is no process.
@@ -142,17 +185,18 @@ const STAGES: [Stage; 7] = [
 /// when it cannot: then nothing of it is left. `marker` (at most 15 bytes) is its name until execve(2), by which a
 /// process that was killed before is told from one that ran and ended.
 pub fn spawn(stack: &mut Stack, spec: &ChildSpec, marker: &CStr) -> Result<Proc, Failure> {
-    let pointers = |texts: &[CString]| {
+    let pointers = |texts: &[CString], more: Option<*const c_char>| {
         texts
             .iter()
             .map(|t| t.as_ptr())
+            .chain(more)
             .chain([std::ptr::null()])
             .collect::<Vec<*const c_char>>()
     };
     let prepared = Prepared {
         spec,
-        argv: pointers(&spec.argv),
-        env: pointers(&spec.env),
+        argv: pointers(&spec.argv, None),
+        env: pointers(&spec.env, spec.own_pid.as_ref().map(PidVariable::as_ptr)),
         marker,
         high: spec
             .fds
@@ -346,6 +390,9 @@ unsafe fn run(p: &Prepared<'_>) -> (i32, i32) {
         }
         if let Some(folder) = &spec.working_dir {
             must!(WORKING_DIR, libc::syscall(libc::SYS_chdir, folder.as_ptr()));
+        }
+        if let Some(variable) = &spec.own_pid {
+            variable.write(libc::syscall(libc::SYS_getpid));
         }
         reset_signals();
         libc::syscall(

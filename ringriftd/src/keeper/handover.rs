@@ -114,6 +114,9 @@ pub struct Handover {
     /// Leaves that could not be removed yet.
     #[serde(default)]
     pub graves: Vec<String>,
+    /// Descriptors that units have kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stored: Vec<StoredLeft>,
     /// The highest order of a signal that was carried out.
     #[serde(default)]
     pub last_order: u64,
@@ -231,6 +234,20 @@ pub struct NotifyLeft {
     pub fd: RawFd,
     /// Its path; bytes, since a path may be any.
     pub path: Vec<u8>,
+}
+
+/// A descriptor that a unit has kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredLeft {
+    /// For launches of this tag.
+    pub tag: String,
+    /// What it is called.
+    pub name: String,
+    /// It is dropped when its other end hangs up.
+    #[serde(default)]
+    pub is_polled: bool,
+    /// It.
+    pub fd: RawFd,
 }
 
 /// What is read first, whatever the version.
@@ -487,6 +504,7 @@ mod tests {
                 },
             }],
             graves: vec!["/sys/fs/cgroup/ringriftd-00/old.3.0".to_owned()],
+            stored: Vec::new(),
             last_order: 12,
             untaken_signals: vec![(3, 15)],
             last_signal: 3,
@@ -502,6 +520,25 @@ mod tests {
             max_files: 5,
             drain_ms: 2000,
         }
+    }
+
+    #[test]
+    fn stored_descriptors_go_along_and_who_knows_none_is_read_too() {
+        let with = Handover {
+            stored: vec![StoredLeft {
+                tag: "a".to_owned(),
+                name: "state".to_owned(),
+                is_polled: true,
+                fd: 24,
+            }],
+            ..whole()
+        };
+        assert_eq!(Handover::decode(&with.encode().unwrap()).unwrap(), with);
+        assert!(
+            !String::from_utf8(whole().encode().unwrap())
+                .unwrap()
+                .contains("stored")
+        );
     }
 
     /// B12: what version 1 wrote is read for ever.

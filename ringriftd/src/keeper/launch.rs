@@ -2,12 +2,13 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use proto::reply::Exit;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ use super::child::{self, ChildSpec, Failure, Stack};
 use super::counted::Counted;
 use super::signal;
 use super::sockets::Notify;
+use super::store::{Store, Stored};
 use super::sweep::{Claim, Reach};
 use super::types::{Proc, SharedFd};
 use super::wire::{Launch, Output, Stage};
@@ -208,7 +210,7 @@ impl Made {
 
 impl Machine {
     /// Makes everything for a process. On failure nothing of it is left.
-    pub fn make(&self, launch: &Launch) -> Result<Made, Failure> {
+    pub fn make(&self, launch: &Launch, store: &Store) -> Result<Made, Failure> {
         let mut spec = check(launch).ok_or(Failure {
             stage: Stage::Request,
             errno: 0,
@@ -243,8 +245,14 @@ impl Machine {
             let (uid, gid) = (Some(identity.uid.into()), Some(identity.gid.into()));
             let _ = nix::unistd::fchown(&pipe_in, uid, gid);
         }
+        let stdin = launch
+            .stdin
+            .as_deref()
+            .map(text_to_read)
+            .transpose()
+            .map_err(descriptors)?;
         spec.fds = vec![
-            (self.null.as_raw_fd(), 0),
+            (stdin.as_ref().unwrap_or(&self.null).as_raw_fd(), 0),
             (pipe_in.as_raw_fd(), 1),
             (pipe_in.as_raw_fd(), 2),
         ];
@@ -254,6 +262,9 @@ impl Machine {
                 errno: 0,
             })?;
             spec.fds.push((end.as_raw_fd(), target));
+        }
+        if launch.is_given_stored {
+            give_stored(&mut spec, store.of(&launch.tag))?;
         }
         let mut theirs = vec![pipe_in];
         theirs.extend(ready_in);
@@ -371,6 +382,7 @@ impl Machine {
             no_new_privs: false,
             wakes_at_death: false,
             fds: Vec::new(),
+            own_pid: None,
         };
         let child = child::spawn(&mut self.stack, &spec, &self.marker).map_err(|failure| {
             let why = io::Error::from_raw_os_error(failure.errno);
@@ -388,6 +400,47 @@ impl Machine {
 pub fn kill_each(processes: &[Proc]) {
     // What cannot be signalled is still there in the next round, and named then.
     let _ = signal::send_all(processes, libc::SIGKILL);
+}
+
+/// Descriptors from 3 on, and the three variables that tell of them (sd_listen_fds(3)). The pid is known to the child
+/// alone, which writes it in.
+fn give_stored<'a>(spec: &mut ChildSpec, stored: impl Iterator<Item = &'a Stored>) -> Result<(), Failure> {
+    let mut names = Vec::new();
+    for (stored, target) in stored.zip(FIRST_LISTEN_FD..) {
+        spec.fds.push((stored.fd.as_raw_fd(), target));
+        names.push(stored.name.as_str());
+    }
+    let is_ours = |entry: &CString| {
+        LISTEN_VARIABLES
+            .iter()
+            .any(|name| entry.as_bytes().starts_with(name))
+    };
+    spec.env.retain(|entry| !is_ours(entry));
+    if names.is_empty() {
+        return Ok(());
+    }
+    let wrong = |_| Failure {
+        stage: Stage::Request,
+        errno: 0,
+    };
+    spec.env
+        .push(CString::new(format!("LISTEN_FDS={}", names.len())).map_err(wrong)?);
+    spec.env
+        .push(CString::new(format!("LISTEN_FDNAMES={}", names.join(":"))).map_err(wrong)?);
+    spec.own_pid = Some(child::PidVariable::new("LISTEN_PID="));
+    Ok(())
+}
+
+/// SD_LISTEN_FDS_START.
+const FIRST_LISTEN_FD: i32 = 3;
+const LISTEN_VARIABLES: [&[u8]; 3] = [b"LISTEN_FDS=", b"LISTEN_FDNAMES=", b"LISTEN_PID="];
+
+/// A file of memory with this text, at its beginning, that can only be read.
+fn text_to_read(text: &[u8]) -> io::Result<OwnedFd> {
+    let mut memory = File::from(memfd_create(c"ringrift-stdin", MFdFlags::MFD_CLOEXEC)?);
+    memory.write_all(text)?;
+    let again = File::open(format!("/proc/self/fd/{}", memory.as_raw_fd()))?;
+    Ok(again.into())
 }
 
 /// The keeper's end, to read, and the unit's. That one is opened for both: so the unit counts as a reader itself, gets
@@ -430,7 +483,11 @@ fn check(launch: &Launch) -> Option<ChildSpec> {
         && !launch.argv.is_empty()
         && launch.working_dir.starts_with(b"/")
         && launch.umask <= 0o777
-        && launch.ready_fd.is_none_or(|fd| fd > 2);
+        && launch.ready_fd.is_none_or(|fd| fd > 2)
+        && launch
+            .stdin
+            .as_ref()
+            .is_none_or(|text| text.len() <= limits::STDIN_MAX);
     if !is_good {
         return None;
     }
@@ -461,5 +518,6 @@ fn check(launch: &Launch) -> Option<ChildSpec> {
         no_new_privs: launch.no_new_privs,
         wakes_at_death: false,
         fds: Vec::new(),
+        own_pid: None,
     })
 }

@@ -40,6 +40,7 @@ impl Keeper {
         self.tell_manager(&hello, Vec::new());
         let ids: Vec<LaunchId> = self.launches.keys().copied().collect();
         ids.into_iter().for_each(|id| self.tell_launch(id));
+        self.tell_stored();
         for (number, signal) in self.untaken_signals.clone() {
             self.tell_manager(&FromKeeper::Signal { signal, number }, Vec::new());
         }

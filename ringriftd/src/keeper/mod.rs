@@ -53,6 +53,7 @@ pub mod signal;
 pub mod sockets;
 pub mod start;
 pub mod state;
+pub mod store;
 pub mod sweep;
 #[allow(unsafe_code)] // the calls that nix does not have
 pub mod sys;

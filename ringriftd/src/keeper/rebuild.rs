@@ -78,6 +78,7 @@ impl Keeper {
             launches: Vec::new(),
             draining: Vec::new(),
             graves: Vec::new(),
+            stored: Vec::new(),
             last_order: self.last_order,
             untaken_signals: self.untaken_signals.iter().copied().collect(),
             last_signal: self.last_signal,
@@ -146,6 +147,7 @@ impl Keeper {
             })
             .collect();
         picture.graves = self.graves.iter().map(|grave| text(grave.leaf.path())).collect();
+        picture.stored = self.store.left(n);
         picture.descriptors = numbers.into_vec();
         picture
     }
@@ -166,6 +168,7 @@ impl Keeper {
             };
             self.ends.insert(ends.id, ends_of);
         }
+        self.store.take_up(picture.stored, left)?;
         for launch in picture.launches {
             self.take_up_launch(launch, left)?;
         }

@@ -60,6 +60,20 @@ impl Keeper {
             ToKeeper::NoteTaken => self.note = None,
             ToKeeper::End { code } => self.begin_end(code),
             ToKeeper::Upgrade => self.on_upgrade(fds),
+            ToKeeper::SetMain { id, pid } => match self.set_main(id, pid) {
+                Ok(main) => {
+                    let (pid, start_time) = (main.pid_u32(), main.start());
+                    self.tell_manager(&FromKeeper::MainFound { id, pid, start_time }, Vec::new());
+                }
+                Err(why) => self.tell_manager(&FromKeeper::MainMissing { id, why }, Vec::new()),
+            },
+            ToKeeper::Store {
+                tag,
+                name,
+                is_polled,
+                most,
+            } => self.on_store(&tag, &name, is_polled, most, fds),
+            ToKeeper::Unstore { tag, name } => self.on_unstore(&tag, name.as_deref()),
         }
     }
 
@@ -100,7 +114,7 @@ impl Keeper {
             return;
         }
         let failed = |Failure { stage, errno }| FromKeeper::LaunchFailed { id, stage, errno };
-        let made = match self.machine.make(launch) {
+        let made = match self.machine.make(launch, &self.store) {
             Ok(made) => made,
             Err(failure) => return self.tell_manager(&failed(failure), Vec::new()),
         };
@@ -236,6 +250,43 @@ impl Keeper {
         self.watch_main(id, main)?;
         self.unwatch(id);
         self.leftover.remove(&id);
+        self.by_pid.insert(main.pid(), id);
+        if let Some(held) = self.launches.get_mut(&id) {
+            held.main = main;
+            held.exit = None;
+            held.left = found;
+        }
+        Ok(main)
+    }
+
+    /// A unit's own word for which of its processes is the main one. Also after the one before ended, as long as the manager
+    /// was not told that nothing is left: who hands over ends at once.
+    fn set_main(&mut self, id: LaunchId, pid: u32) -> Result<Proc, String> {
+        let held = self.launches.get(&id).ok_or("the launch is over")?;
+        let (old, has_exited) = (held.main, held.exit.is_some());
+        if !has_exited && old.pid_u32() == pid {
+            return Ok(old);
+        }
+        if held.killing.is_some() {
+            return Err("all of the unit is being killed".to_owned());
+        }
+        let found = self.processes(id);
+        let named = found.iter().copied().find(|p| p.pid_u32() == pid);
+        let main = named.ok_or_else(|| format!("process {pid} does not belong to the unit, or has ended"))?;
+        // What watches the one before stays until the new one is watched: its end must not be missed.
+        let before = self.foreign.remove(&id);
+        if let Err(why) = self.watch_main(id, main) {
+            if let Some(watch) = before {
+                self.foreign.insert(id, watch);
+            }
+            return Err(why);
+        }
+        self.unwatch(id);
+        self.leftover.remove(&id);
+        // From here on its end is one of any process of the unit.
+        if self.by_pid.get(&old.pid()) == Some(&id) {
+            self.by_pid.remove(&old.pid());
+        }
         self.by_pid.insert(main.pid(), id);
         if let Some(held) = self.launches.get_mut(&id) {
             held.main = main;

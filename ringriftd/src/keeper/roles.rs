@@ -115,6 +115,7 @@ impl Keeper {
             identity: None,
             no_new_privs: false,
             wakes_at_death: true,
+            own_pid: None,
             fds,
         };
         let process =

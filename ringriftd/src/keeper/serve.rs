@@ -120,6 +120,7 @@ impl Started {
                 Source::Leaves => keeper.on_leaf_events(),
                 Source::Foreign(id) => keeper.on_foreign_end(*id),
                 Source::Candidate => keeper.on_check_readable(),
+                Source::Stored(nr) => keeper.on_hang_up(*nr),
                 Source::Manager => {
                     if let Some(link) = &mut keeper.manager.link {
                         link.flush();
@@ -184,6 +185,10 @@ impl Started {
         for (id, fd) in &keeper.foreign {
             sources.push((Source::Foreign(*id), fd.as_fd(), PollFlags::POLLIN));
         }
+        for (nr, fd) in keeper.store.polled() {
+            // Hang-up and error are told unasked.
+            sources.push((Source::Stored(nr), fd, PollFlags::empty()));
+        }
         if let Some(output) = keeper.check_output() {
             sources.push((Source::Candidate, output.as_fd(), PollFlags::POLLIN));
         }
@@ -213,6 +218,7 @@ enum Source {
     Logger,
     Foreign(LaunchId),
     Candidate,
+    Stored(u64),
 }
 
 /// Rounded up, so that a deadline has passed when poll(2) returns.

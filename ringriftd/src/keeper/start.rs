@@ -20,6 +20,7 @@ use super::launch::{Containment, Machine};
 use super::lock::{self, LockError};
 use super::rebuild::Ground;
 use super::state::{Keeper, Kept, LoggerRestarts, ManagerLives, Phase, Role, say};
+use super::store::Store;
 use super::upgrade::Upgrade;
 use super::watchdog::Watchdog;
 use super::{rebuild, sockets, sys};
@@ -97,6 +98,7 @@ pub fn prepare(mut config: KeeperConfig, left: Option<&mut Received>) -> Result<
         upgrade: Upgrade::No,
         ends: BTreeMap::new(),
         left_behind: None,
+        store: Store::default(),
         note: None,
         last_order: 0,
         untaken_signals: VecDeque::new(),

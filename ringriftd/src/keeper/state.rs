@@ -19,6 +19,7 @@ use super::left::LeftBehind;
 use super::links::Link;
 use super::lock::Lock;
 use super::rebuild::AllEnds;
+use super::store::Store;
 use super::types::{Proc, SharedFd};
 use super::upgrade::Upgrade;
 use super::watchdog::Watchdog;
@@ -259,6 +260,8 @@ pub struct Keeper {
     pub logger_restarts: LoggerRestarts,
     /// Roles are processes that the keeper started, not ends that a test holds.
     pub is_spawning_roles: bool,
+    /// Descriptors that units have kept.
+    pub store: Store,
     /// How far an upgrade is.
     pub upgrade: Upgrade,
     /// What a dead keeper's manager had of launches that are still to be adopted.

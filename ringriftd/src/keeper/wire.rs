@@ -80,6 +80,11 @@ pub struct Launch {
     pub notify: Option<Vec<u8>>,
     /// It gets the write end of a pipe at this descriptor, the read end is attached to the answer.
     pub ready_fd: Option<u32>,
+    /// It gets the descriptors that are stored for its tag, as sd_listen_fds(3) has it: from 3 on, with `LISTEN_PID`,
+    /// `LISTEN_FDS` and `LISTEN_FDNAMES` in its environment.
+    pub is_given_stored: bool,
+    /// It reads this from its standard input; absent: /dev/null.
+    pub stdin: Option<Vec<u8>>,
 }
 
 /// A process's user and groups, as numbers: names were looked up by the manager, off its loop.
@@ -207,6 +212,32 @@ pub enum ToKeeper {
     Upgrade,
     /// What the `note` of `Hello` says of an upgrade was taken, and is in the manager's state: it is not to be said again.
     NoteTaken,
+    /// Another process of the launch is its main one: `pid`, by its own word. Answered by `MainFound` or `MainMissing`.
+    SetMain {
+        /// Which.
+        id: LaunchId,
+        /// The process; it must belong to the launch.
+        pid: u32,
+    },
+    /// Keep these descriptors. Attached: one to four of them. Answered by a `Stored` for each that is not kept already, and
+    /// by `NotStored`.
+    Store {
+        /// For launches of this tag.
+        tag: String,
+        /// Their name.
+        name: String,
+        /// Drop them when their other end hangs up.
+        is_polled: bool,
+        /// Of this tag at most so many.
+        most: u32,
+    },
+    /// Keep these no longer. Answered by an `Unstored` for each.
+    Unstore {
+        /// For launches of this tag.
+        tag: String,
+        /// Those of this name; absent: all.
+        name: Option<String>,
+    },
 }
 
 /// Which step of a start failed. The words are for people.
@@ -371,6 +402,31 @@ pub enum FromKeeper {
     Listener,
     /// The answer to `Upgrade`: everything goes on as it is.
     UpgradeRefused {
+        /// Why, in words.
+        why: String,
+    },
+    /// A descriptor is kept. Attached: it. Said of all of them to every manager.
+    Stored {
+        /// Its number, by which it is known.
+        nr: u64,
+        /// For launches of this tag.
+        tag: String,
+        /// Its name.
+        name: String,
+        /// It is dropped when its other end hangs up.
+        is_polled: bool,
+    },
+    /// It is kept no longer.
+    Unstored {
+        /// Its number.
+        nr: u64,
+    },
+    /// Descriptors were not kept.
+    NotStored {
+        /// Of this tag.
+        tag: String,
+        /// Their name.
+        name: String,
         /// Why, in words.
         why: String,
     },

@@ -25,7 +25,7 @@ use crate::host::usage::usage;
 use crate::ids::Scope;
 use crate::keeper::wire::LogQuery;
 use crate::limits::{DETAILS_PER_FRAME, PREPARE_TIMEOUT};
-use crate::spec::UnitName;
+use crate::spec::{ON_EVENT_UNIT, UnitName};
 
 /// What selectors are resolved against.
 struct View<'a> {
@@ -407,12 +407,19 @@ impl Manager {
 
     /// The logger answers, on the client's own connection: log bytes never cross the manager.
     fn logs(&mut self, selectors: &[String], follow: bool, lines: Option<u64>, answers: Answers) {
-        let found = if selectors.is_empty() {
-            Some((self.all_names(), answers))
-        } else {
-            self.selected(selectors, answers)
+        // The runs of [on_event] are logged like a unit, and are none.
+        let (own, selectors): (Vec<&String>, Vec<&String>) =
+            selectors.iter().partition(|selector| *selector == ON_EVENT_UNIT);
+        let selectors: Vec<String> = selectors.into_iter().cloned().collect();
+        let found = match (selectors.is_empty(), own.is_empty()) {
+            (true, true) => Some((self.all_names(), answers)),
+            (true, false) => Some((Vec::new(), answers)),
+            (false, _) => self.selected(&selectors, answers),
         };
-        let Some((units, answers)) = found else { return };
+        let Some((mut units, answers)) = found else { return };
+        if !own.is_empty() {
+            units.extend(UnitName::new(ON_EVENT_UNIT));
+        }
         if self.is_logger_gone {
             let why = "the logger has died and is being started again: try again in a moment";
             return answers.fail(refused(1, why.to_owned()));
@@ -554,10 +561,12 @@ impl Manager {
         };
         let Some((names, answers)) = found else { return };
         let now = self.clock.now();
+        let stored = super::stored::counts(&self.stored);
         let facts = view::Facts {
             now,
             seed: self.hello.seed,
             said: &self.said,
+            stored: &stored,
         };
         let mut rows: Vec<(UnitStatus, Option<std::path::PathBuf>)> = Vec::new();
         for (ix, unit) in names.iter().filter_map(|name| self.engine.find(name)) {

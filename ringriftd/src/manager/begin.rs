@@ -63,7 +63,7 @@ impl Files {
 }
 
 /// The launch that a message is about.
-fn launch_of(told: &FromKeeper) -> Option<LaunchId> {
+pub(super) fn launch_of(told: &FromKeeper) -> Option<LaunchId> {
     match told {
         FromKeeper::Launching { id }
         | FromKeeper::Launched { id, .. }
@@ -81,6 +81,9 @@ fn launch_of(told: &FromKeeper) -> Option<LaunchId> {
         | FromKeeper::Listener
         | FromKeeper::UpgradeRefused { .. }
         | FromKeeper::LoggerRestarted { .. }
+        | FromKeeper::Stored { .. }
+        | FromKeeper::Unstored { .. }
+        | FromKeeper::NotStored { .. }
         | FromKeeper::Pong { .. } => None,
     }
 }
@@ -199,6 +202,8 @@ impl Manager {
         // Another keeper may have another service manager to tell.
         self.is_announced = base.is_announced && past == Past::Manager;
         self.said = base.said;
+        let hook = self.loaded.plan.node.on_event.as_ref();
+        self.hooks.restore(base.hooks, hook, &base.events, past);
         self.upgrade = base.upgrade;
         self.capsules = base.capsules;
         // One that the engine has answered, and whose answer was lost with a damaged end, is no job any more.
@@ -246,6 +251,7 @@ impl Manager {
                     self.repeat_orders();
                 }
                 let told = self.hear(inventory);
+                self.resume_hooks();
                 let lost: Vec<LaunchId> = self
                     .engine
                     .processes()
@@ -259,6 +265,7 @@ impl Manager {
                 let now = self.clock.now();
                 self.engine.resume(now.mono);
                 self.step(now);
+                self.drop_stored();
                 match files {
                     Files::Kept => {}
                     Files::ReadAgain => self.begin_reload(None, None),
@@ -275,7 +282,7 @@ impl Manager {
         let mut strangers = BTreeSet::new();
         for (said, fds) in inventory {
             if let FromKeeper::Launched { id, pid, .. } = &said {
-                if self.launches.record(*id).is_some() {
+                if self.launches.record(*id).is_some() || self.hooks.has(*id) {
                     told.insert(*id);
                 } else if strangers.insert(*id) {
                     tracing::error!(

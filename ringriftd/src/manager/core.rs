@@ -2,14 +2,14 @@
 //!
 //! Read first: [`Manager::run`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use proto::frame::Token;
-use proto::reply::UnitStatus;
+use proto::reply::{Exit, UnitStatus};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,10 +18,12 @@ use super::begin::Beginning;
 use super::capsules::Capsules;
 use super::events::Events;
 use super::failures::{Looked, UnderWay};
+use super::hooks::Hooks;
 use super::jobs::Jobs;
 use super::launches::{Launches, News};
 use super::memory::{Order, Step};
 use super::remember::Remember;
+use super::stored::Copies;
 use super::takeover::{self, Knows};
 use super::upgrade::{Candidate, UpgradeRecord};
 use crate::clock::{Clock, Now};
@@ -74,6 +76,19 @@ pub(super) enum Inside {
     FoundOutside(Box<FoundOutside>),
     /// A program to be upgraded to.
     Candidate(Box<Candidate>),
+    /// What a unit said before its main process ended is heard, or took too long.
+    Drained(LaunchId),
+    /// A run of the `[on_event]` command is ready for the keeper, or cannot be made.
+    HookPrepared {
+        /// Its number.
+        nr: u64,
+        /// What came of it.
+        result: Result<Box<crate::keeper::wire::Launch>, LaunchFailure>,
+    },
+    /// Its time is up.
+    HookTimeout(u64),
+    /// The rate allows the next one.
+    HookTime,
     /// Files of a unit's command.
     Looked(Looked),
     /// A job's or wait's time is up.
@@ -133,6 +148,14 @@ pub(super) struct Manager {
     pub(super) last_signal: u64,
     /// What could not be used of what was remembered.
     pub(super) notes: Vec<String>,
+    /// The command that is told of events.
+    pub(super) hooks: Hooks,
+    /// What units have kept.
+    pub(super) stored: Copies,
+    /// Launches of which the keeper was asked to take another process for the main one.
+    pub(super) asked_main: BTreeSet<LaunchId>,
+    /// Ends of main processes that wait for what the unit said before them.
+    pub(super) held_exits: BTreeMap<LaunchId, (Exit, Vec<u32>)>,
     /// What is kept of failures.
     pub(super) capsules: Capsules,
     /// What is being asked for about them.
@@ -194,8 +217,8 @@ impl Manager {
                     }
                 },
                 Some(news) = on.news.recv() => self.on_inside(Inside::News(news)),
-                Some((life, notice, consumed)) = on.notices.recv() => {
-                    self.on_notice(life, notice);
+                Some((life, notice, mut consumed)) = on.notices.recv() => {
+                    self.on_notice(life, notice, consumed.take_fds());
                     consumed.done();
                 }
                 Some(inside) = on.inside.recv() => self.on_inside(inside),
@@ -263,6 +286,14 @@ impl Manager {
             } => self.on_reloaded(*result, token, answers),
             Inside::Looked(looked) => self.on_looked(looked),
             Inside::Candidate(candidate) => self.on_candidate(*candidate),
+            Inside::HookPrepared { nr, result } => self.on_hook_prepared(nr, result),
+            Inside::HookTimeout(nr) => self.on_hook_timeout(nr),
+            Inside::HookTime => self.run_hooks(),
+            Inside::Drained(launch) => {
+                if !self.asked_main.contains(&launch) {
+                    self.release_exit(launch);
+                }
+            }
             Inside::FoundOutside(found) => self.on_found_outside(*found),
             Inside::TimedOut(id) => {
                 self.jobs.on_timeout(id);
@@ -359,6 +390,7 @@ impl Manager {
         let mut notices = self.places.notes.clone();
         notices.extend(self.remember.notices());
         notices.extend(self.hello.note.clone());
+        notices.extend(self.hooks.notices());
         match self.hello.manager_deaths {
             0 => {}
             1 => notices.push("the manager died once and was started again; no unit was touched".to_owned()),
@@ -426,6 +458,7 @@ impl Manager {
                 .filter(|(pid, _)| *pid > 1 && !self.is_logger_gone),
             control: self.listener.as_fd(),
             launches: self.launches.ends().collect(),
+            stored: &self.stored,
             last_order: self.last_order,
             last_signal: self.last_signal,
         });

@@ -72,6 +72,11 @@ impl Events {
         let _ = self.listeners.send(Arc::clone(event));
     }
 
+    /// One of those kept.
+    pub fn find(&self, seq: u64) -> Option<Arc<Event>> {
+        self.kept.iter().rev().find(|event| event.seq == seq).cloned()
+    }
+
     /// Those kept, and from here on those to come: without a hole or a repeat between the two.
     pub fn subscribe(&self) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
         (self.kept.iter().cloned().collect(), self.listeners.subscribe())

@@ -2,16 +2,20 @@
 
 use std::os::fd::OwnedFd;
 
-use proto::reply::{Cause, CauseKind};
+use proto::reply::{Cause, CauseKind, Exit};
 
-use super::core::Manager;
+use super::begin::launch_of;
+use super::core::{Inside, Manager};
+use super::hooks::is_hook;
+use super::stored::Copy;
 use crate::control::view::Said;
-use crate::engine::types::{Event, LaunchFailure};
+use crate::engine::types::{Event, LaunchFailure, Mono};
 use crate::engine::unit::ProcessPhase;
 use crate::host::link::Link;
 use crate::host::notify::Notice;
 use crate::ids::{Invocation, LaunchId};
 use crate::keeper::wire::{FromKeeper, ToKeeper};
+use crate::limits;
 use crate::spec::UnitName;
 
 /// Units that are named to somebody who signals a second time.
@@ -19,12 +23,20 @@ const LEFT_NAMED: usize = 8;
 
 impl Manager {
     pub(super) fn on_keeper(&mut self, said: FromKeeper, fds: Vec<OwnedFd>) {
+        if launch_of(&said).is_some_and(is_hook) {
+            return self.on_hook_news(&said);
+        }
         match said {
             FromKeeper::Launching { id } => self.launches.on_launching(id, fds),
             FromKeeper::Launched {
                 id, pid, start_time, ..
             } => {
                 let note = self.launches.on_launched(id, pid, start_time, fds);
+                let unit = self.engine.unit_of(id.invocation);
+                let said = unit.and_then(|unit| self.said.get(&unit.spec.name));
+                if let Some(access) = said.and_then(|said| said.access) {
+                    self.launches.expect_access(id, access);
+                }
                 self.tell(Event::Launched {
                     launch: id,
                     pid,
@@ -44,14 +56,28 @@ impl Manager {
                 // Kept with what follows from the end, and not without it.
                 let now = self.clock.now();
                 self.engine.handle(now.mono, Event::Used { launch: id, used });
-                self.tell(Event::Exited {
+                self.on_exited(id, exit, remains);
+            }
+            FromKeeper::Emptied { id } => {
+                self.release_exit(id);
+                self.tell(Event::Emptied { launch: id });
+            }
+            FromKeeper::Unkillable { id, remains } => self.tell(Event::Unkillable { launch: id, remains }),
+            FromKeeper::MainFound { id, pid, start_time } if self.asked_main.remove(&id) => {
+                // The end of the one before is no end of the unit.
+                self.held_exits.remove(&id);
+                self.launches.expect_main(id, pid, start_time);
+                self.tell(Event::MainChanged {
                     launch: id,
-                    exit,
-                    remains,
+                    pid,
+                    start_time,
                 });
             }
-            FromKeeper::Emptied { id } => self.tell(Event::Emptied { launch: id }),
-            FromKeeper::Unkillable { id, remains } => self.tell(Event::Unkillable { launch: id, remains }),
+            FromKeeper::MainMissing { id, why } if self.asked_main.remove(&id) => {
+                let unit = self.name_of(id.invocation);
+                tracing::warn!("{unit}: its MAINPID= was not believed: {why}");
+                self.release_exit(id);
+            }
             FromKeeper::MainFound { id, pid, start_time } => {
                 self.tell(Event::MainFound {
                     launch: id,
@@ -107,8 +133,75 @@ impl Manager {
                 }
             }
             FromKeeper::UpgradeRefused { why } => self.on_upgrade_refused(&why),
+            FromKeeper::Stored {
+                nr,
+                tag,
+                name,
+                is_polled,
+            } => {
+                if let Some(fd) = fds.into_iter().next() {
+                    let copy = Copy {
+                        tag,
+                        name,
+                        is_polled,
+                        fd,
+                    };
+                    self.stored.insert(nr, copy);
+                    // Its unit may have gone down meanwhile.
+                    self.drop_stored();
+                }
+            }
+            FromKeeper::Unstored { nr } => {
+                self.stored.remove(&nr);
+            }
+            FromKeeper::NotStored { tag, name, why } => {
+                tracing::warn!("{tag}: descriptors named {name} were not stored: {why}");
+            }
             FromKeeper::Hello { .. } | FromKeeper::Pong { .. } | FromKeeper::Inventoried => {}
         }
+    }
+
+    /// A main process that ends just after it named another (`MAINPID=`) is no end of the unit; so what the unit said
+    /// before is heard first, where something of it is left that could be the other one.
+    fn on_exited(&mut self, id: LaunchId, exit: Exit, remains: Vec<u32>) {
+        let drained = self.launches.drained(id);
+        let is_asked = self.asked_main.contains(&id);
+        if !id.is_main() || remains.is_empty() || (drained.is_none() && !is_asked) {
+            self.held_exits.remove(&id);
+            self.asked_main.remove(&id);
+            return self.tell(Event::Exited {
+                launch: id,
+                exit,
+                remains,
+            });
+        }
+        self.held_exits.insert(id, (exit, remains));
+        if let Some(drained) = drained {
+            let inside = self.inside.clone();
+            tokio::spawn(async move {
+                // What takes longer is heard all the same, only later than the end.
+                let _ = tokio::time::timeout(limits::LAST_WORDS, drained).await;
+                let _ = inside.send(Inside::Drained(id)).await;
+            });
+        }
+    }
+
+    /// Tells the engine of an end that waited.
+    pub(super) fn release_exit(&mut self, launch: LaunchId) {
+        if let Some((exit, remains)) = self.held_exits.remove(&launch) {
+            self.asked_main.remove(&launch);
+            self.tell(Event::Exited {
+                launch,
+                exit,
+                remains,
+            });
+        }
+    }
+
+    /// For messages.
+    fn name_of(&self, life: Invocation) -> String {
+        let unit = self.engine.unit_of(life);
+        unit.map(|unit| unit.spec.name.to_string()).unwrap_or_default()
     }
 
     fn is_asked(&self, launch: LaunchId) -> bool {
@@ -151,7 +244,8 @@ impl Manager {
         self.tell(Event::Shutdown { cause });
     }
 
-    pub(super) fn on_notice(&mut self, life: Invocation, notice: Notice) {
+    /// What a unit said, with the descriptors that belong to it.
+    pub(super) fn on_notice(&mut self, life: Invocation, notice: Notice, fds: Vec<OwnedFd>) {
         let unit = self.engine.unit_of(life).map(|unit| unit.spec.name.clone());
         match notice {
             Notice::Ready => self.tell(Event::Ready { invocation: life }),
@@ -161,7 +255,25 @@ impl Manager {
                 said.status = (!text.is_empty()).then_some(text);
             }),
             Notice::Health(health) => self.note_said(unit, |said| said.health = Some(health)),
-            Notice::Metrics(text) => self.note_said(unit, |said| said.metrics = Some(text)),
+            Notice::Metrics(numbers) => self.note_said(unit, |said| said.metrics = numbers),
+            Notice::Errno(errno) => self.note_said(unit, |said| said.errno = (errno != 0).then_some(errno)),
+            Notice::Access(access) => {
+                self.launches.expect_access(LaunchId::main(life), access);
+                self.note_said(unit, |said| said.access = Some(access));
+            }
+            Notice::Reloading { at_us } => {
+                let at = at_us.map(|us| Mono(us.saturating_mul(1000)));
+                self.tell(Event::Reloading { invocation: life, at });
+            }
+            Notice::MainPid(pid) => {
+                let id = LaunchId::main(life);
+                if unit.is_some() {
+                    self.asked_main.insert(id);
+                    self.send(&ToKeeper::SetMain { id, pid });
+                }
+            }
+            Notice::Store { name, is_polled } => self.store(life, &name, is_polled, fds),
+            Notice::Unstore { name } => self.unstore(life, &name),
             Notice::Rejected { pid, why } => {
                 let unit = unit.map(|u| u.to_string()).unwrap_or_default();
                 tracing::warn!("{unit}: a notification of pid {pid} was not believed: {why}");
@@ -170,11 +282,7 @@ impl Manager {
                 let unit = unit.map(|u| u.to_string()).unwrap_or_default();
                 tracing::warn!("{unit}: {n} notifications came too fast and were dropped");
             }
-            Notice::Reloading
-            | Notice::Watchdog
-            | Notice::WatchdogTrigger
-            | Notice::Barrier
-            | Notice::Ignored { .. } => {}
+            Notice::Watchdog | Notice::WatchdogTrigger | Notice::Barrier | Notice::Ignored { .. } => {}
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::host::ready::{PipeSaid, read_ready};
 use crate::ids::{Invocation, LaunchId, invocation_text};
 use crate::keeper::wire::{Adopt, Identity, Launch, Output, Stage};
 use crate::limits::PID_FILE_PAUSE;
-use crate::spec::UnitSpec;
+use crate::spec::{NotifyAccess, UnitSpec};
 
 /// What a task found out.
 #[derive(Debug)]
@@ -168,6 +169,11 @@ impl Launches {
         }
     }
 
+    /// What prepares launches.
+    pub fn preparer(&self) -> Preparer {
+        self.preparer.clone()
+    }
+
     /// Begins to prepare a launch; `News::Prepared` follows.
     pub fn prepare(&mut self, launch: LaunchId, role: Role, spec: Arc<UnitSpec>) {
         let (preparer, news) = (self.preparer.clone(), self.news.clone());
@@ -311,7 +317,12 @@ impl Launches {
                 access: in_flight.spec.exec.notify_access,
                 main_pid: pid,
                 main_start: start_time,
+                leaf_id: leaf
+                    .as_ref()
+                    .and_then(|p| std::fs::metadata(p).ok())
+                    .map(|of| of.ino()),
                 leaf: leaf.and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned())),
+                is_storing: in_flight.spec.exec.fd_store_max > 0,
             };
             match listen(socket, expected, self.notices.clone()) {
                 Ok(socket) => in_flight.notify = Some(socket),
@@ -367,6 +378,29 @@ impl Launches {
             };
             let _ = news.send(News::MainPid { launch, pid }).await;
         }));
+    }
+
+    /// Another process of it is the main one.
+    pub fn expect_main(&self, launch: LaunchId, pid: u32, start_time: u64) {
+        if let Some(socket) = self.ear(launch) {
+            socket.expect_main(pid, start_time);
+        }
+    }
+
+    /// Others of it may speak, or may not any more.
+    pub fn expect_access(&self, launch: LaunchId, access: NotifyAccess) {
+        if let Some(socket) = self.ear(launch) {
+            socket.expect_access(access);
+        }
+    }
+
+    /// When all that it said is heard; `None` when that is so now.
+    pub fn drained(&self, launch: LaunchId) -> Option<impl Future<Output = ()> + Send + 'static> {
+        self.ear(launch)?.drained()
+    }
+
+    fn ear(&self, launch: LaunchId) -> Option<&NotifySocket> {
+        self.open.get(&launch)?.notify.as_ref()
     }
 
     /// It is over, or never was.

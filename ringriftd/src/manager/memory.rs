@@ -12,6 +12,7 @@ use proto::reply::Event;
 use serde::{Deserialize, Serialize};
 
 use super::capsules::{Capsules, Noted};
+use super::hooks::HookState;
 use super::jobs::{Answered, JobRecord};
 use super::launches::LaunchRecord;
 use super::upgrade::{UpgradeChange, UpgradeRecord};
@@ -88,6 +89,9 @@ pub struct Base {
     /// An upgrade that the keeper was asked for and that was not answered.
     #[serde(default)]
     pub upgrade: Option<UpgradeRecord>,
+    /// How far the command that is told of events is.
+    #[serde(default)]
+    pub hooks: HookState,
     /// Failures, and what worked before.
     #[serde(default)]
     pub capsules: Capsules,
@@ -134,6 +138,9 @@ pub struct Step {
     /// What happened to an upgrade.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<UpgradeChange>,
+    /// How far the command that is told of events is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<HookState>,
     /// What is new about failures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub noted: Vec<Noted>,
@@ -156,6 +163,7 @@ impl Step {
             events,
             is_announced,
             upgrade,
+            hooks,
             noted,
         } = self;
         files.is_none()
@@ -170,6 +178,7 @@ impl Step {
             && events.is_empty()
             && !is_announced
             && upgrade.is_none()
+            && hooks.is_none()
             && noted.is_empty()
     }
 }
@@ -218,6 +227,9 @@ impl Base {
         self.events.extend(step.events);
         keep_last(&mut self.events, limits::EVENTS_REMEMBERED);
         self.is_announced |= step.is_announced;
+        if let Some(hooks) = step.hooks {
+            self.hooks = hooks;
+        }
         match step.upgrade {
             Some(UpgradeChange::Begun(record)) => self.upgrade = Some(record),
             Some(UpgradeChange::Over) => self.upgrade = None,

@@ -15,6 +15,7 @@ mod core;
 mod events;
 mod failures;
 mod hear;
+mod hooks;
 mod jobs;
 mod launches;
 mod memory;
@@ -23,6 +24,7 @@ mod reload;
 mod remember;
 mod start;
 mod step;
+mod stored;
 pub mod takeover;
 mod upgrade;
 

@@ -1,6 +1,6 @@
 //! How the manager's role begins: the descriptors that the keeper left, its first word, the files, the socket.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use super::capsules::Capsules;
 use super::core::{BUG, CONFIG, Channels, Hello, Manager};
 use super::events::Events;
 use super::failures::UnderWay;
+use super::hooks::Hooks;
 use super::jobs::Jobs;
 use super::launches::Launches;
 use super::memory::Step;
@@ -233,6 +234,10 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         upgrade_answers: None,
         logger_deaths: 0,
         notes: found.notes,
+        hooks: Hooks::default(),
+        stored: BTreeMap::new(),
+        asked_main: BTreeSet::new(),
+        held_exits: BTreeMap::new(),
         capsules: Capsules::default(),
         under_way: UnderWay::default(),
         is_capsule_lacking: true,

@@ -85,9 +85,13 @@ impl Manager {
         }
         self.complete_capsules();
         self.jobs.look(&self.engine);
+        if !self.stored.is_empty() {
+            self.drop_stored();
+        }
         if is_ready {
             self.announce_ready();
         }
+        self.run_hooks();
     }
 
     fn announce_ready(&mut self) {
@@ -139,6 +143,11 @@ impl Manager {
             Action::Emit(change) => {
                 let event = self.events.stamp(change, now, self.hello.seed);
                 self.pending.events.push((*event).clone());
+                if let Some(hook) = &self.loaded.plan.node.on_event
+                    && self.hooks.hear(hook, &event)
+                {
+                    self.pending.hooks = Some(self.hooks.state().clone());
+                }
                 Deed::Emit(event)
             }
             Action::AdoptForeign {
@@ -282,6 +291,7 @@ impl Manager {
             events: self.events.last(limits::EVENTS_REMEMBERED),
             is_announced: self.is_announced,
             upgrade: self.upgrade.clone(),
+            hooks: self.hooks.state().clone(),
             capsules: self.capsules.clone(),
         }
     }

@@ -10,8 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
+use super::stored::Copies;
 use crate::ids::LaunchId;
-use crate::keeper::handover::{self, Ends, Handover, Kind};
+use crate::keeper::handover::{self, Ends, Handover, Kind, StoredLeft};
 use crate::keeper::sys;
 use crate::keeper::wire::fd;
 
@@ -41,6 +42,8 @@ pub struct Knows<'a> {
     pub locks: [BorrowedFd<'a>; 2],
     /// The launches that live.
     pub launches: Vec<Held<'a>>,
+    /// What units have kept.
+    pub stored: &'a Copies,
     /// The last `order` of a `ToKeeper::Signal` that it said.
     pub last_order: u64,
     /// The highest `number` of a `FromKeeper::Signal` that it heard.
@@ -131,6 +134,19 @@ fn picture(knows: &Knows<'_>) -> Result<Handover, String> {
             ready: held.ready.map(number),
         })
         .collect();
+    picture.stored = knows
+        .stored
+        .values()
+        .map(|copy| StoredLeft {
+            tag: copy.tag.clone(),
+            name: copy.name.clone(),
+            is_polled: copy.is_polled,
+            fd: copy.fd.as_raw_fd(),
+        })
+        .collect();
+    picture
+        .descriptors
+        .extend(picture.stored.iter().map(|stored| stored.fd));
     let more = picture.ends.iter().flat_map(|ends| [ends.notify, ends.ready]);
     let more: Vec<i32> = more.chain([picture.peer]).flatten().collect();
     picture.descriptors.extend(more);

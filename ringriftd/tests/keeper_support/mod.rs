@@ -125,6 +125,7 @@ fn role_process() {
             state: fd::STATE.map(given),
             locks: fd::LOCKS.map(given),
             launches: Vec::new(),
+            stored: &std::collections::BTreeMap::new(),
             last_order: 7,
             last_signal: 3,
         });
@@ -320,6 +321,8 @@ pub fn launch(seed: u64, id: LaunchId, argv: &[&str]) -> Launch {
         },
         notify: None,
         ready_fd: None,
+        is_given_stored: false,
+        stdin: None,
     }
 }
 

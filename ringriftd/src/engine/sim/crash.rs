@@ -57,6 +57,8 @@ pub(super) fn is_told_by_inventory(event: &Event) -> bool {
         | Event::MainMissing { .. }
         | Event::Ready { .. }
         | Event::Stopping { .. }
+        | Event::Reloading { .. }
+        | Event::MainChanged { .. }
         | Event::Extend { .. }
         | Event::Used { .. }
         | Event::Tick => false,

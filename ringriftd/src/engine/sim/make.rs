@@ -68,6 +68,7 @@ pub(super) fn unit(i: usize) -> UnitSpec {
             pid_file: None,
             notify_fd: 3,
             notify_access: NotifyAccess::Main,
+            fd_store_max: 0,
             start_pre: Vec::new(),
             start_post: Vec::new(),
             stop_pre: Vec::new(),
@@ -125,6 +126,7 @@ pub(super) fn plan(units: Vec<UnitSpec>, max_starting: Option<u32>) -> Arc<Plan>
         profiles: vec!["sim".to_owned()],
         shutdown_timeout: Duration::from_secs(3600),
         max_starting,
+        on_event: None,
     };
     Arc::new(Plan {
         node,

@@ -261,6 +261,14 @@ impl World {
                 },
             );
         }
+        // What it says of itself, in any order and at any time.
+        if self.malice.exits > 0 && self.dice.percent(30) {
+            for _ in 0..=self.dice.below(4) {
+                let ms = delay + 1 + self.dice.below(60_000);
+                let said = self.own_word(launch);
+                self.later(ms, said);
+            }
+        }
         if self.dice.percent(self.malice.exits) {
             let ms = delay + 1 + self.dice.below(120_000);
             let exit = match self.dice.below(4) {
@@ -273,6 +281,27 @@ impl World {
                 _ => Exit::Code(1),
             };
             self.exit_later(ms, launch, exit);
+        }
+    }
+
+    fn own_word(&mut self, launch: LaunchId) -> Event {
+        let invocation = launch.invocation;
+        match self.dice.below(8) {
+            0 | 1 => Event::Ready { invocation },
+            2 | 3 => Event::Reloading {
+                invocation,
+                at: self.dice.percent(50).then_some(Mono(self.now)),
+            },
+            4 | 5 => Event::Stopping { invocation },
+            6 => Event::Extend {
+                invocation,
+                by: std::time::Duration::from_secs(self.dice.below(5)),
+            },
+            _ => Event::MainChanged {
+                launch,
+                pid: 900_000 + u32::try_from(self.order).unwrap_or(0),
+                start_time: 2,
+            },
         }
     }
 
