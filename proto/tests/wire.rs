@@ -430,6 +430,8 @@ fn unit_status() -> impl Strategy<Value = UnitStatus> {
                     since_us: number,
                     until_us: time,
                 }),
+                metrics: vec![("games".into(), 0.5)],
+                fds_stored: 3,
                 capsules: vec![],
                 failures: number,
             },

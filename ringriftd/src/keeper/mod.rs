@@ -35,6 +35,7 @@ pub mod child;
 pub mod child_steps;
 pub mod config;
 pub mod counted;
+pub mod door;
 pub mod ending;
 pub mod handover;
 pub mod in_place;
