@@ -116,7 +116,7 @@ impl Story {
     /// `why`, as rows.
     fn why(&self, i: usize) -> Vec<String> {
         let (ix, _) = self.engine.find(&name(i)).expect("it is there");
-        let why = self.engine.why(ix);
+        let why = self.engine.why(ix, None);
         let name = |ix| self.engine.graph().name(ix).to_string();
         let mut rows = vec![format!("{}: {}", name(ix), why.text)];
         for step in why.chain.iter().skip(1) {
@@ -160,6 +160,15 @@ fn one_that_is_well_is_fine_and_so_is_one_that_has_done_its_work() {
     let story = Story::new(vec![unit(0), done], &[], None);
     assert_eq!(story.why(0), ["u00: is running"]);
     assert_eq!(story.why(1), ["u01: has completed, as it should"]);
+    let (ix, _) = story.engine.find(&name(0)).expect("it is there");
+    let why = story
+        .engine
+        .why(ix, Some("says that it is unhealthy: no peers".to_owned()));
+    assert_eq!(why.text, "is running, and says that it is unhealthy: no peers");
+    assert!(
+        !why.is_fine && why.roots[0].kind == proto::reply::RootKind::Unhealthy,
+        "{why:?}"
+    );
 }
 
 #[test]
