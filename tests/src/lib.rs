@@ -8,6 +8,7 @@ pub mod browser;
 pub mod client;
 pub mod contained;
 pub mod ctl;
+pub mod http;
 pub mod node;
 pub mod numbers;
 pub mod oracle;

@@ -238,7 +238,8 @@ pub async fn node(asked: &Asked<'_>, shared: &Arc<Shared>) -> Answer {
     let now = Now::read();
     let mut value = header(&picture, now);
     value.insert("shows_logs".to_owned(), json!(asked.shows_logs));
-    let only: Option<Vec<&str>> = asked.parameter("unit").map(|names| names.split(',').collect());
+    let named = asked.parameter("unit");
+    let only: Option<Vec<&str>> = named.as_ref().map(|names| names.split(',').collect());
     let known = shared.histories.lock();
     let units: Vec<Value> = health::wanted(&picture)
         .filter(|row| {
