@@ -31,7 +31,7 @@ where
 
 #[test]
 fn version_two_says_hello_in_these_bytes() {
-    assert_eq!(VERSION, 2);
+    assert_eq!(VERSION, 3);
     let hello = Hello {
         magic: MAGIC,
         version: 2,
@@ -428,6 +428,11 @@ fn unit_status() -> impl Strategy<Value = UnitStatus> {
                     since_us: number,
                     until_us: time,
                 }),
+                metrics: pid
+                    .map(|pid| ("n".to_owned(), f64::from(pid)))
+                    .into_iter()
+                    .collect(),
+                fds_stored: pid.unwrap_or_default(),
             },
         )
 }

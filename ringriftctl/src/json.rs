@@ -222,6 +222,8 @@ pub struct Unit<'a> {
     memory_bytes: Option<u64>,
     remains: &'a [u32],
     held: Option<HoldBody<'a>>,
+    metrics: std::collections::BTreeMap<&'a str, f64>,
+    fds_stored: u32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     last_lines: Vec<LogBody<'a>>,
 }
@@ -261,6 +263,8 @@ impl<'a> Unit<'a> {
             memory_bytes: unit.memory_bytes,
             remains: &unit.remains,
             held: unit.held.as_ref().map(HoldBody::from),
+            metrics: unit.metrics.iter().map(|(name, n)| (name.as_str(), *n)).collect(),
+            fds_stored: unit.fds_stored,
             last_lines: unit.last_lines.iter().map(LogBody::from).collect(),
         }
     }

@@ -15,6 +15,7 @@ mod job;
 mod json;
 mod measure;
 mod near;
+mod overview;
 mod place;
 mod predicate;
 mod progress;

@@ -4,6 +4,7 @@
 use std::io::{IsTerminal, Write};
 
 use jiff::tz::TimeZone;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::measure;
 use crate::stop::Stop;
@@ -152,6 +153,11 @@ pub fn terminal_width() -> Option<usize> {
         .filter(|w| *w >= WIDTH_MIN)
 }
 
+/// The height of the terminal, if it tells one.
+pub fn terminal_height() -> Option<usize> {
+    terminal_size::terminal_size().map(|(_, h)| usize::from(h.0))
+}
+
 impl Style {
     /// Looks at the environment and stdout.
     pub fn new(choice: Colour, iso: bool, is_terminal: bool) -> Self {
@@ -225,14 +231,32 @@ impl Style {
         }
     }
 
-    /// `text` cut to `width` characters, with a mark where it was cut.
+    /// Clean `text` cut to `width` columns, with a mark where it was cut.
     pub fn cut(&self, text: &str, width: usize) -> String {
-        if text.chars().count() <= width {
+        if text.width() <= width {
             return text.to_owned();
         }
+        if width == 0 {
+            return String::new();
+        }
         let mark = self.pick("…", "~");
-        let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+        let mut left = width - 1;
+        let fits = |c: &char| {
+            let wide = c.width().unwrap_or(0);
+            let has_room = wide <= left;
+            left = left.saturating_sub(wide);
+            has_room
+        };
+        let kept: String = text.chars().take_while(fits).collect();
         format!("{kept}{mark}")
+    }
+
+    /// The same, cut to what is left of a line of the screen after `used` columns; whole where there is no screen.
+    pub fn cut_line(&self, text: &str, used: usize) -> String {
+        match self.width {
+            Some(width) => self.cut(text, width.saturating_sub(used)),
+            None => text.to_owned(),
+        }
     }
 }
 
@@ -330,7 +354,7 @@ impl Table {
             .collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.text.chars().count());
+                *width = (*width).max(cell.text.width());
             }
         }
         let screen = style.width.filter(|_| !whole);
@@ -346,15 +370,25 @@ impl Table {
         let legend_row = legend.then_some(&heads);
         for row in legend_row.into_iter().chain(&self.rows) {
             let mut line = String::new();
+            // On a screen too narrow for all columns, the line ends where the screen does: a row is one line.
+            let mut left = screen.unwrap_or(usize::MAX);
             for (i, cell) in row.iter().enumerate() {
-                if i + 1 == columns {
-                    let text = room.map_or_else(|| cell.text.clone(), |r| style.cut(&cell.text, r));
-                    line.push_str(&style.paint(cell.ink, &text));
+                let is_last = i + 1 == columns;
+                let room = if is_last {
+                    room.unwrap_or(usize::MAX)
                 } else {
-                    let text = style.cut(&cell.text, widths[i]);
-                    line.push_str(&style.paint(cell.ink, &text));
-                    let pad = (widths[i] + 2).saturating_sub(text.chars().count());
+                    widths[i]
+                };
+                let text = style.cut(&cell.text, room.min(left));
+                line.push_str(&style.paint(cell.ink, &text));
+                left = left.saturating_sub(text.width());
+                if !is_last {
+                    let pad = (widths[i] + 2).saturating_sub(text.width()).min(left);
                     line.extend(std::iter::repeat_n(' ', pad));
+                    left -= pad;
+                }
+                if left == 0 {
+                    break;
                 }
             }
             out.line(line)?;
@@ -379,9 +413,33 @@ fn fit(widths: &mut [usize], screen: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// UTF-8 without colours, at a time that never changes.
+    pub fn plain(width: Option<usize>) -> Style {
+        Style {
+            colour: false,
+            unicode: true,
+            width,
+            iso: false,
+            now_us: 0,
+            zone: TimeZone::UTC,
+        }
+    }
+
+    #[test]
+    fn text_is_cut_by_the_columns_that_it_takes() {
+        let style = plain(Some(80));
+        assert_eq!(style.cut("abcdef", 6), "abcdef");
+        assert_eq!(style.cut("abcdef", 5), "abcd…");
+        // Each of these takes two columns.
+        assert_eq!(style.cut("日本語", 6), "日本語");
+        assert_eq!(style.cut("日本語", 5), "日本…");
+        assert_eq!(style.cut("日本語", 4), "日…");
+        assert_eq!(style.cut("x", 0), "");
+    }
 
     #[track_caller]
     fn check(bytes: &[u8], expected: &str) {

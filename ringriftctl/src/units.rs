@@ -137,6 +137,8 @@ pub fn pids(pids: &[u32]) -> String {
 const COLUMNS: &[&str] = &[
     "UNIT", "STATE", "HEALTH", "SINCE", "RESTARTS", "PID", "CPU", "MEM", "NOTE",
 ];
+/// Without what costs the width that the reason needs; `list` has it.
+const SHORT: &[&str] = &["UNIT", "STATE", "HEALTH", "SINCE", "RESTARTS", "NOTE"];
 const WIDE: &[&str] = &[
     "UNIT",
     "STATE",
@@ -154,7 +156,8 @@ const WIDE: &[&str] = &[
     "NOTE",
 ];
 
-fn row(style: &Style, unit: &UnitStatus, wide: bool) -> Vec<Cell> {
+fn row(style: &Style, unit: &UnitStatus, columns: &[&str]) -> Vec<Cell> {
+    let wide = columns.len() == WIDE.len();
     let optional = |text: Option<String>| cell(Ink::Plain, text.unwrap_or_default());
     let health = if unit.health == Health::Unknown {
         ""
@@ -170,13 +173,17 @@ fn row(style: &Style, unit: &UnitStatus, wide: bool) -> Vec<Cell> {
             if unit.restarts > 0 { Ink::Warn } else { Ink::Dim },
             unit.restarts.to_string(),
         ),
-        optional(unit.pid.map(|p| p.to_string())),
-        optional(
-            unit.cpu_us
-                .map(|us| measure::duration(us / 1000).replace(' ', "")),
-        ),
-        optional(unit.memory_bytes.map(measure::size)),
     ];
+    if columns.len() != SHORT.len() {
+        cells.extend([
+            optional(unit.pid.map(|p| p.to_string())),
+            optional(
+                unit.cpu_us
+                    .map(|us| measure::duration(us / 1000).replace(' ', "")),
+            ),
+            optional(unit.memory_bytes.map(measure::size)),
+        ]);
+    }
     if wide {
         cells.push(cell(Ink::Plain, unit.starts.to_string()));
         cells.push(cell(Ink::Plain, style.clean(&unit.category)));
@@ -200,6 +207,26 @@ pub fn print(
     units: &[UnitStatus],
     format: Option<Rows>,
 ) -> Result<(), Stop> {
+    print_columns(session, verb, units, format, COLUMNS)
+}
+
+/// The same with the few columns that leave room for the reason.
+pub fn print_short(
+    session: &mut Session,
+    verb: &str,
+    units: &[UnitStatus],
+    format: Option<Rows>,
+) -> Result<(), Stop> {
+    print_columns(session, verb, units, format, SHORT)
+}
+
+fn print_columns(
+    session: &mut Session,
+    verb: &str,
+    units: &[UnitStatus],
+    format: Option<Rows>,
+    columns: &'static [&'static str],
+) -> Result<(), Stop> {
     let now = session.style.now_us;
     match format {
         _ if session.global.json => json::document(&mut session.out, verb, &json::UnitsBody::new(units, now)),
@@ -212,9 +239,10 @@ pub fn print(
             .try_for_each(|u| session.out.line(session.style.clean(&u.name))),
         format => {
             let wide = format == Some(Rows::Wide);
-            let mut table = Table::new(if wide { WIDE } else { COLUMNS });
+            let columns = if wide { WIDE } else { columns };
+            let mut table = Table::new(columns);
             for unit in units {
-                table.row(row(&session.style, unit, wide));
+                table.row(row(&session.style, unit, columns));
             }
             let legend = session.legend();
             table.print(&mut session.out, &session.style, legend, wide)

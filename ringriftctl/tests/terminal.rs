@@ -2,101 +2,14 @@
 
 mod support;
 
-use std::fs::File;
-use std::io::{Read, Write};
 use std::process::Command;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
+use std::sync::mpsc::{Sender, channel};
 
-use nix::pty::{Winsize, openpty};
 use proto::frame::Ask;
 use proto::reply::*;
 use proto::request::Request;
+use support::terminal::{COLUMNS, Terminal};
 use support::*;
-
-const COLUMNS: u16 = 72;
-
-/// A program on a terminal of its own.
-struct Terminal {
-    child: std::process::Child,
-    master: File,
-    shown: Receiver<Vec<u8>>,
-    text: String,
-}
-
-impl Terminal {
-    fn run(mut command: Command) -> Self {
-        let size = Winsize {
-            ws_row: 40,
-            ws_col: COLUMNS,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        let pty = openpty(Some(&size), None).expect("a terminal");
-        if command.get_envs().all(|(name, _)| name != "TERM") {
-            command.env("TERM", "xterm");
-        }
-        let slave = || pty.slave.try_clone().expect("a descriptor");
-        let child = command
-            .stdin(slave())
-            .stdout(slave())
-            .stderr(slave())
-            .spawn()
-            .expect("runs");
-        // The command keeps descriptors of the terminal; with them gone, its end is the program's end.
-        drop(command);
-        drop(pty.slave);
-        let master = File::from(pty.master);
-        let mut reader = master.try_clone().expect("a descriptor");
-        let (tell, shown) = channel();
-        std::thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            // Linux ends a terminal that nobody holds with EIO.
-            while let Ok(read @ 1..) = reader.read(&mut chunk) {
-                if tell.send(chunk[..read].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        Self {
-            child,
-            master,
-            shown,
-            text: String::new(),
-        }
-    }
-
-    /// Waits until this text was shown.
-    #[track_caller]
-    fn expect(&mut self, text: &str) {
-        let until = Instant::now() + PATIENCE;
-        while !self.text.contains(text) {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.shown.recv_timeout(left) {
-                Ok(bytes) => self.text.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(e) => panic!("{text:?} was not shown ({e}): {:?}", self.text),
-            }
-        }
-    }
-
-    fn enter(&mut self, text: &str) {
-        self.master.write_all(text.as_bytes()).expect("typed");
-    }
-
-    fn interrupt(&self) {
-        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("signalled");
-    }
-
-    /// Waits for the end: the exit code, and everything that was ever shown.
-    fn end(mut self) -> (i32, String) {
-        while let Ok(bytes) = self.shown.recv_timeout(PATIENCE) {
-            self.text.push_str(&String::from_utf8_lossy(&bytes));
-        }
-        let status = self.child.wait().expect("ends");
-        (status.code().expect("it exits"), self.text)
-    }
-}
 
 /// What stays on the screen: understands what the program may send, and nothing else.
 fn screen(text: &str) -> Vec<String> {

@@ -285,6 +285,10 @@ pub const KEEPER_OUTBOX: usize = 1024;
 pub const KEEPER_LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Signals to the daemon that the keeper keeps for a manager that has not taken them.
 pub const SIGNALS_KEPT: usize = 16;
+/// How long a keeper that looks for what an earlier one left waits for a process that is on the way to its program.
+pub const BIRTH_WAIT: Duration = Duration::from_millis(500);
+/// How long one look at what earlier keepers left counts.
+pub const LEFT_BEHIND_AGE: Duration = Duration::from_secs(1);
 /// How long an orphan without any environment, which may be in the middle of execve(2), keeps launches from being called
 /// empty where there is no cgroup.
 pub const KEEPER_DOUBT: Duration = Duration::from_secs(2);

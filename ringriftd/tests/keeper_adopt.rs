@@ -51,7 +51,9 @@ fn open_gate(gate: &std::path::Path) {
 fn adopted(cast: &Cast, adopt: &Adopt) -> Option<(u32, u64, Vec<OwnedFd>)> {
     cast.manager.send(&ToKeeper::Adopt(Box::new(adopt.clone())));
     let (found, fds) = cast.manager.wait_for(|m| match m {
-        FromKeeper::Launched { id, pid, start_time } if *id == adopt.id => Some(Some((*pid, *start_time))),
+        FromKeeper::Launched {
+            id, pid, start_time, ..
+        } if *id == adopt.id => Some(Some((*pid, *start_time))),
         FromKeeper::Missing { id } if *id == adopt.id => Some(None),
         _ => None,
     });
@@ -131,7 +133,8 @@ fn what_was_taken_over_is_told_to_a_later_manager_and_ends_with_the_keeper() {
                 &FromKeeper::Launched {
                     id: launch.id,
                     pid,
-                    start_time: start
+                    start_time: start,
+                    is_deaf: true,
                 },
                 1
             )

@@ -46,7 +46,9 @@ fn launched(told: &Told) -> BTreeMap<LaunchId, (u32, u64)> {
     told.inventory
         .iter()
         .filter_map(|(said, _)| match said {
-            FromKeeper::Launched { id, pid, start_time } => Some((*id, (*pid, *start_time))),
+            FromKeeper::Launched {
+                id, pid, start_time, ..
+            } => Some((*id, (*pid, *start_time))),
             _ => None,
         })
         .collect()

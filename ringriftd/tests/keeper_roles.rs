@@ -255,7 +255,7 @@ fn a_new_logger_gets_every_open_pipe_and_a_new_link_to_the_manager() {
     manager.send(&ToKeeper::Release { id: released });
 
     let logger = Played::accept(&listener, "logger");
-    let (FromKeeper::LoggerRestarted { pid, times: 1 }, mut fds) = manager.receive() else {
+    let (FromKeeper::LoggerRestarted { pid, times: 1, .. }, mut fds) = manager.receive() else {
         panic!("no news")
     };
     assert_ne!(pid, logger_pid);

@@ -72,7 +72,9 @@ fn a_manager_takes_the_place_of_a_dead_keeper() {
         cast.manager.send(&ToKeeper::Serving);
         cast.manager.send(&adopt(&waits, main));
         let answer = cast.manager.wait_for(|m| match m {
-            FromKeeper::Launched { id, pid, start_time } if *id == waits.id => Some((*pid, *start_time)),
+            FromKeeper::Launched {
+                id, pid, start_time, ..
+            } if *id == waits.id => Some((*pid, *start_time)),
             FromKeeper::Missing { id } => panic!("{id} is missing"),
             _ => None,
         });

@@ -65,7 +65,9 @@ fn note(told: &Told) -> (bool, String) {
 
 fn launched(told: &Told) -> BTreeMap<LaunchId, (u32, u64)> {
     let of = |said: &FromKeeper| match said {
-        FromKeeper::Launched { id, pid, start_time } => Some((*id, (*pid, *start_time))),
+        FromKeeper::Launched {
+            id, pid, start_time, ..
+        } => Some((*id, (*pid, *start_time))),
         _ => None,
     };
     told.inventory.iter().filter_map(|(said, _)| of(said)).collect()

@@ -13,6 +13,7 @@ pub mod oracle;
 pub mod outside;
 pub mod processes;
 pub mod programs;
+pub mod say;
 pub mod seeded;
 pub mod strace;
 pub mod survive;

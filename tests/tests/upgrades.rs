@@ -139,7 +139,7 @@ both_ways! {
         node.note_roles();
         node.assert_same_mains(&mains);
         node.ctl(&["stop", "*", "--yes"]).ended(0);
-        // Its lines are not held to once each: a program that dies as the keeper can cost a doubled one (docs/recovery.md).
+        Numbers::of(&node).check();
         node.check();
     }
 }

@@ -1,19 +1,30 @@
-//! `status`: the screen that an operator looks at most. The verdict first, then what is wrong and what to type next,
-//! then a row for each unit; of a named unit, everything that is known.
+//! `status`: the screen that an operator looks at most. The verdict first, then what is wrong by its root cause and what
+//! to type next, then a row for each unit; of a named unit, everything that is known. What is true of a node is decided
+//! in [`crate::overview`]; here it is laid out so that no line is wider than the screen.
+
+use std::collections::BTreeMap;
 
 use clap::Args as ClapArgs;
 use proto::reply::{NodeStatus, State, UnitStatus};
+use unicode_width::UnicodeWidthStr;
 
 use crate::client::Client;
 use crate::json;
 use crate::measure;
-use crate::render::{Ink, Style};
+use crate::overview::{Kind, Trouble, Verdict, advice, rank, troubles, verdict};
+use crate::render::{Ink, Style, terminal_height};
 use crate::session::{Rows, Session, state_ink, state_mark, state_word};
 use crate::stop::{self, Stop};
 use crate::units::{self, blockers, health_ink, health_word, held, pids};
 
-/// Broken units that the header names; the table has them all.
+/// Root causes that the header names; the table has all units.
 const WRONG_MAX: usize = 8;
+/// Of so many it tells their last words, and whom they hold up by name.
+const IN_FULL: usize = 3;
+/// The longest name that the header shows whole, in columns.
+const NAME_MAX: usize = 32;
+/// How wide a list of names gets where there is no screen.
+const NAMES_WIDTH: usize = 120;
 
 /// Flags of `status`.
 #[derive(Debug, Clone, ClapArgs)]
@@ -31,7 +42,7 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
     session.global.json |= args.output == Some(Rows::Json);
     let mut client = session.connect()?;
     let named = !args.units.is_empty();
-    let (node, found) = units::ask(&mut client, &args.units, named, false)?;
+    let (node, mut found) = units::ask(&mut client, &args.units, named, false)?;
     let node = node.ok_or_else(|| Stop::unexpected("a status without the node"))?;
     let rows = args.output;
     if session.global.json {
@@ -45,12 +56,28 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
             detail(session, unit)?;
         }
     } else {
-        if !matches!(rows, Some(Rows::Name | Rows::Jsonl)) && !session.global.quiet && !named {
-            let wrong = wrong(&mut client, &found)?;
-            header(session, &node, &found, &wrong)?;
+        let with_header = !matches!(rows, Some(Rows::Name | Rows::Jsonl)) && !session.global.quiet && !named;
+        let verdict = verdict(&node, &found);
+        if with_header {
+            let troubles = troubles(&found);
+            let said = last_words(&session.style, &mut client, &troubles)?;
+            header(session, &node, &verdict, &troubles, &said)?;
+            if !found.is_empty() {
+                session.out.line("")?;
+            }
         }
         if !found.is_empty() {
-            units::print(session, "status", &found, rows)?;
+            if !named {
+                // What is wrong is on the screen that the header is on, however many units there are.
+                found.sort_by_key(rank);
+            }
+            units::print_short(session, "status", &found, rows)?;
+        }
+        if with_header && terminal_height().is_some_and(|h| found.len() + 1 >= h) && session.out.is_terminal {
+            // The rows have pushed the verdict off the screen.
+            let line = headline(&session.style, &node, &verdict);
+            session.out.line("")?;
+            session.out.line(line)?;
         }
     }
     let well = if named {
@@ -63,123 +90,38 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
     Ok(if well { stop::OK } else { stop::FALSE })
 }
 
-/// The node in one sentence, and how bad it is.
-fn verdict(node: &NodeStatus) -> (State, String) {
-    let s = node.summary;
-    let fine = s.running + s.completed;
-    let units = |n: u32| if n == 1 { "unit" } else { "units" };
-    let moving = s.starting + s.waiting;
-    if node.stopping {
-        (
-            State::Stopping,
-            format!(
-                "shutting down, {} of {} {} still up",
-                s.running + s.stopping,
-                s.wanted,
-                units(s.wanted)
-            ),
-        )
-    } else if s.failed > 0 {
-        let again = if s.backoff > 0 {
-            format!(", {} to be tried again", s.backoff)
-        } else {
-            String::new()
-        };
-        (
-            State::Failed,
-            format!("{} of {} {} failed{again}", s.failed, s.wanted, units(s.wanted)),
-        )
-    } else if s.backoff > 0 {
-        (
-            State::Backoff,
-            format!(
-                "{} of {} {} ended, to be tried again",
-                s.backoff,
-                s.wanted,
-                units(s.wanted)
-            ),
-        )
-    } else if s.wanted == 0 {
-        (State::Stopped, "no unit is wanted".to_owned())
-    } else if s.starting == 0 && node.settled && s.waiting > 0 {
-        // Everything was tried; what waits, waits for a unit that an operator stopped.
-        (
-            State::Waiting,
-            format!(
-                "{fine} of {} {} up, {} held back by units that are stopped",
-                s.wanted,
-                units(s.wanted),
-                s.waiting
-            ),
-        )
-    } else if moving > 0 || !node.settled {
-        (
-            State::Starting,
-            format!("starting, {fine} of {} {} up", s.wanted, units(s.wanted)),
-        )
-    } else if fine < s.wanted {
-        (
-            State::Stopped,
-            format!("{fine} of {} {} up", s.wanted, units(s.wanted)),
-        )
-    } else if s.wanted == 1 {
-        (State::Running, "well, its 1 unit is up".to_owned())
-    } else {
-        (State::Running, format!("well, all {} units are up", s.wanted))
-    }
-}
-
-/// The broken units, worst first; those that the header names come with their last lines, which the daemon reads from
-/// disk. One that was mended meanwhile drops out.
-fn wrong(client: &mut Client, found: &[UnitStatus]) -> Result<Vec<UnitStatus>, Stop> {
-    let is_wrong = |u: &UnitStatus| matches!(u.state, State::Failed | State::Backoff);
-    let mut wrong: Vec<_> = found.iter().filter(|u| is_wrong(u)).cloned().collect();
-    wrong.sort_by_key(|u| u.state != State::Failed);
-    let names: Vec<_> = wrong.iter().take(WRONG_MAX).map(|u| u.name.clone()).collect();
+/// The last words of the broken units, clean, which the daemon reads from disk: only of those that the header shows in
+/// full.
+fn last_words(
+    style: &Style,
+    client: &mut Client,
+    troubles: &[Trouble<'_>],
+) -> Result<BTreeMap<String, String>, Stop> {
+    let names: Vec<String> = troubles
+        .iter()
+        .take(IN_FULL)
+        .filter(|t| t.unit.is_some() && t.kind != Kind::Down)
+        .map(|t| t.name.to_owned())
+        .collect();
     if names.is_empty() {
-        return Ok(wrong);
+        return Ok(BTreeMap::new());
     }
-    let (_, mut named) = units::ask(client, &names, true, false)?;
-    named.retain(is_wrong);
-    named.sort_by_key(|u| u.state != State::Failed);
-    named.extend(wrong.into_iter().skip(WRONG_MAX));
-    Ok(named)
-}
-
-/// Why a unit is broken, as short as can be, so that its last words fit beside it.
-fn in_short(style: &Style, unit: &UnitStatus) -> String {
-    let mut said = match (&unit.last_exit, &unit.last_error) {
-        // A plain exit code says it all; any other error is told.
-        (Some(last), Some(error)) if error.contains("exited with code") => measure::exit(last.exit),
-        (_, Some(error)) => style.clean(error),
-        (Some(last), None) => measure::exit(last.exit),
-        (None, None) => state_word(unit.state).to_owned(),
+    let (_, named) = units::ask(client, &names, true, false)?;
+    let last = |u: &UnitStatus| {
+        let lines = u.last_lines.iter().rev().map(|l| l.message.trim_ascii());
+        lines
+            .into_iter()
+            .find(|l| !l.is_empty())
+            .map(|l| style.clean_bytes(l).replace('\t', " "))
     };
-    if let Some(at) = unit.next_try_us {
-        said.push_str(&format!(", next try {}", style.ahead(at)));
-    }
-    if let Some(last) = unit.last_lines.last() {
-        said.push_str(&format!(": {}", style.clean_bytes(&last.message)));
-    }
-    said
+    Ok(named
+        .iter()
+        .filter_map(|u| Some((u.name.clone(), last(u)?)))
+        .collect())
 }
 
-fn header(
-    session: &mut Session,
-    node: &NodeStatus,
-    found: &[UnitStatus],
-    wrong: &[UnitStatus],
-) -> Result<(), Stop> {
-    let style = session.style.clone();
-    let (state, sentence) = verdict(node);
-    let ink = state_ink(state);
-    let mark = style.paint(ink, state_mark(&style, state));
-    let name = style.paint(Ink::Bold, &style.clean(&node.node));
-    session
-        .out
-        .line(format!("{mark} {name}: {}", style.paint(ink, &sentence)))?;
-
-    let dot = style.pick(" · ", " | ");
+/// What is known of the node beside its units, most useful first.
+fn facts(style: &Style, node: &NodeStatus) -> Vec<String> {
     let profiles: Vec<_> = node.profiles.iter().map(|p| style.clean(p)).collect();
     let profile = match profiles.len() {
         0 => "no profile".to_owned(),
@@ -191,95 +133,224 @@ fn header(
         ms @ 0..60_000 => format!("{}s", ms / 1000),
         ms => measure::duration(ms),
     };
-    let facts = [
-        format!("ringriftd {}", style.clean(&node.version)),
+    vec![
         profile,
         format!("up {uptime}"),
+        format!("ringriftd {}", style.clean(&node.version)),
         format!("pid {}", node.pid),
         style.clean(&node.containment),
-    ];
-    session
-        .out
-        .line(format!("  {}", style.paint(Ink::Dim, &facts.join(dot))))?;
+    ]
+}
 
+/// Parts joined by dots, as many as fit into a line that begins `indent` columns in; always the first.
+fn joined(style: &Style, indent: usize, parts: &[(Ink, String)]) -> String {
+    let dot = style.pick(" · ", " | ");
+    let room = style.width.unwrap_or(usize::MAX).saturating_sub(indent);
+    let (mut line, mut used) = (String::new(), 0);
+    for (i, (ink, part)) in parts.iter().enumerate() {
+        let before = if i == 0 { 0 } else { dot.width() };
+        if i > 0 && used + before + part.width() > room {
+            break;
+        }
+        if i > 0 {
+            line.push_str(&style.paint(Ink::Dim, dot));
+        }
+        let part = style.cut(part, room);
+        line.push_str(&style.paint(*ink, &part));
+        used += before + part.width();
+    }
+    line
+}
+
+fn counts(node: &NodeStatus) -> Vec<(Ink, String)> {
     let s = node.summary;
     let counts = [
+        (s.failed, State::Failed),
+        (s.backoff, State::Backoff),
+        (s.waiting, State::Waiting),
+        (s.starting, State::Starting),
+        (s.stopping, State::Stopping),
+        (s.stopped, State::Stopped),
         (s.running, State::Running),
         (s.completed, State::Completed),
-        (s.starting, State::Starting),
-        (s.waiting, State::Waiting),
-        (s.stopping, State::Stopping),
-        (s.backoff, State::Backoff),
-        (s.failed, State::Failed),
-        (s.stopped, State::Stopped),
     ];
-    let counted: Vec<_> = counts
+    let mut parts: Vec<_> = counts
         .into_iter()
         .filter(|(n, _)| *n > 0)
-        .map(|(n, state)| style.paint(state_ink(state), &format!("{n} {}", state_word(state))))
+        .map(|(n, state)| (state_ink(state), format!("{n} {}", state_word(state))))
         .collect();
-    let mut line = counted.join(dot);
     if s.known > s.wanted {
-        if !line.is_empty() {
-            line.push_str(dot);
-        }
-        line.push_str(&style.paint(Ink::Dim, &format!("{} not wanted here", s.known - s.wanted)));
+        parts.push((Ink::Dim, format!("{} not wanted here", s.known - s.wanted)));
     }
-    if !line.is_empty() {
-        session.out.line(format!("  {line}"))?;
+    parts
+}
+
+/// The verdict as one line that fits.
+fn headline(style: &Style, node: &NodeStatus, verdict: &Verdict) -> String {
+    let ink = verdict.level.ink();
+    let mark = verdict.level.mark(style);
+    // A name as long as a line would leave no room for the verdict.
+    let name = style.cut(&style.clean(&node.node), NAME_MAX);
+    let used = mark.width() + name.width() + verdict.level.word().width() + 5;
+    format!(
+        "{} {}: {}",
+        style.paint(ink, mark),
+        style.paint(Ink::Bold, &name),
+        style.paint(
+            ink,
+            &format!(
+                "{}, {}",
+                verdict.level.word(),
+                style.cut_line(&verdict.sentence, used)
+            )
+        )
+    )
+}
+
+/// The exact commands, below each other, with what they are good for.
+fn next(session: &Session, advice: &[(String, &'static str)]) -> Vec<String> {
+    let style = &session.style;
+    let socket = match &session.global.socket {
+        Some(path) => format!("--socket {} ", quoted(&style.clean(&path.display().to_string()))),
+        None => String::new(),
+    };
+    let commands: Vec<String> = advice
+        .iter()
+        .map(|(command, _)| format!("ringriftctl {socket}{command}"))
+        .collect();
+    let widest = commands.iter().map(|c| c.width()).max().unwrap_or(0);
+    let mut lines = Vec::new();
+    for (i, (command, (_, why))) in commands.iter().zip(advice).enumerate() {
+        let label = if i == 0 { "next: " } else { "      " };
+        // A command is never cut: one that does not fit wraps, and can still be copied. Its reason gives way.
+        let pad = " ".repeat(widest - command.width());
+        let room = style.width.unwrap_or(usize::MAX).saturating_sub(12 + widest);
+        let why = if room < why.width() { "" } else { why };
+        lines.push(
+            format!(
+                "  {}{}{pad}  {}",
+                style.paint(Ink::Dim, label),
+                style.paint(Ink::Bold, command),
+                style.paint(Ink::Dim, why)
+            )
+            .trim_end()
+            .to_owned(),
+        );
+    }
+    lines
+}
+
+/// As a shell reads it back.
+fn quoted(path: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if path.chars().all(is_plain) {
+        path.to_owned()
+    } else {
+        format!("'{}'", path.replace('\'', "'\\''"))
+    }
+}
+
+/// Everything above the rows.
+fn header(
+    session: &mut Session,
+    node: &NodeStatus,
+    verdict: &Verdict,
+    troubles: &[Trouble<'_>],
+    said: &BTreeMap<String, String>,
+) -> Result<(), Stop> {
+    let style = session.style.clone();
+    session.out.line(headline(&style, node, verdict))?;
+    let facts: Vec<_> = facts(&style, node).into_iter().map(|f| (Ink::Dim, f)).collect();
+    session.out.line(format!("  {}", joined(&style, 2, &facts)))?;
+    let counts = counts(node);
+    if !counts.is_empty() {
+        session.out.line(format!("  {}", joined(&style, 2, &counts)))?;
     }
     for notice in &node.notices {
-        session.out.line(format!(
-            "  {} {}",
-            style.paint(Ink::Warn, "!"),
-            style.clean(notice)
-        ))?;
+        for (i, line) in wrapped(&style, &style.clean(notice), 4).iter().enumerate() {
+            let mark = if i == 0 { "!" } else { " " };
+            session
+                .out
+                .line(format!("  {} {line}", style.paint(Ink::Warn, mark)))?;
+        }
     }
 
-    if !wrong.is_empty() {
+    if !troubles.is_empty() {
         session.out.line("")?;
     }
-    let width = wrong
+    let shown = &troubles[..troubles.len().min(WRONG_MAX)];
+    let width = shown
         .iter()
-        .take(WRONG_MAX)
-        .map(|u| u.name.chars().count())
+        .map(|t| t.name.width())
         .max()
-        .unwrap_or(0);
-    for unit in wrong.iter().take(WRONG_MAX) {
-        let text = format!(
-            "{} {:width$}  {}",
-            state_mark(&style, unit.state),
-            style.clean(&unit.name),
-            in_short(&style, unit)
-        );
-        let text = style
-            .width
-            .map_or_else(|| text.clone(), |w| style.cut(&text, w.saturating_sub(2)));
-        session
-            .out
-            .line(format!("  {}", style.paint(state_ink(unit.state), &text)))?;
-    }
-    if wrong.len() > WRONG_MAX {
-        session
-            .out
-            .line(format!("  and {} more", wrong.len() - WRONG_MAX))?;
-    }
-    if let Some(first) = wrong.first() {
-        let name = style.clean(&first.name);
-        let more = if wrong.len() > 1 && first.state == State::Failed {
-            " | ringriftctl failed"
-        } else {
-            ""
-        };
-        session.out.line(style.paint(
-            Ink::Dim,
-            &format!("  see: ringriftctl status {name} | ringriftctl logs {name}{more}"),
+        .unwrap_or(0)
+        .min(NAME_MAX);
+    for (i, trouble) in shown.iter().enumerate() {
+        let name = style.cut(&style.clean(trouble.name), NAME_MAX);
+        let pad = " ".repeat(width.saturating_sub(name.width()));
+        let used = 2 + 2 + width + 2;
+        let reason = trouble.reason(&style);
+        let mut what = trouble.what(&style);
+        if i >= IN_FULL {
+            if !trouble.holds_up.is_empty() {
+                what.push_str(&format!(", holds up {}", trouble.holds_up.len()));
+            }
+            what.extend(reason.iter().map(|r| format!(": {r}")));
+        }
+        session.out.line(format!(
+            "  {} {}{pad}  {}",
+            style.paint(trouble.ink(), trouble.mark(&style)),
+            style.paint(Ink::Bold, &name),
+            style.paint(trouble.ink(), &style.cut_line(&what, used)),
         ))?;
+        if i >= IN_FULL {
+            continue;
+        }
+        let mut below = Vec::new();
+        below.extend(reason.map(|r| (Ink::Plain, format!("because: {r}"))));
+        below.extend(
+            said.get(trouble.name)
+                .map(|last| (Ink::Dim, format!("it said: {last}"))),
+        );
+        let room = style.width.unwrap_or(NAMES_WIDTH).saturating_sub(4);
+        below.extend(trouble.blocks(&style, room).map(|text| (Ink::Warn, text)));
+        for (ink, text) in below {
+            let text = style.cut_line(&text, 4);
+            session.out.line(format!("    {}", style.paint(ink, &text)))?;
+        }
     }
-    if !found.is_empty() {
+    if troubles.len() > WRONG_MAX {
+        session
+            .out
+            .line(format!("  and {} more", troubles.len() - WRONG_MAX))?;
+    }
+    let lines = next(session, &advice(verdict, troubles));
+    if !lines.is_empty() {
         session.out.line("")?;
     }
-    Ok(())
+    lines.iter().try_for_each(|line| session.out.line(line))
+}
+
+/// A sentence over as many lines as it takes, each begun `indent` columns in.
+fn wrapped(style: &Style, text: &str, indent: usize) -> Vec<String> {
+    let Some(width) = style.width else {
+        return vec![text.to_owned()];
+    };
+    let room = width.saturating_sub(indent).max(1);
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.len() - 1;
+        let line = &mut lines[last];
+        if line.is_empty() {
+            line.push_str(&style.cut(word, room));
+        } else if line.width() + 1 + word.width() <= room {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(style.cut(word, room));
+        }
+    }
+    lines
 }
 
 /// Everything known of one unit.
@@ -411,87 +482,33 @@ fn detail(session: &mut Session, unit: &UnitStatus) -> Result<(), Stop> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::reply::Summary;
+    use crate::render::tests::plain;
 
-    #[track_caller]
-    fn check(summary: Summary, expected: &str) {
-        let node = NodeStatus {
-            version: "1".into(),
-            node: "n".into(),
-            profiles: vec![],
-            pid: 1,
-            uptime_ms: 0,
-            containment: String::new(),
-            settled: true,
-            stopping: false,
-            summary,
-            notices: vec![],
-        };
-        assert_eq!(verdict(&node).1, expected);
+    #[test]
+    fn facts_that_do_not_fit_are_left_out_and_never_wrapped() {
+        let parts: Vec<_> = ["profile x", "up 3m", "pid 12"]
+            .map(|p| (Ink::Dim, p.to_owned()))
+            .into();
+        assert_eq!(joined(&plain(None), 2, &parts), "profile x · up 3m · pid 12");
+        assert_eq!(joined(&plain(Some(20)), 2, &parts), "profile x · up 3m");
+        assert_eq!(joined(&plain(Some(18)), 10, &parts), "profile…");
     }
 
     #[test]
-    fn the_worst_comes_first() {
-        let base = Summary {
-            known: 78,
-            wanted: 32,
-            ..Summary::default()
-        };
-        check(
-            Summary {
-                running: 30,
-                completed: 2,
-                ..base
-            },
-            "well, all 32 units are up",
+    fn a_socket_with_a_blank_can_be_pasted() {
+        assert_eq!(quoted("/run/a.sock"), "/run/a.sock");
+        assert_eq!(quoted("/run/it's me"), "'/run/it'\\''s me'");
+    }
+
+    #[test]
+    fn sentences_are_wrapped_at_blanks() {
+        assert_eq!(
+            wrapped(&plain(Some(20)), "one two three four", 10),
+            ["one two", "three four"]
         );
-        check(
-            Summary {
-                running: 30,
-                starting: 2,
-                ..base
-            },
-            "starting, 30 of 32 units up",
-        );
-        check(
-            Summary {
-                running: 29,
-                waiting: 3,
-                ..base
-            },
-            "29 of 32 units up, 3 held back by units that are stopped",
-        );
-        check(
-            Summary {
-                running: 31,
-                backoff: 1,
-                ..base
-            },
-            "1 of 32 units ended, to be tried again",
-        );
-        check(
-            Summary {
-                running: 29,
-                failed: 2,
-                backoff: 1,
-                ..base
-            },
-            "2 of 32 units failed, 1 to be tried again",
-        );
-        check(
-            Summary {
-                running: 31,
-                stopped: 1,
-                ..base
-            },
-            "31 of 32 units up",
-        );
-        check(
-            Summary {
-                known: 3,
-                ..Summary::default()
-            },
-            "no unit is wanted",
+        assert_eq!(
+            wrapped(&plain(None), "one two three four", 10),
+            ["one two three four"]
         );
     }
 }

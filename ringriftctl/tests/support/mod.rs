@@ -1,6 +1,8 @@
 //! A daemon for the tests: a socket that answers as it is told, well or badly.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod terminal;
+
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -209,6 +211,8 @@ pub fn unit(name: &str, state: State, minutes: u64) -> UnitStatus {
         memory_bytes: up.then_some(25_270_000),
         remains: vec![],
         held: None,
+        metrics: vec![],
+        fds_stored: 0,
     }
 }
 

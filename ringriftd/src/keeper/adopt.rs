@@ -58,7 +58,7 @@ impl Keeper {
     }
 
     /// What lives of an earlier keeper's launch, with proof.
-    fn find_left(&self, adopt: &Adopt) -> Option<Found> {
+    fn find_left(&mut self, adopt: &Adopt) -> Option<Found> {
         let name = leaf_name(&adopt.tag, adopt.id);
         let leaf = self
             .roots()
@@ -68,14 +68,10 @@ impl Keeper {
             matches!(proc::birth_mark(pid), BirthMark::Ours { invocation, role }
                 if invocation == adopt.invocation && role == adopt.role)
         };
-        let picture = Picture::take().ok()?;
+        let left = self.look_behind()?;
         let mut all: Vec<Proc> = match &leaf {
             Some(leaf) => leaf.processes(),
-            None => picture
-                .marked(|invocation, role| invocation == adopt.invocation && role == adopt.role)
-                .iter()
-                .map(|stat| stat.process)
-                .collect(),
+            None => left.bearers(&adopt.invocation, &adopt.role),
         };
         let main = match adopt.main {
             _ if adopt.has_exited => None,
@@ -100,12 +96,12 @@ impl Keeper {
                     Err(_) => None,
                 }
             }
-            None => self.first_of(&all, adopt).map(|main| (main, None)),
+            None => first_of(&all, adopt).map(|main| (main, None)),
         };
         if let (None, Some((process, None))) = (&leaf, main) {
             // What it started in its own session belongs to it too, marked or not.
             all.extend(
-                picture
+                left.picture
                     .in_session_of(process)
                     .into_iter()
                     .filter(|p| !all.contains(p))
@@ -118,24 +114,6 @@ impl Keeper {
             others: all,
             leaf,
         })
-    }
-
-    /// The main process of a launch whose answer was never heard: the leader of a session, which is not the child of
-    /// another one.
-    fn first_of(&self, all: &[Proc], adopt: &Adopt) -> Option<Proc> {
-        let is_first = |process: &&Proc| {
-            let Ok(stat) = proc::stat(process.pid()) else {
-                return false;
-            };
-            let is_below = all.iter().any(|other| other.pid() == stat.ppid);
-            let has_mark = matches!(proc::birth_mark(process.pid()), BirthMark::Ours { invocation, role }
-                if invocation == adopt.invocation && role == adopt.role);
-            stat.session == process.pid() && !is_below && has_mark
-        };
-        all.iter()
-            .filter(is_first)
-            .min_by_key(|process| process.start())
-            .copied()
     }
 
     /// A process that an operator named by pid and start time, moved into a leaf of its own with all that it started.
@@ -215,6 +193,9 @@ impl Keeper {
         }
         // A manager that took the keeper's place had these: what was said to them meanwhile is still in them.
         let ends = self.ends.remove(&id).unwrap_or_default();
+        let has_lost = |is_asked: bool, left: bool| is_asked && !left;
+        let is_deaf = has_lost(adopt.notify.is_some(), ends.notify.is_some())
+            || has_lost(adopt.ready_fd.is_some(), ends.ready.is_some());
         let notify = adopt.notify.as_ref().and_then(|path| {
             if let Some(socket) = ends.notify {
                 return Some(Notify::again(socket, path));
@@ -260,6 +241,7 @@ impl Keeper {
             pipe,
             notify,
             ready,
+            is_deaf,
             killing: None,
             is_released: false,
         };
@@ -299,6 +281,24 @@ impl Keeper {
             ));
         }
     }
+}
+
+/// The main process of a launch whose answer was never heard: the leader of a session, which is not the child of
+/// another one.
+fn first_of(all: &[Proc], adopt: &Adopt) -> Option<Proc> {
+    let is_first = |process: &&Proc| {
+        let Ok(stat) = proc::stat(process.pid()) else {
+            return false;
+        };
+        let is_below = all.iter().any(|other| other.pid() == stat.ppid);
+        let has_mark = matches!(proc::birth_mark(process.pid()), BirthMark::Ours { invocation, role }
+            if invocation == adopt.invocation && role == adopt.role);
+        stat.session == process.pid() && !is_below && has_mark
+    };
+    all.iter()
+        .filter(is_first)
+        .min_by_key(|process| process.start())
+        .copied()
 }
 
 /// The first of `numbers` that is a pipe of ringriftd's in one of these processes.

@@ -4,6 +4,7 @@
 //! The child joins by writing "0" to its leaf before it executes anything, not by CLONE_INTO_CGROUP: Linux 6.18
 //! compares the *spawner's* count of `cgroup.kill` with the leaf's and kills such a child at birth when they differ.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -119,6 +120,15 @@ impl Root {
             inside: format!("{}/{name}", self.inside),
             has_kill: self.has_kill,
         })
+    }
+
+    /// Takes away the leaves that hold nobody and that are not among `held`: an earlier keeper died before it did.
+    pub fn remove_empty(&self, held: &BTreeSet<&Path>) {
+        for leaf in folders(&self.path) {
+            if !held.contains(leaf.as_path()) {
+                remove_tree(&leaf, 1);
+            }
+        }
     }
 
     /// Takes the folder away, and what is empty in it. True when it is gone.

@@ -21,6 +21,7 @@ impl Keeper {
         self.note = Some(NOTE.to_owned());
         // Units run, so no manager's exit code may end this.
         self.phase = Phase::Serving;
+        self.logger_elsewhere = self.logger.process.take();
         let now = Instant::now();
         let peer = left.maybe(left.picture.peer)?;
         match peer.map(reach_logger) {

@@ -134,6 +134,8 @@ pub struct Held {
     pub notify: Option<Notify>,
     /// The read end of its readiness pipe.
     pub ready: Option<SharedFd>,
+    /// Its socket or readiness pipe had to be made again when it was taken over: what it said before is lost.
+    pub is_deaf: bool,
     /// It is being destroyed.
     pub killing: Option<Killing>,
     /// It is to be forgotten as soon as nothing of it is left.
@@ -177,9 +179,35 @@ fn descriptors(e: impl Into<io::Error>) -> Failure {
     Failure::new(Stage::Descriptors, &e.into())
 }
 
+/// A process to be, with all that it leaves to others made: who reads its output and hears what it says can be told
+/// before it runs, so that nothing of it is lost when the keeper dies the moment after.
+#[derive(Debug)]
+pub struct Made {
+    spec: ChildSpec,
+    leaf: Option<Leaf>,
+    pipe: Pipe,
+    notify: Option<Notify>,
+    ready: Option<SharedFd>,
+    /// The child's ends, which `spec` names by number.
+    theirs: Vec<OwnedFd>,
+}
+
+impl Made {
+    /// The read end of its log pipe.
+    pub fn pipe(&self) -> &Pipe {
+        &self.pipe
+    }
+
+    /// Where it says that it is ready, in the wire's order.
+    pub fn ears(&self) -> Vec<SharedFd> {
+        let notify = self.notify.as_ref().map(|n| n.socket.clone());
+        notify.into_iter().chain(self.ready.clone()).collect()
+    }
+}
+
 impl Machine {
-    /// Starts a process. On failure nothing of it is left.
-    pub fn start(&mut self, launch: &Launch, store: &Store) -> Result<Held, Failure> {
+    /// Makes everything for a process. On failure nothing of it is left.
+    pub fn make(&self, launch: &Launch, store: &Store) -> Result<Made, Failure> {
         let mut spec = check(launch).ok_or(Failure {
             stage: Stage::Request,
             errno: 0,
@@ -235,6 +263,9 @@ impl Machine {
         if launch.is_given_stored {
             give_stored(&mut spec, store.of(&launch.tag))?;
         }
+        let mut theirs = vec![pipe_in];
+        theirs.extend(ready_in);
+        theirs.extend(stdin);
 
         let leaf = match &self.containment {
             Containment::Group { .. } => None,
@@ -243,6 +274,29 @@ impl Machine {
                 Some(root.leaf(&name).map_err(|e| Failure::new(Stage::Cgroup, &e))?)
             }
         };
+        Ok(Made {
+            spec,
+            leaf,
+            pipe: Pipe {
+                fd: pipe.into(),
+                output: launch.output.clone(),
+            },
+            notify,
+            ready: ready.map(Into::into),
+            theirs,
+        })
+    }
+
+    /// Starts a process. On failure nothing of it is left.
+    pub fn start(&mut self, launch: &Launch, made: Made) -> Result<Held, Failure> {
+        let Made {
+            mut spec,
+            leaf,
+            pipe,
+            notify,
+            ready,
+            theirs,
+        } = made;
         let spawned = match &leaf {
             None => child::spawn(&mut self.stack, &spec, &self.marker),
             Some(leaf) => leaf
@@ -253,6 +307,7 @@ impl Machine {
                     child::spawn(&mut self.stack, &spec, &self.marker)
                 }),
         };
+        drop(theirs);
         let leader = match spawned {
             Ok(leader) => leader,
             Err(failure) => {
@@ -272,12 +327,10 @@ impl Machine {
             left: Vec::new(),
             told_left: Vec::new(),
             leaf,
-            pipe: Some(Pipe {
-                fd: pipe.into(),
-                output: launch.output.clone(),
-            }),
+            pipe: Some(pipe),
             notify,
-            ready: ready.map(Into::into),
+            ready,
+            is_deaf: false,
             killing: None,
             is_released: false,
         })

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use proto::reply::Exit;
 
+use super::cgroup::Leaf;
 use super::links;
 use super::roles::{BUG, describe};
 use super::signal;
@@ -21,10 +22,12 @@ impl Keeper {
     /// The first words to a manager: what this keeper is, every launch and what became of it, the signals to the daemon
     /// that no manager has taken.
     pub fn greet(&mut self) {
+        let logger = self.logger.process.or(self.logger_elsewhere);
         let hello = FromKeeper::Hello {
             version: WIRE_VERSION,
             pid: self.own_pid.unsigned_abs(),
-            logger_pid: self.logger.process.map(Proc::pid_u32).unwrap_or_default(),
+            logger_pid: logger.map(Proc::pid_u32).unwrap_or_default(),
+            logger_start: logger.map(Proc::start).unwrap_or_default(),
             seed: self.seed,
             containment: self.machine.containment.text(),
             is_fresh: !self.lives.has_served,
@@ -72,6 +75,11 @@ impl Keeper {
             let notify = self.launches.values().filter_map(|held| held.notify.as_ref());
             let held = notify.map(Notify::path).collect();
             sockets::remove_dead(&self.machine.runtime_dir, &held);
+            let graves = self.graves.iter().map(|grave| grave.leaf.path());
+            let leaves = self.launches.values().filter_map(|held| held.leaf.as_ref());
+            let held = leaves.map(Leaf::path).chain(graves).collect();
+            self.roots().for_each(|root| root.remove_empty(&held));
+            self.left_behind = None;
         }
         self.lives.has_served = true;
         self.end_trial();

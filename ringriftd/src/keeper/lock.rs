@@ -130,8 +130,9 @@ fn take_one(path: &Path) -> Result<Flock<File>, LockError> {
     }
 }
 
-/// Who holds the lock, from /proc/locks, since the number in the file proves nothing; unless whoever took it is dead (then
-/// it is not there) and another process that has the file open wrote its own number: it took the dead one's place.
+/// Who holds the lock, from /proc/locks, since the number in the file proves nothing; unless whoever took it is dead (the
+/// kernel goes on naming it in the first pid namespace, and names nobody in others) and another process that has the file
+/// open wrote its own number: it took the dead one's place.
 fn holder(file: &File) -> io::Result<Option<i32>> {
     let meta = file.metadata()?;
     let (device, inode) = (meta.dev(), meta.ino());
@@ -141,8 +142,21 @@ fn holder(file: &File) -> io::Result<Option<i32>> {
         nix::sys::stat::minor(device)
     );
     let text = std::fs::read_to_string("/proc/locks")?;
-    let taker = text.lines().find_map(|line| find_holder(line, &place));
-    Ok(taker.or_else(|| heir(file, &meta)))
+    let mut takers = text.lines().filter_map(|line| find_holder(line, &place));
+    Ok(takers
+        .find(|pid| has_open(*pid, &meta))
+        .or_else(|| heir(file, &meta)))
+}
+
+/// Of another user's process nobody may look; that it is there has to do.
+fn has_open(pid: i32, meta: &Metadata) -> bool {
+    let is_it = |fd: std::fs::DirEntry| {
+        std::fs::metadata(fd.path()).is_ok_and(|m| (m.dev(), m.ino()) == (meta.dev(), meta.ino()))
+    };
+    match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(open) => open.filter_map(Result::ok).any(is_it),
+        Err(e) => e.kind() == io::ErrorKind::PermissionDenied,
+    }
 }
 
 fn heir(mut file: &File, meta: &Metadata) -> Option<i32> {
@@ -150,11 +164,7 @@ fn heir(mut file: &File, meta: &Metadata) -> Option<i32> {
     file.seek(SeekFrom::Start(0)).ok()?;
     file.take(16).read_to_string(&mut text).ok()?;
     let pid: i32 = text.trim().parse().ok()?;
-    let has_it = |fd: std::fs::DirEntry| {
-        std::fs::metadata(fd.path()).is_ok_and(|m| (m.dev(), m.ino()) == (meta.dev(), meta.ino()))
-    };
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    open.filter_map(Result::ok).any(has_it).then_some(pid)
+    has_open(pid, meta).then_some(pid)
 }
 
 /// `1: FLOCK  ADVISORY  WRITE 1234 fe:00:567 0 EOF`

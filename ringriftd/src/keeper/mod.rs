@@ -38,6 +38,7 @@ pub mod ending;
 pub mod handover;
 pub mod in_place;
 pub mod launch;
+pub mod left;
 pub mod links;
 pub mod lives;
 pub mod lock;

@@ -11,6 +11,8 @@ use super::types::Proc;
 
 /// PF_EXITING of `flags` in /proc/PID/stat (linux/sched.h): the process is on its way out.
 const PF_EXITING: u64 = 0x4;
+/// PF_KTHREAD of the same: it is a thread of the kernel's.
+const PF_KTHREAD: u64 = 0x0020_0000;
 
 /// The part of /proc/PID/stat that matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct Stat {
     pub session: i32,
     /// It is on its way out.
     pub exiting: bool,
+    /// It is a thread of the kernel's.
+    pub is_kernel: bool,
 }
 
 impl Stat {
@@ -62,6 +66,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
         pgrp: signed(5)?,
         session: signed(6)?,
         exiting: number(9)? & PF_EXITING != 0,
+        is_kernel: number(9)? & PF_KTHREAD != 0,
     })
 }
 

@@ -117,7 +117,10 @@ impl Keeper {
             .and_then(|way| way.state.as_ref())
             .map(|halves| halves.each_ref().map(|half| n.keep(half)));
         picture.manager = role_left(&self.manager, n);
-        picture.logger = role_left(&self.logger, n);
+        picture.logger = RoleLeft {
+            process: self.logger.process.or(self.logger_elsewhere).map(process),
+            ..role_left(&self.logger, n)
+        };
         picture.ends = self
             .ends
             .iter()
@@ -207,6 +210,8 @@ impl Keeper {
             pipe: launch.pipe.map(|pipe| take_pipe(pipe, left)).transpose()?,
             notify,
             ready: left.maybe(launch.ready)?.map(SharedFd::from),
+            // Whoever was asked to adopt it has been told.
+            is_deaf: false,
             killing: launch.is_destroyed.then(|| Killing::begin(Instant::now())),
             is_released: launch.is_released,
         };

@@ -106,32 +106,48 @@ impl Keeper {
 
     fn on_launch(&mut self, launch: &Launch) {
         let id = launch.id;
-        if !self.launches.contains_key(&id) {
-            if self.phase.is_ending() {
-                return;
+        if self.launches.contains_key(&id) {
+            self.tell_launch(id);
+            return;
+        }
+        if self.phase.is_ending() {
+            return;
+        }
+        let failed = |Failure { stage, errno }| FromKeeper::LaunchFailed { id, stage, errno };
+        let made = match self.machine.make(launch, &self.store) {
+            Ok(made) => made,
+            Err(failure) => return self.tell_manager(&failed(failure), Vec::new()),
+        };
+        // Before it runs: should this process die the moment after, its output still has a reader, and what it says of
+        // itself an ear.
+        let open = ToLogger::Open {
+            id,
+            output: launch.output.clone(),
+        };
+        self.tell_logger(&open, vec![made.pipe().fd.clone()]);
+        let ears = made.ears();
+        let has_ears = !ears.is_empty();
+        if has_ears {
+            self.tell_manager(&FromKeeper::Launching { id }, ears);
+        }
+        match self.machine.start(launch, made) {
+            Ok(held) => {
+                self.by_pid.insert(held.main.pid(), id);
+                let (pid, start_time) = (held.main.pid_u32(), held.main.start());
+                self.launches.insert(id, held);
+                let launched = FromKeeper::Launched {
+                    id,
+                    pid,
+                    start_time,
+                    is_deaf: false,
+                };
+                self.tell_manager(&launched, Vec::new());
             }
-            match self.machine.start(launch, &self.store) {
-                Ok(held) => {
-                    self.by_pid.insert(held.main.pid(), id);
-                    if let Some(pipe) = &held.pipe {
-                        let (open, fd) = (
-                            ToLogger::Open {
-                                id,
-                                output: pipe.output.clone(),
-                            },
-                            pipe.fd.clone(),
-                        );
-                        self.tell_logger(&open, vec![fd]);
-                    }
-                    self.launches.insert(id, held);
-                }
-                Err(Failure { stage, errno }) => {
-                    self.tell_manager(&FromKeeper::LaunchFailed { id, stage, errno }, Vec::new());
-                    return;
-                }
+            Err(failure) => {
+                self.tell_logger(&ToLogger::Close { id }, Vec::new());
+                self.tell_manager(&failed(failure), Vec::new());
             }
         }
-        self.tell_launch(id);
     }
 
     /// Tells what a launch has come to: that it was launched (with its main process of now), how that one ended, and that
@@ -147,8 +163,14 @@ impl Keeper {
         } else {
             super::over::some_pids(&held.left)
         };
-        let (exit, fds) = (held.exit, held.attached());
-        self.tell_manager(&FromKeeper::Launched { id, pid, start_time }, fds);
+        let (exit, fds, is_deaf) = (held.exit, held.attached(), held.is_deaf);
+        let launched = FromKeeper::Launched {
+            id,
+            pid,
+            start_time,
+            is_deaf,
+        };
+        self.tell_manager(&launched, fds);
         let Some(exit) = exit else { return };
         let was_anything_left = !remains.is_empty();
         self.tell_manager(&FromKeeper::Exited { id, exit, remains }, Vec::new());

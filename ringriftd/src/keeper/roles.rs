@@ -12,6 +12,7 @@ use super::child::{self, ChildSpec};
 use super::handover;
 use super::launch::kill_each;
 use super::links::{self, Link};
+use super::proc;
 use super::state::{Keeper, Role, say};
 use super::types::{Proc, SharedFd};
 use super::wire::{FromKeeper, ToLogger, fd};
@@ -70,6 +71,10 @@ impl Keeper {
             (self.kept.buffer.as_raw_fd(), fd::BUFFER),
         ];
         extra.extend(self.kept.hold.iter().map(AsRawFd::as_raw_fd).zip(fd::HOLD));
+        // Two of them would write the same lines.
+        if let Some(old) = self.logger_elsewhere.take() {
+            end_elsewhere(old)?;
+        }
         self.logger = self.start_role("logger", &args, &extra)?;
         self.logger_restarts.since = Some(Instant::now());
         Ok(())
@@ -242,10 +247,19 @@ impl Keeper {
             self.logger_restarts.times += 1;
         }
         self.tell_pipes();
-        let pid = self.logger.process.map(Proc::pid_u32).unwrap_or_default();
+        let process = self.logger.process;
+        let pid = process.map(Proc::pid_u32).unwrap_or_default();
+        let start_time = process.map(Proc::start).unwrap_or_default();
         let times = self.logger_restarts.times;
         let peer: SharedFd = manager_peer.into();
-        self.tell_manager(&FromKeeper::LoggerRestarted { pid, times }, vec![peer]);
+        self.tell_manager(
+            &FromKeeper::LoggerRestarted {
+                pid,
+                start_time,
+                times,
+            },
+            vec![peer],
+        );
     }
 
     /// Gives a new logger every pipe that is open.
@@ -275,6 +289,22 @@ impl Keeper {
             self.tell_logger(&ToLogger::Close { id }, Vec::new());
         }
     }
+}
+
+/// Kills a role that is another process's child, and waits for its death.
+fn end_elsewhere(old: Proc) -> Result<(), String> {
+    kill_each(&[old]);
+    let until = Instant::now() + limits::ROLE_REPLACE_WAIT;
+    while proc::stat(old.pid()).is_ok_and(|now| now.process == old && !now.is_dead()) {
+        if Instant::now() >= until {
+            return Err(format!(
+                "the logger before (pid {}) was killed and does not end",
+                old.pid()
+            ));
+        }
+        let _ = nix::poll::poll(&mut [], 1u8);
+    }
+    Ok(())
 }
 
 /// What manager, logger and a candidate for an upgrade get of the environment.

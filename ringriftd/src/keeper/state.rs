@@ -15,6 +15,7 @@ use proto::reply::Exit;
 use super::cgroup::Leaf;
 use super::config::KeeperConfig;
 use super::launch::{Held, Machine, Pipe};
+use super::left::LeftBehind;
 use super::links::Link;
 use super::lock::Lock;
 use super::rebuild::AllEnds;
@@ -253,6 +254,8 @@ pub struct Keeper {
     pub lives: ManagerLives,
     /// The logger.
     pub logger: Role,
+    /// A logger that a dead keeper started: it serves this one, and another process is its parent.
+    pub logger_elsewhere: Option<Proc>,
     /// The logger's returns.
     pub logger_restarts: LoggerRestarts,
     /// Roles are processes that the keeper started, not ends that a test holds.
@@ -263,6 +266,8 @@ pub struct Keeper {
     pub upgrade: Upgrade,
     /// What a dead keeper's manager had of launches that are still to be adopted.
     pub ends: AllEnds,
+    /// What earlier keepers left here, while a manager asks for it.
+    pub left_behind: Option<LeftBehind>,
     /// What happened to the keeper itself, in words, for each manager.
     pub note: Option<String>,
     /// The highest order of a signal that was carried out.

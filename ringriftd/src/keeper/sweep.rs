@@ -164,11 +164,14 @@ impl Picture {
             .collect()
     }
 
+    /// Every living process. Parents come before their children.
+    pub fn living(&self) -> impl Iterator<Item = &Stat> {
+        self.everybody(&[]).into_iter().filter(|stat| !stat.is_dead())
+    }
+
     /// Every living process that bears a mark that is meant. Parents come before their children.
     pub fn marked(&self, is_meant: impl Fn(&str, &str) -> bool) -> Vec<&Stat> {
-        self.everybody(&[])
-            .into_iter()
-            .filter(|stat| !stat.is_dead())
+        self.living()
             .filter(|stat| {
                 matches!(proc::birth_mark(stat.process.pid()),
                     BirthMark::Ours { invocation, role } if is_meant(&invocation, &role))
@@ -275,6 +278,7 @@ mod tests {
             pgrp: session,
             session,
             exiting: false,
+            is_kernel: false,
         };
         (pid, stat)
     }

@@ -475,6 +475,9 @@ impl Keeper {
                 failure: None,
             });
         }
+        let is_child = |role: &Proc| proc::stat(role.pid()).is_ok_and(|now| now.ppid == self.own_pid);
+        // Nobody tells this process of its end: it is ended when its successor is started.
+        self.logger_elsewhere = self.logger.process.take_if(|logger| !is_child(logger));
         for role in [&mut self.manager, &mut self.logger] {
             role.is_replaced = role.process.is_some();
             role.link = None;

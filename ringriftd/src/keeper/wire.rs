@@ -279,6 +279,8 @@ pub enum FromKeeper {
         pid: u32,
         /// The logger's pid.
         logger_pid: u32,
+        /// The logger's start time (field 22 of /proc/PID/stat).
+        logger_start: u64,
         /// The node's random number, the first half of each invocation's text.
         seed: u64,
         /// `cgroup` with its folder, or `process group` with the reason why there is no cgroup.
@@ -299,8 +301,13 @@ pub enum FromKeeper {
     },
     /// Every launch was told.
     Inventoried,
-    /// A launch runs its program. Attached, in this order: the notify socket if asked for, the read end of the
-    /// readiness pipe if asked for.
+    /// A launch is about to run; it has a notify socket or a readiness pipe. Attached, in this order: the notify socket
+    /// if asked for, the read end of the readiness pipe if asked for.
+    Launching {
+        /// Which.
+        id: LaunchId,
+    },
+    /// A launch runs its program. Attached as with `Launching`, unless that came before.
     Launched {
         /// Which.
         id: LaunchId,
@@ -308,6 +315,8 @@ pub enum FromKeeper {
         pid: u32,
         /// Its start time (field 22 of /proc/PID/stat), which with pid and boot id is its identity.
         start_time: u64,
+        /// It was taken over, and what is attached was made anew: what it said to an earlier keeper's is lost.
+        is_deaf: bool,
     },
     /// The answer to `Adopt`: nothing that can be proven to be of it lives.
     Missing {
@@ -376,6 +385,8 @@ pub enum FromKeeper {
     LoggerRestarted {
         /// Its new pid.
         pid: u32,
+        /// Its start time.
+        start_time: u64,
         /// How often so far.
         times: u32,
     },

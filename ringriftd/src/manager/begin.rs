@@ -65,7 +65,8 @@ impl Files {
 /// The launch that a message is about.
 pub(super) fn launch_of(told: &FromKeeper) -> Option<LaunchId> {
     match told {
-        FromKeeper::Launched { id, .. }
+        FromKeeper::Launching { id }
+        | FromKeeper::Launched { id, .. }
         | FromKeeper::Missing { id }
         | FromKeeper::LaunchFailed { id, .. }
         | FromKeeper::Exited { id, .. }
@@ -360,8 +361,7 @@ impl Manager {
             if let Some(record) = self.launches.record(process.launch) {
                 tracing::debug!("looking for launch {} of {}", process.launch, life.spec.name);
                 open.insert(process.launch);
-                if process.phase == ProcessPhase::Asked && life.foreign.is_none() && record.says_when_ready()
-                {
+                if process.phase == ProcessPhase::Asked && life.foreign.is_none() {
                     unheard.insert(process.launch);
                 }
                 asked.push(record.adopt(main, has_exited));
@@ -383,15 +383,18 @@ impl Manager {
                 };
                 let about = launch_of(&said);
                 match &said {
-                    FromKeeper::Launched { id, pid, .. } if open.remove(id) && unheard.contains(id) => {
-                        tracing::warn!(
-                            "launch {id} (pid {pid}) was being started when the keeper died, and nobody heard whether it is \
-                             ready: it is started again"
-                        );
-                        dying.insert(*id);
-                        send(&mut self.keeper, &ToKeeper::Destroy { id: *id })?;
+                    FromKeeper::Launched { id, pid, is_deaf, .. } => {
+                        if open.remove(id) && *is_deaf && unheard.contains(id) {
+                            tracing::warn!(
+                                "launch {id} (pid {pid}) was being started when the keeper died, and nobody heard whether it \
+                                 is ready: it is started again"
+                            );
+                            dying.insert(*id);
+                            send(&mut self.keeper, &ToKeeper::Destroy { id: *id })?;
+                        } else {
+                            found += 1;
+                        }
                     }
-                    FromKeeper::Launched { .. } => found += 1,
                     FromKeeper::Missing { id } => {
                         open.remove(id);
                     }

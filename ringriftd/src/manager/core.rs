@@ -50,6 +50,7 @@ pub(super) const CONFIG: u8 = 8;
 pub(super) struct Hello {
     pub(super) keeper_pid: u32,
     pub(super) logger_pid: u32,
+    pub(super) logger_start: u64,
     pub(super) seed: u64,
     pub(super) containment: String,
     pub(super) is_fresh: bool,
@@ -437,6 +438,8 @@ impl Manager {
             state: [first, second],
             locks: [state_lock, run_lock],
             logger: (!self.is_logger_gone).then(|| self.logger.fd()),
+            logger_process: Some((self.hello.logger_pid.cast_signed(), self.hello.logger_start))
+                .filter(|(pid, _)| *pid > 1 && !self.is_logger_gone),
             control: self.listener.as_fd(),
             launches: self.launches.ends().collect(),
             stored: &self.stored,

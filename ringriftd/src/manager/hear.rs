@@ -27,7 +27,10 @@ impl Manager {
             return self.on_hook_news(&said);
         }
         match said {
-            FromKeeper::Launched { id, pid, start_time } => {
+            FromKeeper::Launching { id } => self.launches.on_launching(id, fds),
+            FromKeeper::Launched {
+                id, pid, start_time, ..
+            } => {
                 let note = self.launches.on_launched(id, pid, start_time, fds);
                 let unit = self.engine.unit_of(id.invocation);
                 let said = unit.and_then(|unit| self.said.get(&unit.spec.name));
@@ -79,9 +82,14 @@ impl Manager {
                 self.send(&ToKeeper::SignalTaken { number });
             }
             FromKeeper::Ping { nonce } => self.send(&ToKeeper::Pong { nonce }),
-            FromKeeper::LoggerRestarted { pid, times } => {
+            FromKeeper::LoggerRestarted {
+                pid,
+                start_time,
+                times,
+            } => {
                 tracing::warn!("the logger died and was started again (pid {pid}, {times} times so far)");
                 self.hello.logger_pid = pid;
+                self.hello.logger_start = start_time;
                 self.logger_deaths = times;
                 if let Some(link) = fds.into_iter().next().map(Link::from_fd) {
                     match link {

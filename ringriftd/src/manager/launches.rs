@@ -98,11 +98,6 @@ impl LaunchRecord {
         }
     }
 
-    /// It says by a socket or a pipe when it is ready: ears that an earlier keeper may have had, and nobody since.
-    pub fn says_when_ready(&self) -> bool {
-        self.notify.is_some() || self.ready_fd.is_some()
-    }
-
     /// What another keeper needs to know to take it over. `main` is its main process with its start time, where that is
     /// known.
     pub fn adopt(&self, main: Option<(u32, u64)>, has_exited: bool) -> Adopt {
@@ -131,6 +126,8 @@ struct InFlight {
     notify: Option<NotifySocket>,
     /// The readiness pipe, for whoever comes after this process.
     ready: Option<OwnedFd>,
+    /// Its notify socket and readiness pipe, until it runs: nothing that it says counts before.
+    coming: (Option<OwnedFd>, Option<OwnedFd>),
     task: Option<JoinHandle<()>>,
 }
 
@@ -192,6 +189,7 @@ impl Launches {
             record: None,
             notify: None,
             ready: None,
+            coming: (None, None),
             task: Some(task),
         };
         self.open.insert(launch, in_flight);
@@ -215,6 +213,7 @@ impl Launches {
             record: Some(record.clone()),
             notify: None,
             ready: None,
+            coming: (None, None),
             task: None,
         };
         self.open.insert(record.id, in_flight);
@@ -234,8 +233,16 @@ impl Launches {
     pub fn ends(&self) -> impl Iterator<Item = Held<'_>> {
         self.open.iter().map(|(id, in_flight)| Held {
             id: *id,
-            notify: in_flight.notify.as_ref().map(NotifySocket::fd),
-            ready: in_flight.ready.as_ref().map(OwnedFd::as_fd),
+            notify: in_flight.notify.as_ref().map(NotifySocket::fd).or(in_flight
+                .coming
+                .0
+                .as_ref()
+                .map(OwnedFd::as_fd)),
+            ready: in_flight
+                .ready
+                .as_ref()
+                .or(in_flight.coming.1.as_ref())
+                .map(OwnedFd::as_fd),
         })
     }
 
@@ -278,6 +285,15 @@ impl Launches {
         }
     }
 
+    /// The keeper is about to launch it: keeps its ears, for this process or for the keeper that it may have to become.
+    pub fn on_launching(&mut self, launch: LaunchId, fds: Vec<OwnedFd>) {
+        if let Some(in_flight) = self.open.get_mut(&launch)
+            && let Some(record) = &in_flight.record
+        {
+            in_flight.coming = ears(record, fds);
+        }
+    }
+
     /// The keeper has launched it: opens its ears. Returns the remark on what was run.
     pub fn on_launched(
         &mut self,
@@ -289,10 +305,12 @@ impl Launches {
         let leaf = self.leaf(launch);
         let in_flight = self.open.get_mut(&launch)?;
         let record = in_flight.record.as_ref()?;
-        let mut fds = fds.into_iter();
-        if record.notify.is_some()
-            && let Some(socket) = fds.next()
-        {
+        let (notify, ready) = if fds.is_empty() {
+            std::mem::take(&mut in_flight.coming)
+        } else {
+            ears(record, fds)
+        };
+        if let Some(socket) = notify {
             let expected = Expected {
                 invocation: launch.invocation,
                 invocation_text: invocation_text(self.seed, launch.invocation),
@@ -313,9 +331,7 @@ impl Launches {
                 }
             }
         }
-        if record.ready_fd.is_some()
-            && let Some(pipe) = fds.next()
-        {
+        if let Some(pipe) = ready {
             in_flight.ready = pipe.try_clone().ok();
             let news = self.news.clone();
             in_flight.task = Some(tokio::spawn(async move {
@@ -401,6 +417,14 @@ impl Launches {
                 .join(format!("{name}.{}.{}", launch.invocation.0, launch.step)),
         )
     }
+}
+
+/// The notify socket and the readiness pipe among what the keeper attached.
+fn ears(record: &LaunchRecord, fds: Vec<OwnedFd>) -> (Option<OwnedFd>, Option<OwnedFd>) {
+    let mut fds = fds.into_iter();
+    let notify = record.notify.as_ref().and_then(|_| fds.next());
+    let ready = record.ready_fd.and_then(|_| fds.next());
+    (notify, ready)
 }
 
 fn lookup(env: &[Vec<u8>], name: &str) -> Option<String> {

@@ -87,6 +87,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
                 version: WIRE_VERSION,
                 pid,
                 logger_pid,
+                logger_start,
                 seed,
                 containment,
                 is_fresh,
@@ -100,6 +101,7 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         )))) => Hello {
             keeper_pid: pid,
             logger_pid,
+            logger_start,
             seed,
             containment,
             is_fresh,
@@ -289,7 +291,7 @@ async fn survivors(seed: u64, inventory: Option<&Vec<Heard>>) -> Vec<Survivor> {
     };
     let is_held = |survivor: &Survivor| {
         let launched = |told: &Heard| {
-            matches!(&told.0, FromKeeper::Launched { id, pid, start_time }
+            matches!(&told.0, FromKeeper::Launched { id, pid, start_time, .. }
                 if *id == LaunchId::main(survivor.invocation)
                     && (*pid, *start_time) == (survivor.pid, survivor.start_time))
         };

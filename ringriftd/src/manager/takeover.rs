@@ -32,6 +32,8 @@ pub struct Held<'a> {
 pub struct Knows<'a> {
     /// Its link to the logger, unless that one is gone too.
     pub logger: Option<BorrowedFd<'a>>,
+    /// The logger: pid and start time.
+    pub logger_process: Option<(i32, u64)>,
     /// The control socket's listener, which may have been made anew.
     pub control: BorrowedFd<'a>,
     /// The two halves of the state.
@@ -121,6 +123,7 @@ fn picture(knows: &Knows<'_>) -> Result<Handover, String> {
     picture.descriptors.push(picture.control);
     picture.state = knows.state.map(number);
     picture.locks = knows.locks.map(number);
+    picture.logger.process = knows.logger_process;
     picture.peer = knows.logger.map(number);
     picture.ends = knows
         .launches

@@ -120,6 +120,7 @@ fn role_process() {
         let given = |number| unsafe { BorrowedFd::borrow_raw(number) };
         let why = take_over(&Knows {
             logger: Some(given(fd::PEER)),
+            logger_process: None,
             control: given(fd::CONTROL),
             state: fd::STATE.map(given),
             locks: fd::LOCKS.map(given),
@@ -279,6 +280,18 @@ pub fn command(dir: &Path, mode: Mode, inherit: Vec<RawFd>) -> Command {
 }
 
 /// A launch of `argv` with everything else at its plainest.
+/// The pid of a launch that runs; `Some(None)` of one that is about to.
+fn way_up(said: &FromKeeper, launch: LaunchId) -> Option<Option<u32>> {
+    match said {
+        FromKeeper::Launching { id } if *id == launch => Some(None),
+        FromKeeper::Launched { id, pid, .. } if *id == launch => Some(Some(*pid)),
+        FromKeeper::LaunchFailed { id, stage, errno } if *id == launch => {
+            panic!("the launch failed: {stage:?} {errno}")
+        }
+        _ => None,
+    }
+}
+
 pub fn launch(seed: u64, id: LaunchId, argv: &[&str]) -> Launch {
     let invocation = invocation_text(seed, id.invocation);
     Launch {
@@ -451,13 +464,14 @@ impl Node {
     }
 
     pub fn launched(&mut self, id: LaunchId) -> (u32, Vec<OwnedFd>) {
-        self.wait_for(|m| match m {
-            FromKeeper::Launched { id: i, pid, .. } if *i == id => Some(*pid),
-            FromKeeper::LaunchFailed { id: i, stage, errno } if *i == id => {
-                panic!("the launch failed: {stage:?} {errno}")
+        match self.wait_for(|m| way_up(m, id)) {
+            (Some(pid), fds) => (pid, fds),
+            (None, ears) => {
+                let (pid, fds) = self.wait_for(|m| way_up(m, id));
+                assert!(fds.is_empty(), "its ears came twice");
+                (pid.unwrap(), ears)
             }
-            _ => None,
-        })
+        }
     }
 
     pub fn failed(&mut self, id: LaunchId) -> (Stage, i32) {
@@ -510,12 +524,15 @@ impl Node {
     /// Forgets a launch: what it wrote.
     pub fn release(&mut self, id: LaunchId) -> String {
         self.send(&ToKeeper::Release { id });
-        let (closed, text) = self
-            .outputs
-            .recv_timeout(PATIENCE)
-            .expect("the logger was told to close");
-        assert_eq!(closed, id);
-        text
+        loop {
+            let closed = self.outputs.recv_timeout(PATIENCE);
+            let (closed, text) = closed.expect("the logger was told to close");
+            // The output of a launch that could not be started is closed too.
+            if closed == id {
+                return text;
+            }
+            assert_eq!(text, "");
+        }
     }
 
     pub fn signal(&self, id: LaunchId, signal: i32, scope: Scope) {
@@ -741,13 +758,10 @@ impl Played {
     /// Asks for `launch`, and waits until it runs.
     pub fn launch(&self, launch: &Launch) -> (u32, Vec<OwnedFd>) {
         self.send(&ToKeeper::Launch(Box::new(launch.clone())));
-        self.wait_for(|m| match m {
-            FromKeeper::Launched { id, pid, .. } if *id == launch.id => Some(*pid),
-            FromKeeper::LaunchFailed { id, stage, errno } if *id == launch.id => {
-                panic!("the launch failed: {stage:?} {errno}")
-            }
-            _ => None,
-        })
+        match self.wait_for(|m| way_up(m, launch.id)) {
+            (Some(pid), fds) => (pid, fds),
+            (None, ears) => (self.wait_for(|m| way_up(m, launch.id)).0.unwrap(), ears),
+        }
     }
 
     pub fn exited(&self, launch: LaunchId) -> (Exit, Vec<u32>) {
