@@ -427,6 +427,8 @@ pub mod tests {
             memory_bytes: None,
             remains: vec![],
             held: None,
+            metrics: vec![],
+            fds_stored: 0,
         }
     }
 

@@ -88,7 +88,7 @@ fn what_is_not_built_yet_is_refused_by_name() {
         &["units/a@.toml", "templates are not supported yet"],
     );
     std::fs::remove_file(node.path("units/a@.toml")).unwrap();
-    for text in ["[http]\nlisten = \"off\"", "[breaker]", "[on_event]"] {
+    for text in ["[http]\nlisten = \"off\"", "[breaker]"] {
         node.file("ringriftd.toml", text);
         says(&node.fault(&[]), &["ringriftd.toml:1:2", "is not supported yet"]);
     }
