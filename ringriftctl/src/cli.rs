@@ -74,6 +74,8 @@ pub enum Verb {
     Profile(cmd::profile::Args),
     /// Units on their way out, and who uses them
     Deprecated,
+    /// The live table, with keys to act and to read logs
+    Top,
     /// Wait until units are as wanted
     Wait(cmd::wait::Args),
     /// Read all files again; all or nothing
@@ -89,9 +91,9 @@ pub enum Verb {
 }
 
 /// Verbs that the contract has and this version has not.
-const PLANNED: [&str; 16] = [
-    "freeze", "thaw", "health", "why", "analyze", "top", "plan", "apply", "rollback", "changes", "fleet",
-    "import", "export", "doctor", "explain", "switch",
+const PLANNED: [&str; 15] = [
+    "freeze", "thaw", "health", "why", "analyze", "plan", "apply", "rollback", "changes", "fleet", "import",
+    "export", "doctor", "explain", "switch",
 ];
 
 /// Flags of `logs` that the contract has and this version has not.

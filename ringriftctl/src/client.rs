@@ -98,6 +98,8 @@ pub struct Client {
     has_told: bool,
     /// Do not tell on stderr that the connection was lost and is back.
     pub is_quiet: bool,
+    /// Tell the daemon's warnings on stderr. Not where a screen is drawn.
+    pub warns: bool,
     signals: Option<SignalFd>,
     heard: Instant,
     pinged: Option<Instant>,
@@ -164,6 +166,7 @@ impl Client {
             losses: (0, Instant::now()),
             has_told: false,
             is_quiet: false,
+            warns: true,
             signals: None,
             heard: Instant::now(),
             pinged: None,
@@ -341,7 +344,9 @@ impl Client {
                     reply: Reply::Warning(text),
                     ..
                 } => {
-                    talk(&format!("warning: {}", clean(text.as_bytes(), false)));
+                    if self.warns {
+                        talk(&format!("warning: {}", clean(text.as_bytes(), false)));
+                    }
                     Ok(None)
                 }
                 Answer { id, reply } => {

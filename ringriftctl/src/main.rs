@@ -1,7 +1,8 @@
 //! Asks a running ringriftd, and tells it what to do. Knows the wire (`proto`) and nothing of the daemon's inside.
 //!
 //! Read first: [`cli::Verb`] (what may be typed), [`client::Client`] (the conversation). `cmd/` has one verb a file;
-//! `docs/cli.md` is the contract. Starts no daemon, no pager, no editor and no thread.
+//! `docs/cli.md` is the contract. Starts no daemon, no pager and no editor, and threads only for
+//! [`top`].
 #![forbid(unsafe_code)]
 // They panic when the reader is gone; `render::Out` and `render::talk` do not.
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro)]
@@ -22,6 +23,7 @@ mod progress;
 mod render;
 mod session;
 mod stop;
+mod top;
 mod units;
 
 #[cfg(test)]
@@ -106,6 +108,7 @@ fn run(session: &mut Session, verb: Option<Verb>) -> Result<u8, Stop> {
         Verb::DaemonReload => cmd::daemon_reload::run(session),
         Verb::Upgrade(args) => cmd::upgrade::run(session, &args),
         Verb::Shutdown(args) => cmd::shutdown::run(session, &args),
+        Verb::Top => top::run(session),
         Verb::Version => cmd::version::run(session),
         Verb::Completion(args) => cmd::completion::run(session, &args),
     }

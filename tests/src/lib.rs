@@ -18,6 +18,7 @@ pub mod seeded;
 pub mod strace;
 pub mod survive;
 pub mod systemd;
+pub mod terminal;
 pub mod unit;
 
 pub use node::{Containment, Node, NodeBuilder};
