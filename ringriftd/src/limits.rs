@@ -181,6 +181,42 @@ pub const SOCKET_LOOK_AGAIN: Duration = Duration::from_secs(4);
 /// Requests that wait for the manager's loop.
 pub const ASKS_QUEUE: usize = 256;
 
+// --- HTTP ----------------------------------------------------------------------------------------------------
+
+/// Back-off after the place for HTTP could not be had: first, then doubled.
+pub const HTTP_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// That back-off at most.
+pub const HTTP_RETRY_MAX_DELAY: Duration = Duration::from_secs(30);
+/// Connections that wait to be accepted.
+pub const HTTP_BACKLOG: i32 = 128;
+/// Connections at once; past it nobody is accepted until one ends.
+pub const HTTP_CLIENTS_MAX: usize = 64;
+/// Of those, streams of events.
+pub const HTTP_STREAMS_MAX: usize = 24;
+/// How long a client may take from its connection to the end of its header.
+pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one request may take in all, from the connection to the last byte of its answer; a stream may that long take
+/// nothing.
+pub const HTTP_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest header of a request in bytes, its first line included.
+pub const HTTP_HEADER_MAX: usize = 16 * 1024;
+/// Fields in it.
+pub const HTTP_FIELDS_MAX: usize = 64;
+/// The longest path of a request with its query, in bytes.
+pub const HTTP_URI_MAX: usize = 2048;
+/// How often a stream with nothing to say says so.
+pub const HTTP_HEARTBEAT: Duration = Duration::from_secs(15);
+/// What a unit uses is measured anew after so long.
+pub const USAGE_FRESH: Duration = Duration::from_secs(1);
+/// How long measuring may take before an answer does without.
+pub const USAGE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Changes of state of one unit that the dashboard shows.
+pub const HTTP_HISTORY: usize = 60;
+/// Events of one unit that its page shows.
+pub const HTTP_UNIT_EVENTS: usize = 50;
+/// How often what follows from other units (who waits for whom) is looked at again while things change.
+pub const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
+
 // --- the roles -----------------------------------------------------------------------------------------------
 
 /// How long the manager may take from its start until it serves.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use ringriftd::config::verb::{CheckArgs, check_verb};
+use ringriftd::door::HttpPlace;
 use ringriftd::keeper::config::STATE_VERSIONS;
 use ringriftd::keeper::upgrade::{self, SelfCheck};
 use ringriftd::keeper::{Contain, KeeperConfig};
@@ -37,6 +38,9 @@ struct DaemonArgs {
         default_value = "auto"
     )]
     containment: String,
+    /// Where HTTP is served: an address and its port, the path of a Unix socket, or off (default: what ringriftd.toml says)
+    #[arg(long, env = "RINGRIFT_HTTP", value_name = "ADDR", value_parser = HttpPlace::parse)]
+    http: Option<HttpPlace>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -152,7 +156,7 @@ fn self_check() -> u8 {
 fn run_manager(daemon: &DaemonArgs) -> u8 {
     log_to_stderr();
     match Places::of_process(&daemon.places) {
-        Ok(places) => manager::run(places, daemon.profiles.profile.clone()),
+        Ok(places) => manager::run(places, daemon.profiles.profile.clone(), daemon.http.clone()),
         Err(why) => refuse(&why),
     }
 }

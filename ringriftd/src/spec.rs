@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::door::HttpSpec;
+
 /// A unit's name: `[a-z0-9][a-z0-9_.-]{0,63}`. Only `config` makes one from a person's text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UnitName(Arc<str>);
@@ -452,6 +454,8 @@ pub struct NodeSpec {
     pub max_starting: Option<u32>,
     /// The command that is told of events.
     pub on_event: Option<OnEvent>,
+    /// `[http]`.
+    pub http: HttpSpec,
 }
 
 /// The name that the runs of `[on_event] command` have instead of a unit's, in logs and in their environment.

@@ -169,6 +169,7 @@ impl<'a> Container<'a> {
                 "PATH",
                 "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             )
+            .env("RINGRIFT_HTTP", "off")
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(stderr.try_clone().expect("a descriptor is left"))

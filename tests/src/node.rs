@@ -362,6 +362,8 @@ impl Node {
         command
             .env_remove("RINGRIFT_SOCKET")
             .env_remove("NOTIFY_SOCKET")
+            // Nodes of tests live side by side: none opens a port unless its test says where.
+            .env("RINGRIFT_HTTP", "off")
             .envs(&self.env);
         if self.containment == Containment::ProcessGroup {
             command.env("RINGRIFT_CONTAINMENT", "process-group");

@@ -93,7 +93,10 @@ impl Guest {
         });
         let service = std::fs::read_to_string(checkout().join("dist").join(SERVICE)).expect("it is shipped");
         guest.file(&format!("etc/systemd/system/{SERVICE}"), &service);
-        guest.file("etc/ringrift/ringriftd.toml", "profiles = [\"test\"]\n");
+        guest.file(
+            "etc/ringrift/ringriftd.toml",
+            "profiles = [\"test\"]\n[http]\nlisten = \"off\"\n",
+        );
         guest
     }
 

@@ -349,6 +349,7 @@ fn a_too_long_socket_path_is_refused() {
             let socket = format!("{folder}/control.sock");
             let mut daemon = std::process::Command::new(harness::programs::ringriftd())
                 .args(&places)
+                .env("RINGRIFT_HTTP", "off")
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())

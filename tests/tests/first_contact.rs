@@ -33,6 +33,7 @@ fn checkout_node(prepare: impl FnOnce(&mut std::process::Command, &Node)) -> (No
         .args(places)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
+        .env("RINGRIFT_HTTP", "off")
         .env_remove("RINGRIFT_HOME");
     command
         .stderr(std::fs::File::create(node.path("stderr")).expect("it is ours"))

@@ -12,7 +12,7 @@ fn second(node: &Node) -> ctl::Output {
     let places = node.places();
     let places: Vec<&str> = places.iter().map(String::as_str).collect();
     ctl::run(harness::programs::ringriftd(), &places, PATIENCE, |command| {
-        command.env_remove("NOTIFY_SOCKET");
+        command.env_remove("NOTIFY_SOCKET").env("RINGRIFT_HTTP", "off");
     })
 }
 

@@ -218,6 +218,20 @@ impl Walk<'_> {
                 }
                 Typed::Names(out)
             }
+            Kind::Hosts => {
+                let mut out = Vec::new();
+                for item in list.iter() {
+                    let text = self.string(item.span(), name, item.get_ref())?;
+                    if !values::is_host(&text) {
+                        self.fault(item.span(), format!("\"{}\" is not the name of a host", clip(&text)), |d| {
+                            d.why("such a name is made of letters, digits, \"-\" and \".\", or is an address; it has no port")
+                        });
+                        return None;
+                    }
+                    out.push(text.to_ascii_lowercase());
+                }
+                Typed::Names(out)
+            }
             Kind::Users => {
                 let mut out = Vec::new();
                 for item in list.iter() {
@@ -619,6 +633,7 @@ fn is_list(kind: Kind) -> bool {
             | Kind::Events
             | Kind::Profiles
             | Kind::Variables
+            | Kind::Hosts
             | Kind::Users
             | Kind::Argv
             | Kind::Args

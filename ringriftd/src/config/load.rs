@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::civil::Date;
 use proto::reply::{Definition, Setting, SourceFile};
 
+use crate::door::{HttpPlace, HttpSpec};
 use crate::engine::types::Plan;
 use crate::graph::{Graph, Ix};
 use crate::limits;
@@ -86,6 +87,7 @@ pub fn load_from_on(set: Arc<FileSet>, profiles: &[String], today: Date) -> Resu
         .map(|n| (fold(n.as_str()), n.clone()))
         .collect();
     let runners = runners(&files.sources, files.node.as_ref(), &mut faults);
+    let http = http_spec(&files.sources, files.node.as_ref(), &mut faults);
 
     let mut defined: BTreeMap<UnitName, Defined> = BTreeMap::new();
     for (name, unit) in &files.units {
@@ -235,7 +237,12 @@ pub fn load_from_on(set: Arc<FileSet>, profiles: &[String], today: Date) -> Resu
     if !faults.is_empty() {
         return Err(Report { faults, warnings });
     }
-    let node = node_spec(files.node.as_ref().map(|(_, layer)| layer), active, on_event);
+    let node = node_spec(
+        files.node.as_ref().map(|(_, layer)| layer),
+        active,
+        on_event,
+        http,
+    );
     let plan = Plan {
         node,
         units,
@@ -381,7 +388,12 @@ fn active(
     out
 }
 
-fn node_spec(layer: Option<&Layer>, profiles: Vec<String>, on_event: Option<OnEvent>) -> NodeSpec {
+fn node_spec(
+    layer: Option<&Layer>,
+    profiles: Vec<String>,
+    on_event: Option<OnEvent>,
+    http: HttpSpec,
+) -> NodeSpec {
     let value = |key: &str| layer.and_then(|l| l.leaves.get(key)).map(|leaf| &leaf.value);
     NodeSpec {
         profiles,
@@ -394,7 +406,42 @@ fn node_spec(layer: Option<&Layer>, profiles: Vec<String>, on_event: Option<OnEv
             _ => None,
         },
         on_event,
+        http,
     }
+}
+
+/// `[http]`. Where it is wrong, nothing listens, and nothing is loaded.
+fn http_spec(sources: &Sources, node: Option<&(FileId, Layer)>, faults: &mut Vec<Diagnostic>) -> HttpSpec {
+    let mut spec = HttpSpec::default();
+    let Some((_, layer)) = node else { return spec };
+    let leaf = |key: &str| layer.leaves.get(&format!("http.{key}"));
+    let is_set = |key: &str| matches!(leaf(key).map(|leaf| &leaf.value), Some(Typed::Bool(true)));
+    spec.allow_remote = is_set("allow_remote");
+    spec.show_logs = is_set("show_logs");
+    if let Some(Typed::Names(names)) = leaf("allowed_hosts").map(|leaf| &leaf.value) {
+        spec.allowed_hosts.clone_from(names);
+    }
+    let Some(listen) = leaf("listen") else { return spec };
+    let Typed::Text(text) = &listen.value else {
+        return spec;
+    };
+    match HttpPlace::parse(text) {
+        Ok(place) => {
+            spec.listen = place;
+            if let Some(why) = spec.refusal().filter(|_| !layer.is_partial) {
+                faults.push(Diagnostic::fault(sources.place(listen.span), why));
+                spec.listen = HttpPlace::Off;
+            }
+        }
+        Err(why) => {
+            let what = format!(
+                "\"{}\" is no place to listen",
+                text.chars().take(80).collect::<String>()
+            );
+            faults.push(Diagnostic::fault(sources.place(listen.span), what).why(why));
+        }
+    }
+    spec
 }
 
 /// The units of some profiles and all that they pull in. A unit that several list counts for the first.

@@ -60,6 +60,8 @@ pub enum Kind {
     Runner,
     /// Names of environment variables.
     Variables,
+    /// Names of hosts.
+    Hosts,
     /// A user or group, by name or number.
     User,
     /// Several.
@@ -118,6 +120,7 @@ impl Kind {
             Self::Profiles => "a list of profiles' names".to_owned(),
             Self::Runner => "the name of a runner".to_owned(),
             Self::Variables => "a list of variables' names".to_owned(),
+            Self::Hosts => "a list of hosts' names or addresses, without a port".to_owned(),
             Self::User => "a name or a number".to_owned(),
             Self::Users => "a list of names or numbers".to_owned(),
             Self::Template => "text with ${NAME}".to_owned(),
@@ -266,7 +269,8 @@ pub static NODE: &[Key] = keys! {
     "runner" Named { keys: &[], each: RUNNER, what: "runner" }, "", "commands that units share";
     "defaults" Table(DEFAULTS), "", "`[defaults.unit.…]`: any key of a unit";
     "on_event" Table(ON_EVENT), "", "a command that is told of events";
-    "http" Later, "", ""; "breaker" Later, "", "";
+    "http" Table(HTTP), "", "the door for health checks, metrics and the dashboard";
+    "breaker" Later, "", "";
 };
 
 /// `[on_event]`.
@@ -284,6 +288,13 @@ static ON_EVENT: &[Key] = keys! {
     "user" User, "", "whom it runs as; ringriftd's own user when absent";
     "group" User, "", "the user's own when absent";
     "working_dir" Template, "/", "where it runs";
+};
+
+static HTTP: &[Key] = keys! {
+    "listen" Line, "127.0.0.1:8790", "an address and its port, the absolute path of a Unix socket, or \"off\"; `--http` wins over it";
+    "allow_remote" Bool, "false", "allows an address that other hosts can reach; needs `allowed_hosts`";
+    "allowed_hosts" Hosts, "[]", "names by which a request may call this host, besides the loopback ones and the address itself";
+    "show_logs" Bool, "false", "serves log lines and failure tails over TCP too; over a Unix socket they always are";
 };
 
 static DEFAULTS: &[Key] = keys! {

@@ -282,6 +282,13 @@ pub fn is_variable(name: &str) -> bool {
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
+/// Whether `name` can be a host's, as it stands in a `Host` header without its port: a DNS name, or an address (an IPv6
+/// one without brackets).
+pub fn is_host(name: &str) -> bool {
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    (1..=253).contains(&name.len()) && (name.bytes().all(is_name) || name.parse::<std::net::IpAddr>().is_ok())
+}
+
 /// A name as it is compared: `AUTO-SYNC.service` is `auto_sync`. ASCII only, since Unicode would fold look-alikes (the
 /// Kelvin sign) into letters.
 pub fn fold(name: &str) -> String {

@@ -13,6 +13,7 @@ use super::cause;
 use super::request::Requests;
 use super::types::{Action, Change, ChangeKind, Event, Mono};
 use super::unit::{Desired, State, Unit};
+use crate::door::HttpSpec;
 use crate::graph::{Graph, Ix};
 use crate::ids::{Invocation, LaunchId};
 use crate::limits;
@@ -83,6 +84,7 @@ impl Engine {
                 shutdown_timeout: limits::SHUTDOWN_TIMEOUT,
                 max_starting: None,
                 on_event: None,
+                http: HttpSpec::default(),
             },
             graph: Arc::new(Graph::default()),
             units: Vec::new(),

@@ -157,6 +157,7 @@ impl Keeper {
     /// After the loop: takes away what has a name.
     pub fn clean_up(&mut self) {
         let _ = std::fs::remove_file(&self.control_path);
+        self.close_door();
         self.graves.retain(|grave| !grave.leaf.remove());
         if let Containment::Cgroup(root) = &self.machine.containment {
             let until = Instant::now() + limits::ROLE_END_TIMEOUT;

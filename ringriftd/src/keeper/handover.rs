@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::launch::Origin;
 use super::wire::Output;
+use crate::door::HttpPlace;
 use crate::ids::LaunchId;
 use crate::limits;
 
@@ -78,6 +79,9 @@ pub struct Handover {
     pub descriptors: Vec<RawFd>,
     /// The control socket's listener.
     pub control: RawFd,
+    /// The listener for HTTP.
+    #[serde(default)]
+    pub http: Option<DoorLeft>,
     /// The locks of state and run-time folder; twice the same lock where they are one folder.
     pub locks: [RawFd; 2],
     /// The manager's state.
@@ -142,6 +146,15 @@ pub struct RoleLeft {
     /// Its process.
     #[serde(default)]
     pub process: Option<Process>,
+}
+
+/// The listener for HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoorLeft {
+    /// Where.
+    pub place: HttpPlace,
+    /// The listener.
+    pub listener: RawFd,
 }
 
 /// Descriptors of a launch that the manager holds too.
@@ -438,9 +451,13 @@ mod tests {
             why_no_cgroup: String::new(),
             note: Some("upgraded".to_owned()),
             descriptors: vec![
-                5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23,
+                5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
             ],
             control: 5,
+            http: Some(DoorLeft {
+                place: HttpPlace::Tcp(crate::door::HTTP_DEFAULT),
+                listener: 24,
+            }),
             locks: [6, 7],
             state: [8, 9],
             buffer: 10,

@@ -34,6 +34,7 @@ pub mod child;
 #[allow(unsafe_code)] // likewise
 pub mod child_steps;
 pub mod config;
+pub mod door;
 pub mod ending;
 pub mod handover;
 pub mod in_place;

@@ -11,9 +11,10 @@ use std::time::Instant;
 use super::cgroup::{Leaf, Root};
 use super::child::Stack;
 use super::config::KeeperConfig;
+use super::door::Door;
 use super::handover::{
-    self, Draining, Ends, Handover, Kind, LaunchLeft, NotifyLeft, Numbers, PipeLeft, Process, Received,
-    RoleLeft,
+    self, DoorLeft, Draining, Ends, Handover, Kind, LaunchLeft, NotifyLeft, Numbers, PipeLeft, Process,
+    Received, RoleLeft,
 };
 use super::launch::{Containment, Held, Killing, Machine, Pipe};
 use super::links::Link;
@@ -65,6 +66,7 @@ impl Keeper {
             note: None,
             descriptors: Vec::new(),
             control: numbers.keep(&self.control),
+            http: None,
             locks: self.lock.fds().map(|lock| numbers.keep(lock)),
             state: self.kept.state.each_ref().map(|half| numbers.keep(half)),
             buffer: numbers.keep(&self.kept.buffer),
@@ -116,6 +118,10 @@ impl Keeper {
         picture.old_state = way_back
             .and_then(|way| way.state.as_ref())
             .map(|halves| halves.each_ref().map(|half| n.keep(half)));
+        picture.http = self.door.listener.as_ref().map(|listener| DoorLeft {
+            place: self.door.place.clone(),
+            listener: n.keep(listener),
+        });
         picture.manager = role_left(&self.manager, n);
         picture.logger = RoleLeft {
             process: self.logger.process.or(self.logger_elsewhere).map(process),
@@ -161,6 +167,13 @@ impl Keeper {
         self.last_signal = picture.last_signal;
         self.lives.deaths = picture.manager_deaths;
         self.logger_restarts.times = picture.logger_restarts;
+        if let Some(door) = picture.http {
+            self.door = Door {
+                listener: Some(left.fd(door.listener)?.into()),
+                place: door.place,
+                ..Door::default()
+            };
+        }
         for ends in picture.ends {
             let ends_of = EndsLeft {
                 notify: left.maybe(ends.notify)?.map(SharedFd::from),

@@ -74,6 +74,7 @@ impl Keeper {
                 most,
             } => self.on_store(&tag, &name, is_polled, most, fds),
             ToKeeper::Unstore { tag, name } => self.on_unstore(&tag, name.as_deref()),
+            ToKeeper::Http { place } => self.on_http(place),
         }
     }
 

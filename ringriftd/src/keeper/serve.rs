@@ -304,6 +304,7 @@ impl Keeper {
             self.attention_deadline(),
             self.upgrade_deadline(),
             self.logger.kill_at,
+            self.door.again,
         ]
         .into_iter()
         .flatten()
@@ -336,6 +337,7 @@ impl Keeper {
             self.name_orphans();
         }
         self.on_upgrade_time(now);
+        self.on_door_time(now);
         if let Phase::Starting { until } = self.phase
             && until <= now
         {

@@ -15,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::cgroup::{self, Root};
 use super::child::Stack;
 use super::config::{Contain, KeeperConfig};
+use super::door::Door;
 use super::handover::Received;
 use super::launch::{Containment, Machine};
 use super::lock::{self, LockError};
@@ -95,6 +96,7 @@ pub fn prepare(mut config: KeeperConfig, left: Option<&mut Received>) -> Result<
         logger: Role::default(),
         logger_elsewhere: None,
         logger_restarts: LoggerRestarts::default(),
+        door: Door::default(),
         upgrade: Upgrade::No,
         ends: BTreeMap::new(),
         store: Store::default(),

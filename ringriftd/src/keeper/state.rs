@@ -14,6 +14,7 @@ use proto::reply::Exit;
 
 use super::cgroup::Leaf;
 use super::config::KeeperConfig;
+use super::door::Door;
 use super::launch::{Held, Machine, Pipe};
 use super::left::LeftBehind;
 use super::links::Link;
@@ -262,6 +263,8 @@ pub struct Keeper {
     pub is_spawning_roles: bool,
     /// Descriptors that units have kept.
     pub store: Store,
+    /// The listener for HTTP.
+    pub door: Door,
     /// How far an upgrade is.
     pub upgrade: Upgrade,
     /// What a dead keeper's manager had of launches that are still to be adopted.

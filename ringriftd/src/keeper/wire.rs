@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::door::HttpPlace;
 use crate::ids::{LaunchId, Scope};
 use crate::spec::Rlimit;
 use proto::reply::Exit;
@@ -237,6 +238,12 @@ pub enum ToKeeper {
         /// Those of this name; absent: all.
         name: Option<String>,
     },
+    /// Listen here for HTTP, and hold that over every manager's death. Answered by `HttpListener` or `HttpFailed` (not at
+    /// all for `Off`), and said again by each new manager: the same place gives the same listener.
+    Http {
+        /// Where.
+        place: HttpPlace,
+    },
 }
 
 /// Which step of a start failed. The words are for people.
@@ -426,6 +433,18 @@ pub enum FromKeeper {
         name: String,
         /// Why, in words.
         why: String,
+    },
+    /// To `Http`, at once or once it could be had. Attached: the listener.
+    HttpListener {
+        /// Where.
+        place: HttpPlace,
+    },
+    /// To `Http`: it cannot be had for now, and is tried again.
+    HttpFailed {
+        /// Where.
+        place: HttpPlace,
+        /// errno(3).
+        errno: i32,
     },
 }
 

@@ -87,6 +87,10 @@ impl Manager {
             pid: asked.peer.pid,
             verb: verb(&asked.request).to_owned(),
         };
+        let count = self.pending.requests.entry(by.verb.clone()).or_default();
+        *count = count.saturating_add(1);
+        let now = self.clock.now();
+        self.shown.owe(now);
         let token = asked.token;
         let answers = match token {
             Some(token) => match self.find_asked(token, asked.answers) {

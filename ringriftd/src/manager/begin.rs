@@ -79,6 +79,8 @@ pub(super) fn launch_of(told: &FromKeeper) -> Option<LaunchId> {
         | FromKeeper::Signal { .. }
         | FromKeeper::Ping { .. }
         | FromKeeper::Listener
+        | FromKeeper::HttpListener { .. }
+        | FromKeeper::HttpFailed { .. }
         | FromKeeper::UpgradeRefused { .. }
         | FromKeeper::LoggerRestarted { .. }
         | FromKeeper::Stored { .. }
@@ -205,6 +207,10 @@ impl Manager {
         let hook = self.loaded.plan.node.on_event.as_ref();
         self.hooks.restore(base.hooks, hook, &base.events, past);
         self.upgrade = base.upgrade;
+        self.counts = base.counts;
+        for event in &base.events {
+            self.shown.on_event(event);
+        }
         // One that the engine has answered, and whose answer was lost with a damaged end, is no job any more.
         let under_way = &base.engine.requests;
         let jobs = base

@@ -15,11 +15,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::ask::FoundOutside;
 use super::begin::Beginning;
+use super::door::Doorway;
 use super::events::Events;
 use super::hooks::Hooks;
 use super::jobs::Jobs;
 use super::launches::{Launches, News};
 use super::memory::{Order, Step};
+use super::publish::Shown;
 use super::remember::Remember;
 use super::stored::Copies;
 use super::takeover::{self, Knows};
@@ -30,10 +32,12 @@ use crate::control::outbox::Answers;
 use crate::control::server::Asked;
 use crate::control::view::{NodeFacts, Said};
 use crate::control::watch::Renewal;
+use crate::counts::Counts;
 use crate::engine::Engine;
 use crate::engine::types::{Event, LaunchFailure, Mono, RequestId};
 use crate::host::link::Link;
 use crate::host::notify::Told;
+use crate::http::TailAsked;
 use crate::ids::LaunchId;
 use crate::keeper::wire::{FromKeeper, LogQuery, LogTail, ToKeeper};
 use crate::limits;
@@ -87,6 +91,8 @@ pub(super) enum Inside {
     HookTimeout(u64),
     /// The rate allows the next one.
     HookTime,
+    /// The HTTP thread wants a unit's last lines.
+    Tail(TailAsked),
     /// A job's or wait's time is up.
     TimedOut(RequestId),
     /// A job's or wait's client has gone.
@@ -152,6 +158,12 @@ pub(super) struct Manager {
     pub(super) asked_main: BTreeSet<LaunchId>,
     /// Ends of main processes that wait for what the unit said before them.
     pub(super) held_exits: BTreeMap<LaunchId, (Exit, Vec<u32>)>,
+    /// What was counted.
+    pub(super) counts: Counts,
+    /// What the HTTP thread sees.
+    pub(super) shown: Shown,
+    /// HTTP.
+    pub(super) door: Doorway,
 }
 
 /// What the loop listens to.
@@ -178,6 +190,9 @@ impl Manager {
         }
         // Only now: a state that kills its reader has done so before.
         self.send(&ToKeeper::Serving);
+        let now = self.clock.now();
+        self.publish_all(now);
+        self.begin_door();
         self.note_upgrade();
         if self.is_announced && !self.engine.is_shutting_down() {
             // The last manager may have died before it said so; once more harms nobody.
@@ -227,6 +242,7 @@ impl Manager {
                     let whole = self.whole(now);
                     self.remember.rebase(&whole);
                 }
+                () = until(self.shown.due) => self.publish_rest(),
                 () = until(deadline) => self.tell(Event::Tick),
             }
         }
@@ -283,6 +299,7 @@ impl Manager {
                 }
             }
             Inside::FoundOutside(found) => self.on_found_outside(*found),
+            Inside::Tail(asked) => self.on_tail_asked(asked),
             Inside::TimedOut(id) => {
                 self.jobs.on_timeout(id);
                 self.pending.closed.push(id);
@@ -334,22 +351,28 @@ impl Manager {
     ) -> Vec<(usize, oneshot::Receiver<LogTail>)> {
         let mut asked = Vec::new();
         for (i, (row, _)) in rows.iter().enumerate().take(limits::TAILS_AT_ONCE) {
-            self.next_nonce += 1;
-            let nonce = self.next_nonce;
-            let query = LogQuery::Tail {
-                nonce,
-                unit: row.name.clone(),
-                invocation: None,
-                lines: limits::TAIL_LINES,
-            };
-            if self.logger.send(&query, Vec::new()).is_ok() {
-                let (tx, rx) = oneshot::channel();
-                self.tails.insert(nonce, tx);
-                asked.push((i, rx));
+            if let Some(told) = self.ask_tail(row.name.clone()) {
+                asked.push((i, told));
             }
         }
-        self.tails.retain(|_, waiting| !waiting.is_closed());
         asked
+    }
+
+    /// Asks the logger for the last lines of `unit`, unless there is none to ask.
+    pub(super) fn ask_tail(&mut self, unit: String) -> Option<oneshot::Receiver<LogTail>> {
+        self.tails.retain(|_, waiting| !waiting.is_closed());
+        self.next_nonce += 1;
+        let nonce = self.next_nonce;
+        let query = LogQuery::Tail {
+            nonce,
+            unit,
+            invocation: None,
+            lines: limits::TAIL_LINES,
+        };
+        self.logger.send(&query, Vec::new()).ok()?;
+        let (tx, rx) = oneshot::channel();
+        self.tails.insert(nonce, tx);
+        Some(rx)
     }
 
     pub(super) fn set_timeout(&mut self, id: RequestId, ms: u64) {
@@ -376,6 +399,7 @@ impl Manager {
         notices.extend(self.remember.notices());
         notices.extend(self.hello.note.clone());
         notices.extend(self.hooks.notices());
+        notices.extend(self.door.notice());
         match self.hello.manager_deaths {
             0 => {}
             1 => notices.push("the manager died once and was started again; no unit was touched".to_owned()),
@@ -441,6 +465,11 @@ impl Manager {
             logger_process: Some((self.hello.logger_pid.cast_signed(), self.hello.logger_start))
                 .filter(|(pid, _)| *pid > 1 && !self.is_logger_gone),
             control: self.listener.as_fd(),
+            http: self
+                .door
+                .listener
+                .as_ref()
+                .map(|(listener, place)| (listener.as_fd(), place)),
             launches: self.launches.ends().collect(),
             stored: &self.stored,
             last_order: self.last_order,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::reply::{Event, Reply};
 use tokio::sync::broadcast;
@@ -12,6 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::clock::Now;
 use crate::control::outbox::{Answers, Refused};
 use crate::engine::types::Change;
+use crate::http::types::Recent;
 use crate::ids::invocation_text;
 use crate::limits::{EVENTS_KEPT, RECORDER_CHUNK, SUBSCRIBER_LAG};
 use crate::state::recorder::{Entry, Reading};
@@ -19,14 +20,15 @@ use crate::state::recorder::{Entry, Reading};
 /// The ring.
 #[derive(Debug)]
 pub struct Events {
-    kept: VecDeque<Arc<Event>>,
+    /// Shared with the thread that serves HTTP, which holds it for as long as it takes to count references.
+    kept: Arc<Mutex<VecDeque<Arc<Event>>>>,
     listeners: broadcast::Sender<Arc<Event>>,
 }
 
 impl Default for Events {
     fn default() -> Self {
         Self {
-            kept: VecDeque::new(),
+            kept: Arc::default(),
             listeners: broadcast::Sender::new(SUBSCRIBER_LAG),
         }
     }
@@ -35,14 +37,14 @@ impl Default for Events {
 impl Events {
     /// Takes up what an earlier manager told.
     pub fn restore(&mut self, events: Vec<Event>) {
-        self.kept = events.into_iter().map(Arc::new).collect();
+        *self.kept() = events.into_iter().map(Arc::new).collect();
     }
 
     /// The last ones, the oldest first.
     pub fn last(&self, most: usize) -> Vec<Event> {
-        let excess = self.kept.len().saturating_sub(most);
-        self.kept
-            .iter()
+        let kept = self.kept();
+        let excess = kept.len().saturating_sub(most);
+        kept.iter()
             .skip(excess)
             .map(|event| Event::clone(event))
             .collect()
@@ -64,22 +66,36 @@ impl Events {
 
     /// Books an event and tells it.
     pub fn tell(&mut self, event: &Arc<Event>) {
-        if self.kept.len() == EVENTS_KEPT {
-            self.kept.pop_front();
+        let mut kept = self.kept();
+        if kept.len() == EVENTS_KEPT {
+            kept.pop_front();
         }
-        self.kept.push_back(Arc::clone(event));
-        // Nobody listening is no error.
+        kept.push_back(Arc::clone(event));
+        // Nobody listening is no error. Told while the ring is held: who subscribes hears each event once.
         let _ = self.listeners.send(Arc::clone(event));
     }
 
     /// One of those kept.
     pub fn find(&self, seq: u64) -> Option<Arc<Event>> {
-        self.kept.iter().rev().find(|event| event.seq == seq).cloned()
+        self.kept().iter().rev().find(|event| event.seq == seq).cloned()
     }
 
     /// Those kept, and from here on those to come: without a hole or a repeat between the two.
     pub fn subscribe(&self) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
-        (self.kept.iter().cloned().collect(), self.listeners.subscribe())
+        (self.kept().iter().cloned().collect(), self.listeners.subscribe())
+    }
+
+    /// The same for another thread.
+    pub fn recent(&self) -> Recent {
+        Recent {
+            kept: Arc::clone(&self.kept),
+            live: self.listeners.clone(),
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Arc<Event>>> {
+        // Each change of it is one call: there is no half of one.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -121,6 +121,8 @@ impl Manager {
                     self.renewal.listener(listener);
                 }
             }
+            FromKeeper::HttpListener { place } => self.on_door(place, fds),
+            FromKeeper::HttpFailed { place, errno } => self.on_door_failed(&place, errno),
             FromKeeper::UpgradeRefused { why } => self.on_upgrade_refused(&why),
             FromKeeper::Stored {
                 nr,

@@ -17,6 +17,7 @@ use super::launches::LaunchRecord;
 use super::upgrade::{UpgradeChange, UpgradeRecord};
 use crate::config::FileSet;
 use crate::control::view::Said;
+use crate::counts::Counts;
 use crate::engine::snapshot::{Delta, Snapshot};
 use crate::engine::types::RequestId;
 use crate::ids::{LaunchId, Scope};
@@ -91,6 +92,9 @@ pub struct Base {
     /// How far the command that is told of events is.
     #[serde(default)]
     pub hooks: HookState,
+    /// What was counted.
+    #[serde(default)]
+    pub counts: Counts,
 }
 
 /// What one event changed.
@@ -137,6 +141,10 @@ pub struct Step {
     /// How far the command that is told of events is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<HookState>,
+    /// Requests since the last step, by verb. They alone make no step: what only looks writes nothing, but for this,
+    /// once in a while.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, u64>,
 }
 
 impl Step {
@@ -157,6 +165,7 @@ impl Step {
             is_announced,
             upgrade,
             hooks,
+            requests: _,
         } = self;
         files.is_none()
             && engine.is_none()
@@ -174,6 +183,23 @@ impl Step {
     }
 }
 
+impl Step {
+    /// Books what it holds of things that are counted.
+    pub fn count(&self, counts: &mut Counts) {
+        counts.steps = counts.steps.saturating_add(1);
+        for event in &self.events {
+            counts.on_event(event);
+        }
+        for (verb, n) in &self.requests {
+            let sum = counts.requests.entry(verb.clone()).or_default();
+            *sum = sum.saturating_add(*n);
+        }
+        for (name, unit) in self.engine.iter().flat_map(|delta| &delta.units) {
+            counts.on_last_exit(name, unit.last_exit);
+        }
+    }
+}
+
 /// A launch as a key of JSON.
 pub fn key(launch: LaunchId) -> String {
     launch.to_string()
@@ -183,6 +209,7 @@ impl Base {
     /// What it is after `step`.
     pub fn apply(&mut self, step: Step) {
         self.at = step.at;
+        step.count(&mut self.counts);
         if let Some(files) = step.files {
             self.files = files;
         }

@@ -4,6 +4,7 @@
 //! * [`core`]: the loop. * [`step`]: from an event to what is done. * [`hear`]: what keeper and units say. * [`reload`]: the
 //!   files. * [`start`]: how it begins. * [`ask`]: what clients ask. * [`jobs`]: requests answered later. *
 //!   [`launches`]: between the engine's wish and the keeper's answer. * [`events`]: what is remembered of changes.
+//! * [`publish`]: what the HTTP thread sees. * [`door`]: where it listens.
 //! * [`memory`]: what outlives the manager. * [`remember`]: where it is kept. * [`recover`] and [`begin`]: how it is taken
 //!   up again.
 
@@ -11,12 +12,14 @@ mod ask;
 mod begin;
 pub mod candidate;
 mod core;
+mod door;
 mod events;
 mod hear;
 mod hooks;
 mod jobs;
 mod launches;
 mod memory;
+mod publish;
 mod recover;
 mod reload;
 mod remember;

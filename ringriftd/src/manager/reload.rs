@@ -7,6 +7,7 @@ use proto::reply::{Failure, Reply};
 
 use super::core::{CONFIG, Inside, Manager};
 use super::jobs::Answered;
+use crate::config::diagnostic::Diagnostic;
 use crate::config::{self, Loaded, Report};
 use crate::control::outbox::Answers;
 use crate::control::view::{refused, reloaded};
@@ -53,11 +54,24 @@ impl Manager {
         answers: Option<Answers>,
     ) {
         self.is_reloading = false;
+        let result = result.and_then(|loaded| match loaded.plan.node.http.at(self.door.flag.as_ref()) {
+            Ok(http) => Ok((loaded, http)),
+            Err(why) => Err(Report {
+                faults: vec![Diagnostic::homeless(format!("--http: {why}"))],
+                warnings: Vec::new(),
+            }),
+        });
         let answered = match result {
-            Ok(loaded) => {
+            Ok((loaded, http)) => {
                 let before = std::mem::replace(&mut self.loaded, loaded);
                 self.pending.files = Some(Arc::clone(self.loaded.files()));
                 self.tell(Event::Loaded(Arc::clone(&self.loaded.plan)));
+                let now = self.clock.now();
+                self.publish_all(now);
+                if self.door.spec != http {
+                    self.door.spec = http;
+                    self.ask_for_door();
+                }
                 let did = reloaded(&before, &self.loaded, &self.engine);
                 tracing::info!(
                     "reloaded: {} added, {} removed, {} need a restart",

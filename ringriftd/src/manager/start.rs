@@ -11,17 +11,21 @@ use tokio::sync::mpsc;
 
 use super::begin::{Beginning, Files, Heard};
 use super::core::{BUG, CONFIG, Channels, Hello, Manager};
+use super::door::Doorway;
 use super::events::Events;
 use super::hooks::Hooks;
 use super::jobs::Jobs;
 use super::launches::Launches;
 use super::memory::Step;
+use super::publish::Shown;
 use super::recover::{self, Past};
 use super::remember::{self, Remember};
 use crate::clock::Clock;
 use crate::config::{self, FileSet, Loaded};
 use crate::control::server::{self, Options};
 use crate::control::watch::Renewal;
+use crate::counts::Counts;
+use crate::door::HttpPlace;
 use crate::engine::Engine;
 use crate::engine::snapshot::Survivor;
 use crate::engine::types::Role;
@@ -33,11 +37,14 @@ use crate::ids::LaunchId;
 use crate::keeper::wire::{FromKeeper, WIRE_VERSION, fd};
 use crate::limits;
 use crate::places::Places;
+use crate::published::Header;
 use crate::state::recorder;
 use crate::state::store::Pick;
 
 /// Runs the manager's role on the descriptors of [`fd`] until all is down. The result is the process's exit code.
-pub fn run(places: Places, profiles: Vec<String>) -> u8 {
+///
+/// `http` is the place that the command line names for HTTP, which wins over the files.
+pub fn run(places: Places, profiles: Vec<String>, http: Option<HttpPlace>) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -46,7 +53,7 @@ pub fn run(places: Places, profiles: Vec<String>) -> u8 {
         }
     };
     let code = runtime.block_on(async {
-        match start(places, profiles).await {
+        match start(places, profiles, http).await {
             Ok((mut manager, channels, beginning)) => manager.run(channels, beginning).await,
             Err(code) => code,
         }
@@ -66,7 +73,11 @@ fn inherited(number: i32) -> OwnedFd {
     }
 }
 
-async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channels, Beginning), u8> {
+async fn start(
+    places: Places,
+    profiles: Vec<String>,
+    http: Option<HttpPlace>,
+) -> Result<(Manager, Channels, Beginning), u8> {
     let bug = |what: &str, e: &dyn std::fmt::Display| {
         tracing::error!("cannot {what}: {e}");
         BUG
@@ -150,6 +161,10 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         .map_err(|e| bug("hear of the launches", &e))?;
     let files = memory.as_ref().map(|(base, past)| (&base.files, *past));
     let loaded = load(&places, &profiles, files)?;
+    let door = loaded.plan.node.http.at(http.as_ref()).map_err(|why| {
+        crate::say!("ringriftd: --http: {why}");
+        CONFIG
+    })?;
     match loaded.warnings.len() {
         0 => {}
         1 => tracing::warn!("1 warning about the files: ringriftd check tells it"),
@@ -198,6 +213,18 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         places.socket().display()
     );
     let cgroup = hello.containment.strip_prefix("cgroup ").map(PathBuf::from);
+    let header = Header {
+        version: env!("CARGO_PKG_VERSION"),
+        node: String::new(),
+        profiles: Vec::new(),
+        started: now,
+        containment: hello.containment.clone(),
+        is_settled: false,
+        is_stopping: false,
+        notices: Vec::new(),
+        deaths: (0, 0),
+        last_seq: 0,
+    };
     let mut manager = Manager {
         engine: Engine::new(hello.seed),
         loaded,
@@ -236,6 +263,9 @@ async fn start(places: Places, profiles: Vec<String>) -> Result<(Manager, Channe
         stored: BTreeMap::new(),
         asked_main: BTreeSet::new(),
         held_exits: BTreeMap::new(),
+        counts: Counts::default(),
+        shown: Shown::new(header),
+        door: Doorway::new(http, door),
         hello,
         places,
     };

@@ -9,7 +9,7 @@ use proto::reply::Reply;
 
 use super::core::Manager;
 use super::jobs::Answered;
-use super::memory::{self, Base, Order, STATE_VERSION};
+use super::memory::{self, Base, Order, STATE_VERSION, Step};
 use crate::clock::Now;
 use crate::control::outbox::Answers;
 use crate::control::view::summary;
@@ -233,7 +233,10 @@ impl Manager {
         let mut step = std::mem::take(&mut self.pending);
         step.at = (now.mono.0, now.wall_us);
         let is_announced = step.is_announced;
-        if self.remember.append(&step) {
+        step.count(&mut self.counts);
+        let wants_base = self.remember.append(&step);
+        self.publish(&step, now);
+        if wants_base {
             let mut whole = self.whole(now);
             // What is about to be done is not in the picture yet.
             whole.events.extend(step.events);
@@ -251,6 +254,28 @@ impl Manager {
             for launch in &step.released {
                 whole.launches.remove(&memory::key(*launch));
             }
+            self.remember.rebase(&whole);
+        }
+    }
+
+    /// Keeps how often was asked for what, if anybody asked since the last step.
+    pub(super) fn commit_requests(&mut self, now: Now) {
+        if self.pending.requests.is_empty() {
+            return;
+        }
+        self.commit(now);
+        let requests = std::mem::take(&mut self.pending.requests);
+        if requests.is_empty() {
+            return;
+        }
+        let step = Step {
+            at: (now.mono.0, now.wall_us),
+            requests,
+            ..Step::default()
+        };
+        step.count(&mut self.counts);
+        if self.remember.append(&step) {
+            let whole = self.whole(now);
             self.remember.rebase(&whole);
         }
     }
@@ -283,6 +308,7 @@ impl Manager {
             is_announced: self.is_announced,
             upgrade: self.upgrade.clone(),
             hooks: self.hooks.state().clone(),
+            counts: self.counts.clone(),
         }
     }
 

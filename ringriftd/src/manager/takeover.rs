@@ -11,8 +11,9 @@ use std::os::unix::ffi::OsStrExt;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
 use super::stored::Copies;
+use crate::door::HttpPlace;
 use crate::ids::LaunchId;
-use crate::keeper::handover::{self, Ends, Handover, Kind, StoredLeft};
+use crate::keeper::handover::{self, DoorLeft, Ends, Handover, Kind, StoredLeft};
 use crate::keeper::sys;
 use crate::keeper::wire::fd;
 
@@ -36,6 +37,8 @@ pub struct Knows<'a> {
     pub logger_process: Option<(i32, u64)>,
     /// The control socket's listener, which may have been made anew.
     pub control: BorrowedFd<'a>,
+    /// The listener for HTTP, and where it is.
+    pub http: Option<(BorrowedFd<'a>, &'a HttpPlace)>,
     /// The two halves of the state.
     pub state: [BorrowedFd<'a>; 2],
     /// The locks of the state and the run-time folder.
@@ -121,6 +124,13 @@ fn picture(knows: &Knows<'_>) -> Result<Handover, String> {
     picture.untaken_signals = Vec::new();
     picture.control = number(knows.control);
     picture.descriptors.push(picture.control);
+    picture.http = knows.http.map(|(listener, place)| DoorLeft {
+        place: place.clone(),
+        listener: number(listener),
+    });
+    picture
+        .descriptors
+        .extend(picture.http.as_ref().map(|door| door.listener));
     picture.state = knows.state.map(number);
     picture.locks = knows.locks.map(number);
     picture.logger.process = knows.logger_process;

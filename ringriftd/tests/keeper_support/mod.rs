@@ -120,6 +120,7 @@ fn role_process() {
         let given = |number| unsafe { BorrowedFd::borrow_raw(number) };
         let why = take_over(&Knows {
             logger: Some(given(fd::PEER)),
+            http: None,
             logger_process: None,
             control: given(fd::CONTROL),
             state: fd::STATE.map(given),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::door::HttpSpec;
 use crate::engine::restart::mix;
 use crate::engine::types::Plan;
 use crate::graph::Graph;
@@ -127,6 +128,7 @@ pub(super) fn plan(units: Vec<UnitSpec>, max_starting: Option<u32>) -> Arc<Plan>
         shutdown_timeout: Duration::from_secs(3600),
         max_starting,
         on_event: None,
+        http: HttpSpec::default(),
     };
     Arc::new(Plan {
         node,
