@@ -17,6 +17,8 @@ pub mod outside;
 pub mod prepare;
 pub mod ready;
 pub(crate) mod receive;
+mod sender;
 pub mod survivors;
 mod types;
 pub mod usage;
+mod words;
