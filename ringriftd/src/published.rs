@@ -54,8 +54,6 @@ pub struct Row {
     pub leaf: Option<PathBuf>,
     /// When its present life was launched, µs since 1970.
     pub launched_us: Option<u64>,
-    /// Numbers that it reported of itself.
-    pub metrics: BTreeMap<String, f64>,
 }
 
 /// Everything, at one moment.

@@ -4,13 +4,16 @@
 //!
 //! Read first: [`node::Node`] and [`oracle`].
 
+pub mod browser;
 pub mod client;
 pub mod contained;
 pub mod ctl;
+pub mod http;
 pub mod node;
 pub mod numbers;
 pub mod oracle;
 pub mod outside;
+pub mod page;
 pub mod processes;
 pub mod programs;
 pub mod seeded;

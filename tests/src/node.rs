@@ -211,6 +211,7 @@ impl NodeBuilder {
             folder: self.folder,
             args: self.args,
             env: self.env,
+            unset: Vec::new(),
             containment: self.containment,
             is_bare: self.is_bare,
             prefix: self.prefix,
@@ -260,6 +261,7 @@ pub struct Node {
     folder: TempDir,
     args: Vec<String>,
     env: BTreeMap<String, String>,
+    unset: Vec<String>,
     containment: Containment,
     is_bare: bool,
     prefix: Vec<String>,
@@ -365,10 +367,19 @@ impl Node {
             // Nodes of tests live side by side: none opens a port unless its test says where.
             .env("RINGRIFT_HTTP", "off")
             .envs(&self.env);
+        for name in &self.unset {
+            command.env_remove(name);
+        }
         if self.containment == Containment::ProcessGroup {
             command.env("RINGRIFT_CONTAINMENT", "process-group");
         }
         command
+    }
+
+    /// The next daemon gets nothing of this variable.
+    pub fn forget_env(&mut self, name: &str) {
+        self.env.remove(name);
+        self.unset.push(name.to_owned());
     }
 
     /// The next daemon is started through this program and its arguments, as by [`NodeBuilder::through`].

@@ -1,19 +1,20 @@
 //! Makes a screen of the model, for every size down to a line of a few letters. Draws text that is clean and cut to the
 //! columns it has; colours only say again what a word or symbol says.
 
-use proto::reply::{EdgeKind, Health, UnitStatus};
+use proto::reply::{Health, UnitStatus};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::style::{Color, Modifier, Style as Look};
 use unicode_width::UnicodeWidthStr;
 
+use super::canvas::{Canvas, Words, padded, title};
 use super::model::{Line, MESSAGE_US, Model, Pane};
+use super::panes::{detail, logs};
 use super::rows::Row;
 use crate::measure;
 use crate::overview::{Level, troubles, verdict};
 use crate::render::{Ink, Style};
 use crate::session::{state_ink, state_mark, state_word};
-use crate::units::{blockers, health_ink, health_word, held, remarks};
+use crate::units::{health_ink, health_word, remarks};
 
 /// Below so many lines there is no pane and no root cause: rows come first.
 const HIGH: u16 = 14;
@@ -23,63 +24,6 @@ const NAME_MAX: usize = 32;
 const NOTE_GOOD: usize = 16;
 /// The most root causes that are told above the rows.
 const CAUSES_MAX: usize = 3;
-
-/// Text in colours, one after the other.
-type Words = Vec<(Ink, String)>;
-
-struct Canvas<'a> {
-    buffer: &'a mut Buffer,
-    style: &'a Style,
-}
-
-impl Canvas<'_> {
-    fn look(&self, ink: Ink) -> Look {
-        let look = Look::default();
-        let colour = |c| if self.style.colour { look.fg(c) } else { look };
-        match ink {
-            Ink::Plain => look,
-            Ink::Good => colour(Color::Green),
-            Ink::Warn => colour(Color::Yellow),
-            Ink::Bad => colour(Color::Red).add_modifier(Modifier::BOLD),
-            Ink::Dim => look.add_modifier(Modifier::DIM),
-            Ink::Bold => look.add_modifier(Modifier::BOLD),
-        }
-    }
-
-    /// Words from the left of a line, cut where the line ends.
-    fn put(&mut self, area: Rect, y: u16, words: &[(Ink, String)]) {
-        if y >= area.bottom() {
-            return;
-        }
-        let mut x = area.x;
-        for (ink, text) in words {
-            let room = usize::from(area.right().saturating_sub(x));
-            let text = self.style.cut(text, room);
-            let look = self.look(*ink);
-            x = self.buffer.set_stringn(x, y, &text, room, look).0;
-        }
-    }
-
-    /// A word at the right end of a line, if it leaves `least` columns of it.
-    fn put_right(&mut self, area: Rect, y: u16, least: usize, word: &(Ink, String)) -> usize {
-        let width = word.1.width();
-        if least + width + 2 > usize::from(area.width) {
-            return 0;
-        }
-        let x = area.right() - u16::try_from(width).unwrap_or(0);
-        let look = self.look(word.0);
-        self.buffer.set_stringn(x, y, &word.1, width, look);
-        width + 2
-    }
-
-    fn bar(&mut self, area: Rect, y: u16) {
-        if y < area.bottom() {
-            let line = Rect { y, height: 1, ..area };
-            self.buffer
-                .set_style(line, Look::default().add_modifier(Modifier::REVERSED));
-        }
-    }
-}
 
 /// Draws everything. The model learns how many rows there was room for.
 pub fn draw(model: &mut Model, style: &Style, area: Rect, buffer: &mut Buffer) {
@@ -303,15 +247,6 @@ impl Column {
     }
 }
 
-fn padded(text: &str, width: usize, is_right: bool) -> String {
-    let pad = " ".repeat(width.saturating_sub(text.width()));
-    if is_right {
-        format!("{pad}{text}")
-    } else {
-        format!("{text}{pad}")
-    }
-}
-
 fn table(canvas: &mut Canvas<'_>, model: &mut Model, area: Rect) {
     let style = canvas.style;
     let has_head = area.height > 2;
@@ -415,209 +350,6 @@ fn table(canvas: &mut Canvas<'_>, model: &mut Model, area: Rect) {
         }
         y += 1;
     }
-}
-
-fn title(canvas: &mut Canvas<'_>, area: Rect, left: &str, right: &str) {
-    let style = canvas.style;
-    let width = usize::from(area.width);
-    let left = style.cut(left, width);
-    canvas.put(area, area.y, &[(Ink::Plain, padded(&left, width, false))]);
-    canvas.put_right(area, area.y, left.width(), &(Ink::Plain, format!("{right} ")));
-    canvas.bar(area, area.y);
-}
-
-fn logs(canvas: &mut Canvas<'_>, model: &mut Model, area: Rect) {
-    let style = canvas.style;
-    let room = usize::from(area.height.saturating_sub(1));
-    model.back = model.back.min(model.log.1.len().saturating_sub(room));
-    let place = if model.back == 0 {
-        "following".to_owned()
-    } else {
-        format!("{} lines below, f follows", model.back)
-    };
-    title(
-        canvas,
-        area,
-        &format!(" log of {}", style.clean(&model.log.0)),
-        &place,
-    );
-    let end = model.log.1.len() - model.back;
-    let lines = model.log.1.iter().skip(end.saturating_sub(room)).take(room);
-    if model.log.1.is_empty() {
-        canvas.put(
-            area,
-            area.y + 1,
-            &[(Ink::Dim, "  it has written nothing so far".to_owned())],
-        );
-    }
-    for (y, (at, text)) in (area.y + 1..).zip(lines) {
-        let time = measure::short(*at, &style.zone);
-        // The day is the first six letters; the time of the day is what differs.
-        let time = if area.width >= 60 && *at > 0 {
-            format!("{}  ", &time[7.min(time.len())..])
-        } else {
-            String::new()
-        };
-        canvas.put(area, y, &[(Ink::Dim, time), (Ink::Plain, text.clone())]);
-    }
-}
-
-fn detail(canvas: &mut Canvas<'_>, model: &mut Model, area: Rect) {
-    let style = canvas.style;
-    let Some(unit) = model.unit() else {
-        title(canvas, area, " no unit", "");
-        return;
-    };
-    let words = about(model, style, unit);
-    let description = match unit.description.is_empty() {
-        true => String::new(),
-        false => format!(": {}", style.clean(&unit.description)),
-    };
-    let name = style.clean(&unit.name);
-    let room = usize::from(area.height.saturating_sub(1));
-    let back = model.back.min(words.len().saturating_sub(room));
-    let more = words.len().saturating_sub(back + room);
-    let place = if more > 0 {
-        format!("{more} more, ] scrolls")
-    } else {
-        String::new()
-    };
-    title(canvas, area, &format!(" {name}{description}"), &place);
-    for (y, line) in (area.y + 1..).zip(words.iter().skip(back).take(room)) {
-        canvas.put(area, y, line);
-    }
-    model.back = back;
-}
-
-/// Everything worth telling of a unit, why it is as it is first.
-fn about(model: &Model, style: &Style, unit: &UnitStatus) -> Vec<Words> {
-    let mut lines: Vec<Words> = Vec::new();
-    let mut add = |key: &str, ink: Ink, text: String| {
-        lines.push(vec![
-            (Ink::Dim, format!("{key:>11}  ")),
-            (ink, text.replace('\t', " ")),
-        ]);
-    };
-    let since = if style.iso { "since" } else { "for" };
-    let wanted = if unit.desired_up { "" } else { ", not wanted" };
-    add(
-        "state",
-        state_ink(unit.state),
-        format!(
-            "{} {since} {}{wanted}",
-            state_word(unit.state),
-            style.since(unit.since_us)
-        ),
-    );
-    if let Some(hold) = &unit.held {
-        add("held", Ink::Warn, held(style, hold));
-    }
-    if !unit.blocked_by.is_empty() {
-        add("waits for", Ink::Warn, blockers(style, unit, true));
-    }
-    if let Some(root) = troubles(&model.units)
-        .iter()
-        .find(|t| t.holds_up.contains(unit.name.as_str()))
-    {
-        let why = root.reason(style).map(|r| format!(": {r}")).unwrap_or_default();
-        add(
-            "root cause",
-            Ink::Bad,
-            format!("{} {}{why}", style.clean(root.name), root.what(style)),
-        );
-    }
-    if let Some(at) = unit.next_try_us {
-        add("next try", Ink::Warn, style.ahead(at));
-    }
-    if let Some(error) = &unit.last_error {
-        let is_now = !unit.ready;
-        add(
-            "last error",
-            if is_now { Ink::Bad } else { Ink::Plain },
-            style.clean(error),
-        );
-    }
-    if let Some(last) = unit.last_exit {
-        add(
-            "last exit",
-            Ink::Plain,
-            format!("{}, {}", measure::exit(last.exit), style.ago(last.at_us)),
-        );
-    }
-    if !unit.remains.is_empty() {
-        add("still there", Ink::Bad, crate::units::pids(&unit.remains));
-    }
-    let said = model.detail.as_ref().filter(|d| d.name == unit.name);
-    for line in said.iter().flat_map(|d| d.last_lines.iter().rev().take(3).rev()) {
-        add("it said", Ink::Plain, style.clean_bytes(&line.message));
-    }
-    if let Some(root) = troubles(&model.units).iter().find(|t| t.name == unit.name)
-        && let Some(text) = root.blocks(style, 200)
-    {
-        add("", Ink::Warn, text);
-    }
-    let ink = health_ink(unit.health);
-    let says = unit
-        .status_text
-        .as_ref()
-        .map(|t| format!(", says \"{}\"", style.clean(t)));
-    add(
-        "health",
-        ink,
-        format!("{}{}", health_word(unit.health), says.unwrap_or_default()),
-    );
-    let mut life = Vec::new();
-    life.extend(unit.pid.map(|p| format!("pid {p}")));
-    life.push(format!(
-        "{} starts, {} automatic restarts",
-        unit.starts, unit.restarts
-    ));
-    add("life", Ink::Plain, life.join(", "));
-    let names = |pick: &dyn Fn(&proto::reply::Edge) -> Option<&str>| {
-        let mut list: Vec<String> = model
-            .edges
-            .edges
-            .iter()
-            .filter_map(|e| pick(e).map(|n| style.clean(n)))
-            .collect();
-        list.sort();
-        list.dedup();
-        list.join(", ")
-    };
-    let needs = names(&|e| (e.from == unit.name && e.kind == EdgeKind::Requires).then_some(e.to.as_str()));
-    let needed = names(&|e| (e.to == unit.name && e.kind == EdgeKind::Requires).then_some(e.from.as_str()));
-    if !needs.is_empty() {
-        add("requires", Ink::Plain, needs);
-    }
-    if !needed.is_empty() {
-        add("needed by", Ink::Plain, needed);
-    }
-    let mut kind = vec![style.clean(&unit.category), style.clean(&unit.lifecycle)];
-    kind.extend(unit.critical.then(|| "critical".to_owned()));
-    kind.retain(|k| !k.is_empty());
-    add("kind", Ink::Plain, kind.join(", "));
-    if unit.needs_restart {
-        add(
-            "files",
-            Ink::Warn,
-            "changed: takes effect at the next restart".to_owned(),
-        );
-    }
-    if let Some(note) = &unit.note {
-        add("note", Ink::Plain, style.clean(note));
-    }
-    let arrow = style.pick("→", "->");
-    for event in model.events.iter().rev().filter(|e| e.unit == unit.name).take(20) {
-        let text = format!(
-            "{} {} {arrow} {}: {}",
-            measure::short(event.at_us, &style.zone),
-            state_word(event.from),
-            state_word(event.to),
-            style.clean(&event.cause.text)
-        );
-        add("event", Ink::Dim, text);
-    }
-    lines
 }
 
 fn footer(canvas: &mut Canvas<'_>, model: &Model, area: Rect) {

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::pty::{Winsize, openpty};
 
-use super::PATIENCE;
-
+/// The longest that any conversation of a test may take.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How wide one is that nobody gave a size.
 pub const COLUMNS: u16 = 72;
 

@@ -500,6 +500,10 @@ fn starting_text(unit: &Unit) -> String {
         StartPhase::Pre(n) => format!("is starting: start_pre[{n}] runs"),
         StartPhase::Post(n) => format!("is starting: start_post[{n}] runs"),
         StartPhase::FindingMain => "is starting: its main process is looked for".to_owned(),
+        StartPhase::Probing => format!(
+            "is starting: its readiness is being checked (it has {})",
+            duration_text(life.spec.ready_timeout)
+        ),
         StartPhase::Activating if is_asked => "is starting: its program is being launched".to_owned(),
         StartPhase::Activating => {
             let most = duration_text(life.spec.ready_timeout);

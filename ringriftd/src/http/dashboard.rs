@@ -33,11 +33,23 @@ pub struct Asset {
     pub bytes: &'static [u8],
 }
 
-const ASSETS: [Asset; 1] = [Asset {
-    path: "/",
-    kind: "text/html; charset=utf-8",
-    bytes: include_bytes!("page/index.html"),
-}];
+const ASSETS: [Asset; 3] = [
+    Asset {
+        path: "/",
+        kind: "text/html; charset=utf-8",
+        bytes: include_bytes!("page/index.html"),
+    },
+    Asset {
+        path: "/page.css",
+        kind: "text/css; charset=utf-8",
+        bytes: include_bytes!("page/page.css"),
+    },
+    Asset {
+        path: "/page.js",
+        kind: "text/javascript; charset=utf-8",
+        bytes: include_bytes!("page/page.js"),
+    },
+];
 
 /// The file of the page at `path`.
 pub fn asset(path: &str) -> Option<&'static Asset> {
@@ -226,7 +238,8 @@ pub async fn node(asked: &Asked<'_>, shared: &Arc<Shared>) -> Answer {
     let now = Now::read();
     let mut value = header(&picture, now);
     value.insert("shows_logs".to_owned(), json!(asked.shows_logs));
-    let only: Option<Vec<&str>> = asked.parameter("unit").map(|names| names.split(',').collect());
+    let named = asked.parameter("unit");
+    let only: Option<Vec<&str>> = named.as_ref().map(|names| names.split(',').collect());
     let known = shared.histories.lock();
     let units: Vec<Value> = health::wanted(&picture)
         .filter(|row| {

@@ -58,12 +58,20 @@ pub fn daemon(row: &Row, now_us: u64) -> Value {
         "depends_on": row.spec.requires.iter().map(|name| key(name.as_str())).collect::<Vec<_>>(),
         "category": unit.category,
         "critical": unit.critical,
-        "metrics": row.metrics,
+        "metrics": numbers(row),
         "since": utc(unit.since_us),
         "next_try": unit.next_try_us.map(utc),
         "last_exit": unit.last_exit.as_ref().map(exit),
         "blocked_by": unit.blocked_by.iter().map(|b| json!({ "unit": b.unit, "why": b.why })).collect::<Vec<_>>(),
     })
+}
+
+/// Numbers that it reported of itself.
+fn numbers(row: &Row) -> Map<String, Value> {
+    let numbers = row.status.metrics.iter();
+    numbers
+        .map(|(name, value)| (name.clone(), json!(value)))
+        .collect()
 }
 
 /// The units that this node is for.

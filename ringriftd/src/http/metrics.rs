@@ -323,7 +323,7 @@ fn per_unit(
         "Numbers that a daemon reports of itself.",
     );
     for row in rows {
-        for (name, value) in &row.metrics {
+        for (name, value) in &row.status.metrics {
             out.sample(&[("daemon", &row.status.name), ("name", name)], *value);
         }
     }

@@ -1,7 +1,9 @@
-//! The words of JSON: how units are keyed, how times are written, and an event as `ringriftctl events --json` writes it.
+//! The words of JSON: how units are keyed, how times are written, and events.
 
 use proto::reply::{Event, Exit, LastExit};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+use crate::event_json;
 
 /// The key of a unit: its name in upper case, as the fleet's daemons have always been called.
 pub fn key(name: &str) -> String {
@@ -33,29 +35,13 @@ pub fn exit(last: &LastExit) -> Value {
     }
 }
 
-/// An event.
+/// An event, as `ringriftctl events --json` writes it: one line.
+pub fn event_line(event: &Event) -> String {
+    // A struct of texts and numbers can always be written.
+    event_json::line(event).unwrap_or_default()
+}
+
+/// The same as a value.
 pub fn event(event: &Event) -> Value {
-    let mut cause = Map::new();
-    cause.insert("kind".to_owned(), json!(event.cause.kind));
-    if let Some(seq) = event.cause.seq {
-        cause.insert("seq".to_owned(), json!(seq));
-    }
-    if let Some(unit) = &event.cause.unit {
-        cause.insert("unit".to_owned(), json!(unit));
-    }
-    if let Some(by) = &event.cause.by {
-        let by = json!({ "uid": by.uid, "pid": by.pid, "verb": by.verb });
-        cause.insert("by".to_owned(), by);
-    }
-    cause.insert("text".to_owned(), json!(event.cause.text));
-    json!({
-        "seq": event.seq,
-        "time": utc(event.at_us),
-        "event": event.event,
-        "unit": event.unit,
-        "invocation": event.invocation,
-        "from": event.from,
-        "to": event.to,
-        "cause": cause,
-    })
+    serde_json::from_str(&event_line(event)).unwrap_or_default()
 }

@@ -28,11 +28,11 @@ pub struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// The value of `name` in the query, as it was sent.
-    pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+    /// The value of `name` in the query.
+    pub fn parameter(&self, name: &str) -> Option<String> {
+        let mut pairs = self.query.split('&');
+        let value = pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+        decoded(value)
     }
 }
 
@@ -55,7 +55,7 @@ pub async fn answer(asked: &Asked<'_>, shared: &Arc<Shared>, guest: Guest) -> An
             }
             if let Some(name) = path.strip_prefix("/status/") {
                 let picture = look();
-                return match find(&picture, name) {
+                return match find(&picture, &decoded(name).unwrap_or_default()) {
                     Ok(row) => health::one(row),
                     Err(answer) => *answer,
                 };
@@ -65,7 +65,7 @@ pub async fn answer(asked: &Asked<'_>, shared: &Arc<Shared>, guest: Guest) -> An
                 .and_then(|rest| rest.strip_suffix(".json"));
             if let Some(name) = name {
                 let picture = look();
-                return match find(&picture, name) {
+                return match find(&picture, &decoded(name).unwrap_or_default()) {
                     Ok(row) => dashboard::unit(asked, shared, row).await,
                     Err(answer) => *answer,
                 };
@@ -80,6 +80,26 @@ pub async fn answer(asked: &Asked<'_>, shared: &Arc<Shared>, guest: Guest) -> An
             )
         }
     }
+}
+
+/// What a part of a path or a query says: `%40` is `@`. `None` where that is no text.
+fn decoded(part: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let (byte, after) = match (first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                let digit = |b: u8| char::from(b).to_digit(16);
+                let byte = digit(*high)? * 16 + digit(*low)?;
+                (u8::try_from(byte).ok()?, after)
+            }
+            (b'%', _) => return None,
+            (byte, after) => (*byte, after),
+        };
+        bytes.push(byte);
+        rest = after;
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// The unit that a person means; or that there is none, with the nearest names.
@@ -100,4 +120,19 @@ fn find<'a>(picture: &'a Picture, text: &str) -> Result<&'a Arc<Row>, Box<Answer
             "nearest": near.iter().map(|name| name.to_ascii_uppercase()).collect::<Vec<_>>(),
         }),
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_paths_are_decoded_or_refused() {
+        assert_eq!(decoded("a%40b").as_deref(), Some("a@b"));
+        assert_eq!(decoded("auto_sync").as_deref(), Some("auto_sync"));
+        assert_eq!(decoded("a%2Cb%c3%a4").as_deref(), Some("a,b\u{e4}"));
+        for bad in ["%", "%4", "%zz", "%ff", "%+1"] {
+            assert_eq!(decoded(bad), None, "{bad}");
+        }
+    }
 }

@@ -58,16 +58,15 @@ pub fn events(asked: &Asked<'_>, shared: &Arc<Shared>, guest: Guest) -> Answer {
         return answer;
     };
     let said = asked.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-    let after = said
-        .or_else(|| asked.parameter("after"))
-        .and_then(|id| id.trim().parse().ok());
+    let said = said.map(str::to_owned).or_else(|| asked.parameter("after"));
+    let after = said.and_then(|id| id.trim().parse().ok());
     let (pieces, taken) = mpsc::channel(PIECES);
     tokio::spawn(tell(Arc::clone(shared), after, pieces, place));
     reply::answer(StatusCode::OK, "text/event-stream", Content::Stream(taken, guest))
 }
 
 fn piece(event: &Event) -> String {
-    format!("id: {}\ndata: {}\n\n", event.seq, names::event(event))
+    format!("id: {}\ndata: {}\n\n", event.seq, names::event_line(event))
 }
 
 fn lagged(missed: u64) -> Bytes {

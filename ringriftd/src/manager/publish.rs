@@ -73,9 +73,10 @@ impl Manager {
             touched.extend(delta.units.keys().chain(&delta.dropped));
         }
         if !touched.is_empty() {
+            let stored = super::stored::counts(&self.stored);
             let rows = touched
                 .into_iter()
-                .map(|name| (name.clone(), self.row(name, now)))
+                .map(|name| (name.clone(), self.row(name, &stored, now)))
                 .collect();
             self.shown.published.put(rows);
         }
@@ -93,8 +94,9 @@ impl Manager {
         let gone = before.keys().filter(|name| !known.contains(*name));
         let mut rows: Vec<_> = gone.map(|name| (name.clone(), None)).collect();
         self.shown.launched.retain(|name, _| known.contains(name));
+        let stored = super::stored::counts(&self.stored);
         rows.extend(known.into_iter().map(|name| {
-            let row = self.row(&name, now);
+            let row = self.row(&name, &stored, now);
             (name, row)
         }));
         self.shown.published.put(rows);
@@ -110,13 +112,14 @@ impl Manager {
             State::Starting | State::Running | State::Reloading => desired == Desired::Down || restarts,
             State::Stopped | State::Stopping | State::Backoff | State::Failed | State::Completed => false,
         };
+        let stored = super::stored::counts(&self.stored);
         let rows: Vec<_> = self
             .engine
             .known_units()
             .filter(|(_, unit)| waits(unit.word, unit.desired, unit.restart_pending))
             .map(|(_, unit)| unit.spec.name.clone())
             .map(|name| {
-                let row = self.row(&name, began);
+                let row = self.row(&name, &stored, began);
                 (name, row)
             })
             .collect();
@@ -155,18 +158,15 @@ impl Manager {
         }
     }
 
-    fn row(&self, name: &UnitName, now: Now) -> Option<Arc<Row>> {
+    fn row(&self, name: &UnitName, stored: &BTreeMap<&str, u32>, now: Now) -> Option<Arc<Row>> {
         let (ix, unit): (Ix, _) = self.engine.find(name)?;
         let facts = Facts {
             now,
             seed: self.hello.seed,
             said: &self.said,
-            stored: &super::stored::counts(&self.stored),
+            stored,
         };
         let life = unit.state.life();
-        let metrics = life
-            .and_then(|_| Some(self.said.get(name)?.metrics.iter().cloned().collect()))
-            .unwrap_or_default();
         Some(Arc::new(Row {
             status: view::unit(&self.engine, ix, &facts),
             spec: Arc::clone(&unit.spec),
@@ -177,7 +177,6 @@ impl Manager {
             },
             leaf: life.and_then(|life| self.launches.leaf(LaunchId::main(life.invocation))),
             launched_us: life.and_then(|_| self.shown.launched.get(name).copied()),
-            metrics,
         }))
     }
 }

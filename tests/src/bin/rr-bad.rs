@@ -249,6 +249,9 @@ impl<'a> Life<'a> {
         }
         if std::env::var_os("NOTIFY_SOCKET").is_some() {
             notify(b"READY=1")?;
+            if let Some(text) = self.args.option("then-say") {
+                notify(text.as_bytes())?;
+            }
         }
         if let Some(file) = self.args.option("ready-file") {
             std::fs::write(file, "ready\n")?;

@@ -1,0 +1,183 @@
+//! The page of a real node in a real browser: the same files, from the program itself, over a node that is really broken.
+
+use std::net::TcpListener;
+
+use harness::browser::{self, Browser};
+use harness::{Node, Unit, need, processes, programs};
+use proto::reply::State;
+use serde_json::json;
+
+const LIVE: &str = "document.getElementById('line').textContent.includes('live')";
+const HEADLINE: &str = "document.getElementById('headline').textContent";
+
+/// A place on this machine where nobody listens now.
+fn free() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it has an address").to_string()
+}
+
+const EVIL: &str = "<img src=x onerror='window.owned=1'>";
+
+fn node(address: &str, config: &str) -> Node {
+    let broken = format!("echo \"said {EVIL}\"; exit 3");
+    let node = Node::builder()
+        .config(config)
+        .args(&["--http", address])
+        .unit("db", &Unit::bad(&["run"]))
+        .unit(
+            "s3_sync",
+            &Unit::command(&["/bin/sh", "-c", &broken])
+                .requires(&["db"])
+                .text("description", EVIL)
+                .once(),
+        )
+        .unit("auto_sync", &Unit::bad(&["run"]).requires(&["s3_sync"]))
+        .unit(
+            "talker",
+            &Unit::bad(&["notify-as", "status", EVIL]).requires(&["db"]),
+        )
+        .start();
+    node.wait_state("s3_sync", State::Failed);
+    node
+}
+
+/// S5, F11: a node's own page, with what hostile units say: verdict, cause, graph, a unit's log where it may be shown; nothing goes
+/// wrong in the browser, nobody else is asked, and looking changes nothing.
+#[test]
+fn the_page_of_a_real_node_is_true_and_harmless() {
+    need!(browser::program().is_some(), "no chromium here");
+    let address = free();
+    let node = node(&address, "http = { show_logs = true }");
+    let before: Vec<_> = node
+        .status_of(&[])
+        .1
+        .into_iter()
+        .map(|u| (u.name, u.state, u.starts))
+        .collect();
+    let origin = format!("http://{address}");
+    let mut browser = Browser::start();
+    browser.screen(1280, 1000, false);
+    browser.open(&format!("{origin}/"));
+    browser.wait(LIVE);
+    let said = browser.text(HEADLINE);
+    assert!(
+        said.contains("failed, 1 of 4 units down for good, 1 waiting"),
+        "{said}"
+    );
+    let cause = browser.text("document.getElementById('causes').innerText");
+    assert!(
+        cause.contains("exited with code 3") && cause.contains("holds up 1: auto_sync"),
+        "{cause}"
+    );
+    let talker = browser.text(
+        "[...document.querySelectorAll('#rows tr')].find(r => r.textContent.startsWith('talker')).innerText",
+    );
+    assert!(talker.contains(EVIL), "as text: {talker}");
+    let blocked = browser.value("document.querySelectorAll('#drawing path.blocks').length");
+    assert_eq!(blocked, json!(1));
+    browser.assert_clean(&origin);
+    // Its own page.
+    browser.open(&format!("{origin}/#unit=s3_sync"));
+    browser.wait("document.getElementById('lines').textContent.includes('said <img')");
+    browser.wait("document.getElementById('events').textContent.includes('→ failed')");
+    let says = browser.text("document.getElementById('unit-says').textContent");
+    assert_eq!(says, EVIL);
+    assert_eq!(browser.value("document.querySelectorAll('img').length"), json!(0));
+    assert_eq!(browser.value("window.owned === undefined"), json!(true));
+    browser.assert_clean(&origin);
+    let after: Vec<_> = node
+        .status_of(&[])
+        .1
+        .into_iter()
+        .map(|u| (u.name, u.state, u.starts))
+        .collect();
+    assert_eq!(before, after, "a page never changes anything");
+    node.check();
+}
+
+/// A kill is shown without a new question from a person; the manager's death does not end the page.
+#[test]
+fn the_page_follows_a_real_node_over_its_managers_death() {
+    need!(browser::program().is_some(), "no chromium here");
+    let address = free();
+    let mut node = node(&address, "");
+    let mut browser = Browser::start();
+    browser.open(&format!("http://{address}/"));
+    browser.wait(LIVE);
+    let restarts = "[...document.querySelectorAll('#rows tr')].find(r => r.textContent.startsWith('talker')).children[4].textContent";
+    assert_eq!(browser.text(restarts), "0");
+    processes::signal(node.pid("talker"), libc::SIGKILL);
+    browser.wait(&format!("{restarts} === '1'"));
+    node.crash_manager();
+    browser.wait(LIVE);
+    let stopped = node.ctl(&["stop", "talker"]);
+    assert_eq!(stopped.code, Some(0), "{stopped}");
+    browser.wait("[...document.querySelectorAll('#rows tr')].find(r => r.textContent.startsWith('talker')).textContent.includes('stopped')");
+    browser.wait(LIVE);
+    // Over TCP, and not asked for: no log lines.
+    browser.open(&format!("http://{address}/#unit=s3_sync"));
+    browser.wait("document.getElementById('events').textContent.includes('→ failed')");
+    assert_eq!(
+        browser.value("document.getElementById('unit-lines').hidden"),
+        json!(true)
+    );
+    assert_eq!(
+        browser.value("document.body.textContent.includes('said <img')"),
+        json!(false)
+    );
+    node.check();
+}
+
+/// The tree's own coordinator, as it ships: 32 units, well, each of them in the list and in the graph.
+#[test]
+fn the_trees_own_profile_is_shown() {
+    need!(browser::program().is_some(), "no chromium here");
+    let address = free();
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = std::process::Command::new(programs::ringriftd());
+    command
+        .args(["--profile", "coordinator", "--http", &address])
+        .env("RINGRIFT_CONTAINMENT", "process-group");
+    for (flag, name) in [
+        ("--config", "ringriftd.toml"),
+        ("--units", "units"),
+        ("--profiles", "profiles"),
+    ] {
+        command.arg(flag).arg(programs::checkout().join(name));
+    }
+    for (flag, name) in [
+        ("--runtime-dir", "run"),
+        ("--state-dir", "state"),
+        ("--log-dir", "log"),
+    ] {
+        command.arg(flag).arg(folder.path().join(name));
+    }
+    let log = std::fs::File::create(folder.path().join("stderr")).expect("a file");
+    let mut daemon = command
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("ringriftd runs");
+    harness::until("HTTP is served", || std::net::TcpStream::connect(&address).ok());
+    let mut browser = Browser::start();
+    browser.screen(1280, 1000, false);
+    browser.open(&format!("http://{address}/"));
+    browser.wait(LIVE);
+    browser.wait(&format!("{HEADLINE}.includes('well, all 32 units are up')"));
+    assert_eq!(
+        browser.value("document.querySelectorAll('#rows tr').length"),
+        json!(32)
+    );
+    assert_eq!(
+        browser.value("document.querySelectorAll('#drawing a.box').length"),
+        json!(32)
+    );
+    browser.assert_clean(&format!("http://{address}"));
+    let asked = processes::Held::open(daemon.id() as i32)
+        .expect("it runs")
+        .signal(libc::SIGTERM);
+    assert!(asked, "it runs");
+    let ended = harness::ctl::wait(&mut daemon, harness::PATIENCE);
+    assert!(ended.is_some_and(|status| status.success()), "it ends in order");
+}
