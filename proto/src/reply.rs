@@ -241,6 +241,10 @@ pub struct UnitStatus {
     pub remains: Vec<u32>,
     /// It is held.
     pub held: Option<Hold>,
+    /// How its health is found out, and what was found; absent where nothing watches it and it says nothing.
+    pub check: Option<Box<CheckStatus>>,
+    /// Why its health is what it is, in one sentence.
+    pub health_text: Option<String>,
     /// Numbers that it reports of itself (`X_RINGRIFT_METRICS=`), by name: `[A-Za-z0-9_.:]`, at most 64 of them.
     pub metrics: Vec<(String, f64)>,
     /// Descriptors that it has kept for its next life (`FDSTORE=1`).
@@ -249,6 +253,71 @@ pub struct UnitStatus {
     pub capsules: Vec<Capsule>,
     /// How often it has failed, for as long as ringriftd remembers it.
     pub failures: u64,
+}
+
+/// How a unit's health is found out, and what was found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// The probe as its file has it, variables unfilled: `http http://127.0.0.1:8080/ready`. Of a command only the
+    /// program. Absent: there is none.
+    pub probe: Option<String>,
+    /// Between two probes, and two reports, in ms.
+    pub interval_ms: u64,
+    /// For each probe, in ms.
+    pub timeout_ms: u64,
+    /// After ready, until something counts, in ms.
+    pub grace_ms: u64,
+    /// In a row, until it is unhealthy; absent: nothing counts, it is only shown.
+    pub failures: Option<u32>,
+    /// `restart`, `mark` or `ignore`.
+    pub on_failure: String,
+    /// `WATCHDOG=1` is expected this often, in ms.
+    pub watchdog_ms: Option<u64>,
+    /// By when it is expected next.
+    pub watchdog_due_us: Option<u64>,
+    /// When it last came.
+    pub watchdog_fed_us: Option<u64>,
+    /// Probes that failed since the last one that succeeded.
+    pub failed_probes: u32,
+    /// The same of reports.
+    pub failed_reports: u32,
+    /// Lives that were ended because they were not well, since the counter was last reset.
+    pub unhealthy_ends: u64,
+    /// A probe is under way.
+    pub is_asking: bool,
+    /// When the next one is asked.
+    pub next_us: Option<u64>,
+    /// The last results, the oldest first, those of earlier lives among them.
+    pub results: Vec<CheckResult>,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckResult {
+    /// When.
+    pub at_us: u64,
+    /// From the question to the answer, in µs; absent where nothing was asked.
+    pub took_us: Option<u64>,
+    /// `ready`, `probe`, `report` or `watchdog`.
+    pub by: String,
+    /// What came of it.
+    pub outcome: CheckOutcome,
+    /// Why, where it is not well.
+    pub text: Option<String>,
+}
+
+/// What came of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckOutcome {
+    /// Well.
+    Passed,
+    /// It works, but not well.
+    Degraded,
+    /// Not well.
+    Failed,
+    /// It could not be asked, which says nothing of the unit.
+    Unasked,
 }
 
 /// How a main process last ended.

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use proto::codec::{CodecError, MAX_VALUE, decode, encode};
 use proto::frame::{Answer, Ask, Hello, MAGIC, MAX_FRAME, Token, VERSION, Welcome, framing};
 use proto::reply::{
-    Blocker, By, Cause, CauseKind, Event, Exit, Failure, Health, Hold, LastExit, LineEnd, LogLine, Reply,
-    State, UnitStatus, Verdict,
+    Blocker, By, Cause, CauseKind, CheckOutcome, CheckResult, CheckStatus, Event, Exit, Failure, Health,
+    Hold, LastExit, LineEnd, LogLine, Reply, State, UnitStatus, Verdict,
 };
 use proto::request::{Job, Request, WaitFor, Whom};
 use tokio_util::codec::Decoder;
@@ -434,8 +434,36 @@ fn unit_status() -> impl Strategy<Value = UnitStatus> {
                 fds_stored: 3,
                 capsules: vec![],
                 failures: number,
+                check: flag.then(|| Box::new(check_status(number, time))),
+                health_text: time.map(|n| n.to_string()),
             },
         )
+}
+
+fn check_status(number: u64, time: Option<u64>) -> CheckStatus {
+    CheckStatus {
+        probe: time.map(|n| format!("tcp 127.0.0.1:{n}")),
+        interval_ms: number,
+        timeout_ms: number,
+        grace_ms: 0,
+        failures: time.map(|_| 3),
+        on_failure: "mark".into(),
+        watchdog_ms: time,
+        watchdog_due_us: time,
+        watchdog_fed_us: None,
+        failed_probes: 1,
+        failed_reports: 0,
+        unhealthy_ends: number,
+        is_asking: time.is_none(),
+        next_us: time,
+        results: vec![CheckResult {
+            at_us: number,
+            took_us: time,
+            by: "probe".into(),
+            outcome: CheckOutcome::Unasked,
+            text: time.map(|n| n.to_string()),
+        }],
+    }
 }
 
 fn request() -> impl Strategy<Value = Request> {

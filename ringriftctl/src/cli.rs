@@ -34,6 +34,8 @@ pub enum Verb {
     List(cmd::list::Args),
     /// Units that are down for good, and why
     Failed(cmd::failed::Args),
+    /// How units are checked, the last results, and the next
+    Health(cmd::health::Args),
     /// Whether one of the units is running
     IsActive(PredicateArgs),
     /// Whether one of the units is failed
@@ -95,9 +97,9 @@ pub enum Verb {
 }
 
 /// Verbs that the contract has and this version has not.
-const PLANNED: [&str; 13] = [
-    "freeze", "thaw", "health", "plan", "apply", "rollback", "changes", "fleet", "import", "export",
-    "doctor", "explain", "switch",
+const PLANNED: [&str; 12] = [
+    "freeze", "thaw", "plan", "apply", "rollback", "changes", "fleet", "import", "export", "doctor",
+    "explain", "switch",
 ];
 
 /// Flags of `logs` that the contract has and this version has not.

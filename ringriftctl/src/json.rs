@@ -223,6 +223,9 @@ pub struct Unit<'a> {
     memory_bytes: Option<u64>,
     remains: &'a [u32],
     held: Option<HoldBody<'a>>,
+    /// Why `health` is what it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health_text: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     last_lines: Vec<LogBody<'a>>,
     failures: u64,
@@ -264,6 +267,7 @@ impl<'a> Unit<'a> {
             memory_bytes: unit.memory_bytes,
             remains: &unit.remains,
             held: unit.held.as_ref().map(HoldBody::from),
+            health_text: unit.health_text.as_deref(),
             last_lines: unit.last_lines.iter().map(LogBody::from).collect(),
             failures: unit.failures,
             capsules: unit.capsules.iter().map(CapsuleBody::from).collect(),

@@ -86,6 +86,7 @@ fn run(session: &mut Session, verb: Option<Verb>) -> Result<u8, Stop> {
         Verb::Status(args) => cmd::status::run(session, &args),
         Verb::List(args) => cmd::list::run(session, &args),
         Verb::Failed(args) => cmd::failed::run(session, &args),
+        Verb::Health(args) => cmd::health::run(session, &args),
         Verb::IsActive(args) => cmd::is_active::run(session, &args),
         Verb::IsFailed(args) => cmd::is_failed::run(session, &args),
         Verb::IsReady(args) => cmd::is_ready::run(session, &args),

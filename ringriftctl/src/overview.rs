@@ -428,6 +428,8 @@ pub mod tests {
             memory_bytes: None,
             remains: vec![],
             held: None,
+            check: None,
+            health_text: None,
             metrics: Vec::new(),
             fds_stored: 0,
             capsules: vec![],

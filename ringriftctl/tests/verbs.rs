@@ -85,6 +85,8 @@ verbs! {
     list_rows: ["list"] => 0;
     list_by_state: ["ls", "--state", "running", "--sort", "restarts"] => 0;
     failed_units: ["failed"] => 1;
+    health_of_an_unwell_unit: ["health", "unwell_one"] => 3;
+    health_of_a_well_unit: ["health", "old_health"] => 0;
     is_active: ["is-active", "auto_sync", "health_monitor"] => 0;
     is_active_of_none: ["is-active", "auto_sync"] => 3;
     is_failed: ["is-failed", "auto_sync"] => 0;

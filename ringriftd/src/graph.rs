@@ -502,6 +502,8 @@ mod tests {
             },
             deprecated: None,
             digest: String::new(),
+            ready_probe: None,
+            health: None,
         }
     }
 

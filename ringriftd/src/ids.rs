@@ -18,8 +18,8 @@ pub fn invocation_text(seed: u64, invocation: Invocation) -> String {
 pub struct LaunchId {
     /// Of which life.
     pub invocation: Invocation,
-    /// 0 is the main process; hooks count on from 1 as they are run.
-    pub step: u16,
+    /// 0 is the main process; hooks and commands of probes count on from 1 as they are run.
+    pub step: u32,
 }
 
 impl LaunchId {

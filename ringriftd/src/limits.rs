@@ -72,6 +72,12 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// `[health] interval`.
 pub const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
+/// `[health] grace`.
+pub const HEALTH_GRACE: Duration = Duration::from_secs(60);
+/// `[health] failures`.
+pub const HEALTH_FAILURES: u32 = 3;
+/// `[health] timeout`, where the interval is not shorter.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time that a file may give.
 pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// `shutdown_timeout`.
@@ -398,6 +404,42 @@ pub const DETAILS_PER_FRAME: usize = 4;
 pub const WHY_ROWS_MAX: usize = 1000;
 /// Units that `why` names as blocked by one cause at most; more are counted.
 pub const WHY_BLOCKS_MAX: usize = 1000;
+// --- health ----------------------------------------------------------------------------------------------------
+
+/// Probes under way at once on the node, but for commands; more wait for a place, the longest waiting first.
+pub const PROBES_AT_ONCE: u32 = 128;
+/// Commands of probes that run at once: each costs a process.
+pub const PROBE_COMMANDS_AT_ONCE: u32 = 16;
+/// The last results of a unit that are kept.
+pub const CHECKS_KEPT: usize = 5;
+/// A reason why a unit is not well, in bytes.
+pub const HEALTH_TEXT_MAX: usize = 512;
+/// Between two tries of a `[ready] probe`: first, then doubled.
+pub const READY_PROBE_PAUSE: Duration = Duration::from_millis(100);
+/// That pause at most.
+pub const READY_PROBE_MAX_PAUSE: Duration = Duration::from_secs(2);
+/// After a probe that nobody could judge (the manager was held up, or died), before it is asked again.
+pub const PROBE_AGAIN: Duration = Duration::from_millis(250);
+/// Between two changes of a unit's health that are told: one that flaps is told of this often.
+pub const HEALTH_TELL_PAUSE: Duration = Duration::from_secs(1);
+/// A probe whose time ran out and was seen to so much later was not heard in time: it is void.
+pub const PROBE_LATE: Duration = Duration::from_millis(200);
+/// Host names of probes that are looked up at once. One that hangs keeps its place until the resolver gives up.
+pub const PROBE_LOOKUPS_AT_ONCE: usize = 16;
+/// The head of an answer to an http probe, in bytes (the least that the library takes is 8 KiB).
+pub const PROBE_HEAD_MAX: usize = 32 * 1024;
+/// Its lines.
+pub const PROBE_HEADERS_MAX: usize = 128;
+/// How far back from the end of a unit's log a line is looked for, in bytes.
+pub const LOG_FIND_SCAN: u64 = 16 * 1024 * 1024;
+/// So many bytes of other lives end the search: what is before them is older than this life.
+pub const LOG_FIND_OTHERS: u64 = 256 * 1024;
+/// How much older than the last look a line may be that counts for this one.
+pub const LOG_LINE_OVERLAP: Duration = Duration::from_secs(1);
+/// The longest regular expression of a probe, in bytes.
+pub const PATTERN_MAX: usize = 1024;
+/// What one may grow to when it is compiled, in bytes.
+pub const PATTERN_COMPILED_MAX: usize = 1024 * 1024;
 
 // --- state that outlives a process -----------------------------------------------------------------------------
 

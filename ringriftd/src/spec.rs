@@ -110,8 +110,14 @@ pub struct UnitSpec {
     pub log: Log,
     /// It should be replaced.
     pub deprecated: Option<Deprecated>,
-    /// A digest of all of the above, as hex: two units with the same digest are the same unit.
+    /// A digest of all that stands here, as hex: two units with the same digest are the same unit.
     pub digest: String,
+    /// `[ready] probe`: ready only when it first succeeds, after all that its kind asks for.
+    #[serde(default)]
+    pub ready_probe: Option<Probe>,
+    /// `[health]`, when it says more than `interval`: what is watched, and what then.
+    #[serde(default)]
+    pub health: Option<HealthSpec>,
 }
 
 impl UnitSpec {
@@ -122,6 +128,72 @@ impl UnitSpec {
             .copied()
             .unwrap_or(self.on_dependency)
     }
+}
+
+/// One way to ask a unit how it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probe {
+    /// A GET of this URL is answered with 2xx.
+    Http(Template),
+    /// `host:port` accepts a connection.
+    Tcp(Template),
+    /// It exits with 0.
+    Command(Argv),
+    /// There is such a file.
+    File(Template),
+    /// The unit wrote a line that matches this regular expression.
+    LogLine(String),
+}
+
+impl Probe {
+    /// The key by which a file chooses it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Http(_) => "http",
+            Self::Tcp(_) => "tcp",
+            Self::Command(_) => "command",
+            Self::File(_) => "file",
+            Self::LogLine(_) => "log_line",
+        }
+    }
+
+    /// The texts in which variables stand.
+    pub fn templates(&self) -> &[Template] {
+        match self {
+            Self::Http(text) | Self::Tcp(text) | Self::File(text) => std::slice::from_ref(text),
+            Self::Command(argv) => argv,
+            Self::LogLine(_) => &[],
+        }
+    }
+}
+
+/// `[health] on_failure`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum OnUnhealthy {
+    /// It is stopped, and started again by its `[restart]`.
+    #[default]
+    Restart,
+    /// Its health says so.
+    Mark,
+    /// It is recorded, and nothing else.
+    Ignore,
+}
+
+/// `[health]`; its `interval` is [`UnitSpec::health_interval`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthSpec {
+    /// What is asked; without one, what the unit says of itself counts.
+    pub probe: Option<Probe>,
+    /// After ready, before the first probe and the first report that counts.
+    pub grace: Duration,
+    /// In a row, until it is unhealthy; at least 1.
+    pub failures: u32,
+    /// For each probe; at most the interval, so that no two overlap.
+    pub timeout: Duration,
+    /// `WATCHDOG=1` is expected this often, from ready on.
+    pub watchdog: Option<Duration>,
+    /// What then. A missed watchdog always ends the life.
+    pub on_failure: OnUnhealthy,
 }
 
 /// How a unit says that it is ready.

@@ -68,9 +68,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
         "[credentials]",
         "[[socket]]\nlisten = 1",
         "[timer]",
-        "[ready]\nprobe = { tcp = \"x\" }",
-        "[health]\nwatchdog = \"20s\"",
-        "[health]\ngrace = \"1s\"",
         "[log]\nsplit = true",
         "[log]\non_full = \"drop\"",
     ] {

@@ -109,6 +109,8 @@ fn unit(command: &[&str]) -> UnitSpec {
             max_files: 5,
         },
         deprecated: None,
+        ready_probe: None,
+        health: None,
         digest: String::new(),
     }
 }

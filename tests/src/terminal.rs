@@ -130,6 +130,11 @@ impl Terminal {
         self.wait(words, |screen| screen.contents().contains(words));
     }
 
+    /// Shows nothing, as after a broken line: only what is written anew will be there.
+    pub fn forget(&mut self) {
+        self.parser.process(b"\x1b[2J");
+    }
+
     /// Types.
     ///
     /// # Panics

@@ -96,6 +96,33 @@ fn an_operator_sees_what_is_wrong_and_acts() {
     node.check();
 }
 
+/// Drawn anew, and after Ctrl-Z where no shell could bring it back (its group is an orphan, which the kernel does not
+/// stop): the picture is whole, and keys are still heard.
+#[test]
+fn the_picture_is_drawn_anew_when_asked() {
+    let node = node();
+    let mut top = top(&node, 80, 24);
+    for key in ["\u{c}", "\u{1a}"] {
+        top.wait_for("● worker");
+        top.forget();
+        top.keys(key);
+        top.wait("the whole picture", |s| {
+            let text = s.contents();
+            text.contains("● worker") && text.contains("? help") && text.contains("failed, 1 of 4")
+        });
+        top.keys("?");
+        top.wait_for("any key closes this");
+        top.keys(" ");
+        top.wait("the help is gone", |s| {
+            !s.contents().contains("any key closes this")
+        });
+    }
+    top.keys("q");
+    assert_eq!(top.end(), 0);
+    top.assert_whole();
+    node.check();
+}
+
 /// A stop that takes others along names them and asks a second time.
 #[test]
 fn what_else_a_stop_takes_along_is_asked_for() {

@@ -9,6 +9,7 @@ pub mod deprecated;
 pub mod deps;
 pub mod events;
 pub mod failed;
+pub mod health;
 pub mod hold;
 pub mod is_active;
 pub mod is_failed;

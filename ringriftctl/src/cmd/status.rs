@@ -411,7 +411,14 @@ fn detail(session: &mut Session, unit: &UnitStatus) -> Result<(), Stop> {
     }
     lines.push((
         "health",
-        style.paint(health_ink(unit.health), health_word(unit.health)),
+        match &unit.health_text {
+            Some(why) => format!(
+                "{} ({})",
+                style.paint(health_ink(unit.health), health_word(unit.health)),
+                style.clean(why)
+            ),
+            None => style.paint(health_ink(unit.health), health_word(unit.health)),
+        },
     ));
     if let Some(text) = &unit.status_text {
         lines.push(("says", format!("\"{}\"", style.clean(text))));

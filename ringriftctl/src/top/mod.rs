@@ -24,8 +24,9 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ratatui::Terminal;
-use ratatui::backend::CrosstermBackend;
+use ratatui::backend::{Backend, CrosstermBackend};
 use ratatui::crossterm::event::{self, Event};
+use ratatui::layout::Rect;
 
 use crate::measure;
 use crate::render::Style;
@@ -115,9 +116,9 @@ pub fn run(session: &mut Session) -> Result<u8, Stop> {
                             .map_err(|e| Stop::new(stop::FAILED, format!("cannot stop: {}", e.desc())))?;
                         // Back by `fg`. The first guard still gives back whatever is taken.
                         std::mem::forget(terminal::take()?);
-                        screen.clear().map_err(cannot)?;
+                        repaint(&mut screen).map_err(cannot)?;
                     }
-                    Effect::Repaint => screen.clear().map_err(cannot)?,
+                    Effect::Repaint => repaint(&mut screen).map_err(cannot)?,
                     Effect::Refresh => {
                         // A watcher that has ended has said why.
                         let _ = nudge.send(());
@@ -144,6 +145,13 @@ pub fn run(session: &mut Session) -> Result<u8, Stop> {
     }
     drop(taken);
     Ok(code)
+}
+
+/// Has the next picture drawn whole. `Terminal::clear` would ask the terminal where its cursor is, and the thread that
+/// reads keys would get the answer.
+fn repaint<B: Backend>(screen: &mut Terminal<B>) -> Result<(), B::Error> {
+    let size = screen.size()?;
+    screen.resize(Rect::new(0, 0, size.width, size.height))
 }
 
 fn with(link: &Link, work: impl FnOnce(&Link) + Send + 'static) {

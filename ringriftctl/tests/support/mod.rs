@@ -177,6 +177,43 @@ pub fn now_us() -> u64 {
 }
 
 /// A unit that runs well since `minutes` and a half.
+/// One that hangs on its way back, by what its probe and its watchdog say.
+fn unwell() -> UnitStatus {
+    let ago = |s: u64| now_us() - s * 1_000_000 - 500_000;
+    let result = |s: u64, outcome, text: Option<&str>| CheckResult {
+        at_us: ago(s),
+        took_us: Some(5_000_000),
+        by: "probe".into(),
+        outcome,
+        text: text.map(Into::into),
+    };
+    let mut unwell = unit("unwell_one", State::Running, 185);
+    unwell.health = Health::Unhealthy;
+    unwell.health_text = Some("the check failed 2 times in a row: no answer within 5s\x1b[31m".into());
+    unwell.check = Some(Box::new(CheckStatus {
+        probe: Some("http http://127.0.0.1:8080/ready".into()),
+        interval_ms: 15_000,
+        timeout_ms: 5000,
+        grace_ms: 60_000,
+        failures: Some(2),
+        on_failure: "mark".into(),
+        watchdog_ms: Some(90_000),
+        watchdog_due_us: Some(now_us() + 80_500_000),
+        watchdog_fed_us: Some(ago(9)),
+        failed_probes: 2,
+        failed_reports: 0,
+        unhealthy_ends: 1,
+        is_asking: false,
+        next_us: Some(now_us() + 9_500_000),
+        results: vec![
+            result(35, CheckOutcome::Passed, None),
+            result(20, CheckOutcome::Unasked, Some("cannot execute /x")),
+            result(5, CheckOutcome::Failed, Some("no answer within 5s")),
+        ],
+    }));
+    unwell
+}
+
 pub fn unit(name: &str, state: State, minutes: u64) -> UnitStatus {
     let since_us = now_us() - minutes * 60_000_000 - 30_000_000;
     let up = state == State::Running;
@@ -210,6 +247,8 @@ pub fn unit(name: &str, state: State, minutes: u64) -> UnitStatus {
         memory_bytes: up.then_some(25_270_000),
         remains: vec![],
         held: None,
+        check: None,
+        health_text: None,
         metrics: Vec::new(),
         fds_stored: 0,
         capsules: vec![],
@@ -339,6 +378,7 @@ pub fn sample(request: &Request) -> Vec<Reply> {
             let mut chosen: Vec<_> = units
                 .into_iter()
                 .chain(selectors.contains(&held.name).then_some(held))
+                .chain(selectors.iter().any(|name| name == "unwell_one").then(unwell))
                 .filter(|u| selectors.is_empty() || selectors.contains(&u.name))
                 .collect();
             if chosen.is_empty() {

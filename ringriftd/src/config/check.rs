@@ -215,7 +215,10 @@ impl<'a> Check<'a> {
             },
             deprecated: self.deprecated(name, unit),
             digest: String::new(),
+            ready_probe: unit.probe("ready.probe"),
+            health: health(unit),
         };
+        self.health(name, unit, &spec);
         for (typed, span) in &unit.dependencies {
             match self.names.get(&fold(typed)) {
                 Some(other) => {
@@ -233,6 +236,50 @@ impl<'a> Check<'a> {
         }
         spec.digest = format!("{:016x}", values::digest(format!("{spec:?}").as_bytes()));
         spec
+    }
+
+    /// What of `[ready]` and `[health]` does not fit to the rest.
+    fn health(&mut self, name: &UnitName, unit: &Merged, spec: &UnitSpec) {
+        let kind = spec.exec.kind;
+        if let Some(leaf) = unit.leaves.get("health.watchdog")
+            && kind != Kind::Notify
+        {
+            self.fault(
+                leaf.key,
+                format!("\"{name}\" has a watchdog and is not of kind \"notify\""),
+                |d| {
+                    d.why("WATCHDOG=1 comes over the notify socket, which only units of that kind have")
+                        .help("write kind = \"notify\" below [exec], or use a probe")
+                },
+            );
+        }
+        if let Some(leaf) = unit.leaves.get("health.timeout")
+            && unit
+                .time("health.timeout")
+                .is_some_and(|timeout| timeout > spec.health_interval)
+        {
+            self.fault(leaf.span, "\"timeout\" is longer than \"interval\"", |d| {
+                d.why("the next probe would begin before this one is over")
+            });
+        }
+        if let Some(leaf) = unit.leaves.get("ready.probe")
+            && kind == Kind::Oneshot
+        {
+            self.fault(
+                leaf.key,
+                format!("\"{name}\" is a oneshot with a [ready] probe"),
+                |d| d.why("a oneshot is ready by its exit with 0"),
+            );
+        }
+        if let Some(leaf) = unit.leaves.get("health.probe")
+            && kind == Kind::Oneshot
+            && !spec.exec.remain
+        {
+            self.warn(
+                leaf.key,
+                format!("\"probe\" has no effect: \"{name}\" is a oneshot that does not remain"),
+            );
+        }
     }
 
     /// Where a unit's list names another.
@@ -443,6 +490,9 @@ impl<'a> Check<'a> {
         if exec.env_files.is_empty() && !unit.is_partial {
             let mut places: Vec<(&Template, Span)> = Vec::new();
             for (path, leaf) in &unit.leaves {
+                if let Typed::Probe(probe) = &leaf.value {
+                    places.extend(probe.templates().iter().zip(leaf.items.iter().copied()));
+                }
                 if !path.starts_with("exec.") {
                     continue;
                 }
@@ -537,6 +587,27 @@ impl<'a> Check<'a> {
             );
         }
     }
+}
+
+/// `[health]`, when it says more than how often.
+fn health(unit: &Merged) -> Option<HealthSpec> {
+    let interval = unit.time("health.interval").unwrap_or(limits::HEALTH_INTERVAL);
+    let is_set = unit.below("health.").any(|(key, _)| key != "interval");
+    is_set.then(|| HealthSpec {
+        probe: unit.probe("health.probe"),
+        grace: unit.time("health.grace").unwrap_or(limits::HEALTH_GRACE),
+        failures: unit.whole("health.failures").unwrap_or(limits::HEALTH_FAILURES),
+        timeout: unit
+            .time("health.timeout")
+            .unwrap_or(limits::HEALTH_TIMEOUT)
+            .min(interval),
+        watchdog: unit.time("health.watchdog"),
+        on_failure: match unit.word("health.on_failure") {
+            "mark" => OnUnhealthy::Mark,
+            "ignore" => OnUnhealthy::Ignore,
+            _ => OnUnhealthy::Restart,
+        },
+    })
 }
 
 fn on_dependency(unit: &Merged, path: &str, otherwise: OnDependency) -> OnDependency {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::source::{FileId, Span};
 use super::tree::{Layer, Leaf, Typed};
-use crate::spec::{Argv, Template, UnitName};
+use crate::spec::{Argv, Probe, Template, UnitName};
 
 /// The names of all units, by their folded form.
 pub type Names = BTreeMap<String, UnitName>;
@@ -174,6 +174,14 @@ impl Merged {
         match self.value(path) {
             Some(Typed::Hooks(hooks)) => hooks.clone(),
             _ => Vec::new(),
+        }
+    }
+
+    /// A way to ask.
+    pub fn probe(&self, path: &str) -> Option<Probe> {
+        match self.value(path) {
+            Some(Typed::Probe(probe)) => Some(probe.clone()),
+            _ => None,
         }
     }
 

@@ -14,6 +14,7 @@ mod hook;
 pub mod leaf;
 pub mod load;
 pub mod merged;
+pub mod probe;
 pub mod profile;
 pub mod schema;
 pub mod source;

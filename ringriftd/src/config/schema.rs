@@ -88,6 +88,8 @@ pub enum Kind {
     Umask,
     /// A day.
     Date,
+    /// One way to ask a unit how it is.
+    Probe,
 }
 
 impl Kind {
@@ -134,6 +136,10 @@ impl Kind {
             Self::Codes => "a list of exit codes from 0 to 255".to_owned(),
             Self::Umask => "permissions such as 0o077 or \"077\"".to_owned(),
             Self::Date => "a day such as \"2026-06-30\"".to_owned(),
+            Self::Probe => {
+                "one of `{ http = \"http://…\" }`, `{ tcp = \"host:port\" }`, `{ command = […] }`, `{ file = \"/…\" }`, `{ log_line = \"regex\" }`"
+                    .to_owned()
+            }
         }
     }
 }
@@ -203,13 +209,17 @@ pub static EXEC: &[Key] = keys! {
 
 static READY: &[Key] = keys! {
     "timeout" Time(false), "60s", "from the launch to readiness; then the start has failed";
-    "probe" Later, "", "";
+    "probe" Probe, "", "then ready only when this first succeeds; asked again and again until `timeout`";
 };
 
 static HEALTH: &[Key] = keys! {
-    "interval" Time(false), "30s", "how often the daemon reports; told to it as RINGRIFT_HEALTH_INTERVAL_USEC";
-    "grace" Later, "", ""; "failures" Later, "", ""; "timeout" Later, "", ""; "watchdog" Later, "", ""; "probe" Later, "", "";
-    "on_failure" Later, "", "";
+    "interval" Time(false), "30s", "how often it is asked, and how often it reports; told to it as RINGRIFT_HEALTH_INTERVAL_USEC";
+    "grace" Time(true), "60s", "after ready, before anything counts";
+    "failures" Whole(1, 1000), "3", "in a row, until it is unhealthy";
+    "timeout" Time(false), "5s", "for each probe; `interval`, where that is shorter";
+    "watchdog" Time(false), "", "notify: `WATCHDOG=1` is expected this often, from ready on; told to it as WATCHDOG_USEC. One that misses it is killed (ABRT first) and restarted, whatever `on_failure` says";
+    "probe" Probe, "", "what is asked; without one, only what it says of itself (X_RINGRIFT_HEALTH) counts";
+    "on_failure" Word(&["restart", "mark", "ignore"], "choice"), "restart", "when it is unhealthy: restart it, only say so, or only record it";
 };
 
 static RESTART: &[Key] = keys! {

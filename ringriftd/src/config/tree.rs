@@ -14,7 +14,7 @@ use super::schema::{Key, Kind, leaves};
 use super::source::{FileId, Sources, Span};
 use super::values::Wrong;
 use crate::limits;
-use crate::spec::{Argv, EnvFile, Rlimit, Template};
+use crate::spec::{Argv, EnvFile, Probe, Rlimit, Template};
 
 /// A value of the right type. Names are as a person typed them.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +49,8 @@ pub enum Typed {
     Limit(Rlimit),
     /// Exit codes.
     Codes(Vec<i32>),
+    /// A way to ask.
+    Probe(Probe),
 }
 
 /// A key with its value.
@@ -369,6 +371,7 @@ impl Walk<'_> {
             }
             (Kind::Env, DeValue::Table(table)) => self.env(table, &path),
             (Kind::Limits, DeValue::Table(table)) => self.rlimits(table, &path),
+            (Kind::Probe, DeValue::Table(table)) => self.probe(table, path, key, at),
             (Kind::Table(_) | Kind::Named { .. } | Kind::Env | Kind::Limits, other) => {
                 let found = article(other);
                 self.fault(

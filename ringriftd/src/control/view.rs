@@ -1,32 +1,32 @@
 //! What the engine knows, in the words of the wire. Reads; decides nothing, asks nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use proto::reply::{
-    Blocker as WireBlocker, Coverage, DeprecatedUnit, Edge, EdgeKind, Failure, Graph as WireGraph, Health,
-    LastExit, Member, Names, NodeStatus, Orphan, Profile, ProfileSummary, Reloaded, State, Summary,
-    UnitStatus, Verdict,
+    Blocker as WireBlocker, CheckOutcome, CheckResult, CheckStatus, Coverage, DeprecatedUnit, Edge, EdgeKind,
+    Failure, Graph as WireGraph, LastExit, Member, Names, NodeStatus, Orphan, Profile, ProfileSummary,
+    Reloaded, State, Summary, UnitStatus, Verdict,
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Now;
 use crate::config::{Loaded, LoadedProfile};
+use crate::engine::health::{Check, CheckBy, Checked, Turn};
 use crate::engine::hold::hold_text;
 use crate::engine::types::{Refusal, UnitAnswer};
 use crate::engine::unit::{Desired, Unit};
 use crate::engine::{Engine, told};
 use crate::graph::Ix;
 use crate::ids::invocation_text;
-use crate::spec::{Lifecycle, Membership, NotifyAccess, UnitName, UnitSpec};
+use crate::spec::{Lifecycle, Membership, NotifyAccess, OnUnhealthy, Probe, UnitName, UnitSpec};
 
 /// What a unit said of itself in its present life.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Said {
     /// `STATUS=`.
     pub status: Option<String>,
-    /// `X_RINGRIFT_HEALTH=`.
-    pub health: Option<Health>,
     /// `X_RINGRIFT_METRICS=`, by name. (An earlier version kept a text under the field's own name.)
     #[serde(default, rename = "numbers")]
     pub metrics: Vec<(String, f64)>,
@@ -88,11 +88,12 @@ pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
         Some(Membership::Listed { .. }) => None,
         None => (unit.desired == Desired::Up).then(|| told(&unit.desired_cause)),
     };
+    let (health, health_text) = unit.health();
     UnitStatus {
         name: spec.name.to_string(),
         description: spec.description.clone(),
         state: unit.word,
-        health: said.and_then(|s| s.health).unwrap_or(Health::Unknown),
+        health,
         desired_up: unit.desired == Desired::Up,
         next_try_us: engine.next_try(ix).map(at),
         needs_restart: unit.needs_restart(),
@@ -124,10 +125,98 @@ pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
         memory_bytes: None,
         remains: unit.remains.clone(),
         held: unit.hold.as_ref().map(|held| held.hold.clone()),
+        check: check(unit, facts).map(Box::new),
+        health_text,
         metrics: said.map(|s| s.metrics.clone()).unwrap_or_default(),
         fds_stored: facts.stored.get(spec.name.as_str()).copied().unwrap_or_default(),
         capsules: Vec::new(),
         failures: unit.failures,
+    }
+}
+
+/// How its health is found out; nothing where nothing is, and nothing was said.
+fn check(unit: &Unit, facts: &Facts<'_>) -> Option<CheckStatus> {
+    let life = unit.state.life();
+    let spec = life.map_or(&unit.spec, |life| &life.spec);
+    let health = spec.health.as_ref();
+    let has_said = !unit.checks.is_empty() || life.is_some_and(|life| life.watch.said.is_some());
+    if health.is_none() && spec.ready_probe.is_none() && !has_said {
+        return None;
+    }
+    let at = |mono| facts.now.wall_of(mono);
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let watch = life.map(|life| &life.watch);
+    let probe = health.and_then(|health| health.probe.as_ref());
+    let next = match watch.map(|watch| watch.turn) {
+        Some(Turn::At(next) | Turn::Clearing { next }) => Some(at(next)),
+        // It waits for its place.
+        Some(Turn::Waiting { due, .. }) => Some(at(due)),
+        Some(Turn::None | Turn::Asked { .. }) | None => None,
+    };
+    Some(CheckStatus {
+        probe: probe.map(probe_text),
+        interval_ms: ms(spec.health_interval),
+        timeout_ms: health.map_or(0, |health| ms(health.timeout)),
+        grace_ms: health.map_or(0, |health| ms(health.grace)),
+        failures: health.map(|health| health.failures),
+        on_failure: match health.map(|health| health.on_failure) {
+            Some(OnUnhealthy::Restart) => "restart",
+            Some(OnUnhealthy::Mark) | None => "mark",
+            Some(OnUnhealthy::Ignore) => "ignore",
+        }
+        .to_owned(),
+        watchdog_ms: unit
+            .watchdog()
+            .or_else(|| health.and_then(|health| health.watchdog))
+            .map(ms),
+        watchdog_due_us: watch.and_then(|watch| watch.watchdog.until).map(at),
+        watchdog_fed_us: watch.and_then(|watch| watch.watchdog.fed).map(at),
+        failed_probes: watch.map_or(0, |watch| watch.probes.failed),
+        failed_reports: watch.map_or(0, |watch| watch.reports.failed),
+        unhealthy_ends: unit.restarts.unhealthy_ends(),
+        is_asking: watch.is_some_and(|watch| matches!(watch.turn, Turn::Asked { .. })),
+        next_us: next,
+        results: unit
+            .checks
+            .iter()
+            .map(|check| check_result(check, facts.now))
+            .collect(),
+    })
+}
+
+/// As its file has it; of a command only the program.
+fn probe_text(probe: &Probe) -> String {
+    let text = match probe {
+        Probe::Http(text) | Probe::Tcp(text) | Probe::File(text) => text.to_string(),
+        Probe::Command(argv) => argv.first().map(ToString::to_string).unwrap_or_default(),
+        Probe::LogLine(pattern) => pattern.clone(),
+    };
+    format!("{} {text}", probe.word())
+}
+
+fn check_result(check: &Check, now: Now) -> CheckResult {
+    let is_asked = match check.by {
+        CheckBy::Ready | CheckBy::Probe => true,
+        CheckBy::Report | CheckBy::Watchdog => false,
+    };
+    let (outcome, text) = match &check.result {
+        Checked::Passed => (CheckOutcome::Passed, None),
+        Checked::Degraded(text) => (CheckOutcome::Degraded, text.clone()),
+        Checked::Failed(text) => (CheckOutcome::Failed, Some(text.clone())),
+        Checked::Cannot(text) => (CheckOutcome::Unasked, Some(text.clone())),
+    };
+    CheckResult {
+        at_us: now.wall_of(check.at),
+        took_us: is_asked.then(|| u64::try_from(check.took.as_micros()).unwrap_or(u64::MAX)),
+        by: match check.by {
+            CheckBy::Ready => "ready",
+            CheckBy::Probe => "probe",
+            CheckBy::Report => "report",
+            CheckBy::Watchdog => "watchdog",
+        }
+        .to_owned(),
+        outcome,
+        text,
     }
 }
 

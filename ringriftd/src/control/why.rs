@@ -1,6 +1,6 @@
 //! The answer to `why` for the wire: the engine's causes, each with its last failure, and what an operator may type.
 
-use proto::reply::{Advice, Capsule, ChangedKind, FailureKind, RootKind, Why, WhyRoot, WhyStep};
+use proto::reply::{Advice, Capsule, ChangedKind, FailureKind, Health, RootKind, Why, WhyRoot, WhyStep};
 
 use crate::clock::Now;
 use crate::engine::Engine;
@@ -9,9 +9,15 @@ use crate::graph::Ix;
 use crate::limits;
 use crate::spec::UnitName;
 
-/// `capsule` finds the failure of a unit that an event told of.
-pub fn why(engine: &Engine, ix: Ix, now: Now, capsule: &dyn Fn(&UnitName, u64) -> Option<Capsule>) -> Why {
-    let found = engine.why(ix);
+/// `unwell` is why a unit that runs is not well; `capsule` finds the failure of a unit that an event told of.
+pub fn why(
+    engine: &Engine,
+    ix: Ix,
+    now: Now,
+    unwell: Option<String>,
+    capsule: &dyn Fn(&UnitName, u64) -> Option<Capsule>,
+) -> Why {
+    let found = engine.why(ix, unwell);
     let name = |ix: Ix| engine.graph().name(ix);
     let step = |step: &crate::engine::why::Step| WhyStep {
         depth: step.depth,
@@ -123,4 +129,17 @@ fn advice(
         RootKind::Moving => say(format!("wait {unit} --for running"), "waits until it is up"),
     }
     advice
+}
+
+/// Why a unit that runs is not well, by what is known of its health.
+pub fn unwell(health: Health, text: Option<&str>) -> Option<String> {
+    let word = match health {
+        Health::Unhealthy => "unhealthy",
+        Health::Degraded => "degraded",
+        Health::Unknown | Health::Healthy => return None,
+    };
+    Some(match text {
+        Some(text) => format!("is {word}: {text}"),
+        None => format!("is {word}"),
+    })
 }

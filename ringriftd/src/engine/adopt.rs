@@ -104,6 +104,7 @@ impl Engine {
         };
         life.ready = Some(now);
         self.transition(ix, State::Running { life }, ChangeKind::Ready, cause);
+        self.begin_watch(ix);
     }
 
     /// The keeper could not take it; the unit is as it was, but for what is wanted.

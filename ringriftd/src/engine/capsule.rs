@@ -49,7 +49,7 @@ pub struct Failing {
 
 /// What kind of failure it is that `cause` ends a life in this state for; nothing where the end is wanted.
 pub(super) fn kind_of(state: &State, end: &End, cause: &Cause) -> Option<FailureKind> {
-    if cause.kind == CauseKind::Probe {
+    if cause.kind == CauseKind::Probe || matches!(end, End::Unhealthy(_) | End::Hung(_)) {
         return Some(FailureKind::Probe);
     }
     if *end == End::Wanted {
@@ -80,7 +80,7 @@ pub(super) fn kind_of(state: &State, end: &End, cause: &Cause) -> Option<Failure
         {
             FailureKind::Other
         }
-        Some(StartPhase::Activating | StartPhase::Post(_)) | None => by_exit,
+        Some(StartPhase::Activating | StartPhase::Probing | StartPhase::Post(_)) | None => by_exit,
     })
 }
 

@@ -1,10 +1,79 @@
 //! What must hold after every step, told as sentences when it does not. Checked in tests and simulations after each
 //! event; in a live daemon the checks can be run and counted, never fatal.
 
+use super::health::Turn;
 use super::machine::Engine;
-use super::unit::{Desired, ProcessPhase, State};
+use super::unit::{Desired, ProcessPhase, StartPhase, State};
 
 impl Engine {
+    /// What does not fit of probes and watchdogs.
+    fn broken_watches(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut taken = [0, 0];
+        let mut waiting = [0, 0];
+        for (_, unit) in self.units() {
+            let Some(life) = unit.state.life() else { continue };
+            let watch = &life.watch;
+            let is_watched = match &unit.state {
+                State::Running { .. } | State::Reloading { .. } => true,
+                // In Post what the [ready] probe left may still be going.
+                State::Starting {
+                    phase: StartPhase::Probing | StartPhase::Post(_),
+                    ..
+                } => watch.watchdog.until.is_none(),
+                State::Starting { .. } | State::Stopping { .. } => false,
+                State::Stopped
+                | State::Waiting
+                | State::Backoff { .. }
+                | State::Failed { .. }
+                | State::Completed => false,
+            };
+            let name = &unit.spec.name;
+            if !is_watched && watch.deadline().is_some() {
+                broken.push(format!("{name}: it is watched though it is not up"));
+            }
+            let is_run = match watch.turn {
+                Turn::Asked { is_command, .. } => {
+                    taken[usize::from(is_command)] += 1;
+                    is_command
+                }
+                Turn::Clearing { .. } => {
+                    taken[1] += 1;
+                    true
+                }
+                Turn::Waiting { is_command, .. } => {
+                    waiting[usize::from(is_command)] += 1;
+                    false
+                }
+                Turn::None | Turn::At(_) => false,
+            };
+            let is_going = matches!(unit.state, State::Stopping { .. });
+            if !is_going && is_run != life.probe.is_some() {
+                broken.push(format!("{name}: its probe's process is not what its turn says"));
+            }
+        }
+        for is_command in [false, true] {
+            let (lane, most) = self.lanes.of(is_command);
+            let kind = usize::from(is_command);
+            if lane.taken != taken[kind] || lane.waiting.len() != waiting[kind] {
+                broken.push(format!(
+                    "{} probes are under way and {} wait, {} and {} are counted",
+                    taken[kind],
+                    waiting[kind],
+                    lane.taken,
+                    lane.waiting.len()
+                ));
+            }
+            if lane.taken > most {
+                broken.push(format!("{} probes are under way, {most} may be", lane.taken));
+            }
+            if lane.taken < most && !lane.waiting.is_empty() && !self.is_paused {
+                broken.push("probes wait though there is a place".to_owned());
+            }
+        }
+        broken
+    }
+
     /// Every broken invariant, in words; empty when all is well.
     pub fn broken_invariants(&self) -> Vec<String> {
         let mut broken = Vec::new();
@@ -75,6 +144,7 @@ impl Engine {
                 | State::Completed => {}
             }
         }
+        broken.extend(self.broken_watches());
         if starting != self.starting {
             broken.push(format!(
                 "{starting} units are starting, {} are counted",

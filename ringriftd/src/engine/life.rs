@@ -118,6 +118,7 @@ impl Engine {
         let Some(life) = self.take_life(ix) else { return };
         self.unit_mut(ix).attempt_failed = false;
         self.transition(ix, State::Running { life }, ChangeKind::Ready, cause);
+        self.begin_watch(ix);
     }
 
     /// Takes the life out of a state that is about to be replaced.
@@ -229,6 +230,17 @@ impl Engine {
                             "start_post[{n}] was not through {}",
                             within(life.spec.exec.hook_timeout)
                         )
+                    }
+                    StartPhase::Probing => {
+                        let within = within(life.spec.ready_timeout);
+                        match &life.watch.probes.text {
+                            Some(why) => {
+                                format!("was not ready {within} ([ready] timeout); its probe: {why}")
+                            }
+                            None => {
+                                format!("was not ready {within} ([ready] timeout); its probe had no answer")
+                            }
+                        }
                     }
                     StartPhase::Activating | StartPhase::FindingMain => {
                         format!(

@@ -69,6 +69,7 @@ impl Engine {
             self.rearm(ix);
             self.mark(ix);
         }
+        self.recount_probes();
         self.touched = self.graph.all().collect();
         for name in old.into_keys() {
             self.dropped.insert(name.clone());

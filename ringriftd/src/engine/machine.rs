@@ -10,6 +10,7 @@ use proto::reply::{Cause, CauseKind, State as Word};
 use serde::{Deserialize, Serialize};
 
 use super::cause;
+use super::health::Lanes;
 use super::request::Requests;
 use super::types::{Action, Change, ChangeKind, Event, Mono};
 use super::unit::{Desired, State, Unit};
@@ -68,9 +69,13 @@ pub struct Engine {
     pub(super) dropped: BTreeSet<UnitName>,
     /// Launches that an earlier manager asked for without hearing the answer. Not stored: they follow from the units.
     pub(super) unheard: BTreeSet<LaunchId>,
+    /// Probes that an earlier manager asked itself, by their numbers. Not stored either.
+    pub(super) unheard_probes: BTreeMap<Invocation, u64>,
     pub(super) actions: VecDeque<Action>,
     /// Deadlines that pass are not handled for now.
     pub(super) is_paused: bool,
+    /// Probes under way, and those that wait for a place. Not stored: they follow from the units.
+    pub(super) lanes: Lanes,
 }
 
 impl Engine {
@@ -102,8 +107,10 @@ impl Engine {
             touched: BTreeSet::new(),
             dropped: BTreeSet::new(),
             unheard: BTreeSet::new(),
+            unheard_probes: BTreeMap::new(),
             actions: VecDeque::new(),
             is_paused: false,
+            lanes: Lanes::default(),
         }
     }
 
@@ -147,6 +154,19 @@ impl Engine {
             Event::Extend { invocation, by } => self.on_extend(invocation, by),
             Event::Tick => {}
             Event::Used { launch, used } => return self.on_used(launch, used),
+            Event::Probed {
+                invocation,
+                nr,
+                result,
+            } => self.on_probed(invocation, nr, result),
+            Event::Watchdog { invocation } => self.on_watchdog(invocation),
+            Event::WatchdogTrigger { invocation } => self.on_watchdog_trigger(invocation),
+            Event::WatchdogEvery { invocation, every } => self.on_watchdog_every(invocation, every),
+            Event::HealthSaid {
+                invocation,
+                health,
+                text,
+            } => self.on_health_said(invocation, health, text),
         }
         self.follow_up();
     }
@@ -374,8 +394,10 @@ impl Engine {
             if self.unit(ix).state.deadline().is_some_and(|at| at <= self.now) {
                 self.on_deadline(ix);
             }
+            self.expire_watch(ix);
             self.rearm(ix);
         }
+        self.fill_places();
         let now = self.now;
         if let Some(shutdown) = &mut self.shutdown
             && !shutdown.finished

@@ -16,6 +16,7 @@ mod act;
 mod adopt;
 pub mod capsule;
 mod cause;
+pub mod health;
 pub mod hold;
 mod invariant;
 mod life;

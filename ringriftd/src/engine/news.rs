@@ -35,6 +35,9 @@ impl Engine {
             ProcessPhase::Leaving | ProcessPhase::Gone => return,
         }
         process.phase = ProcessPhase::Alive { pid, start_time };
+        if process.role.is_probe() {
+            return self.on_probe_launched(ix);
+        }
         if !launch.is_main() {
             self.advance_stop(ix);
             return;
@@ -61,7 +64,7 @@ impl Engine {
                     self.on_adopted(ix, began_by);
                 } else if life.spec.exec.kind == Kind::Simple {
                     let cause = self.own_cause(ix, began_by, "its program runs");
-                    self.become_ready(ix, cause);
+                    self.on_kind_ready(ix, cause);
                 }
             }
             State::Stopping { .. } => self.advance_stop(ix),
@@ -90,6 +93,9 @@ impl Engine {
         };
         process.phase = ProcessPhase::Gone;
         let role = process.role;
+        if role.is_probe() {
+            return self.on_probe_failed(ix, failure.text.clone());
+        }
         if !launch.is_main() {
             self.on_hook_end(ix, role, Err(failure.text.clone()), failure.host);
             return;
@@ -156,6 +162,8 @@ impl Engine {
         }
         if launch.is_main() {
             self.on_main_exit(ix, exit, remains);
+        } else if role.is_probe() {
+            self.on_probe_exit(ix, exit, remains.is_empty());
         } else if remains.is_empty() {
             self.on_hook_end(ix, role, hook_result(role, exit), false);
         } else if let Some(life) = self.unit_mut(ix).state.life_mut() {
@@ -200,6 +208,7 @@ impl Engine {
                         StartPhase::Pre(_)
                         | StartPhase::Activating
                         | StartPhase::FindingMain
+                        | StartPhase::Probing
                         | StartPhase::Post(_),
                     ) => {
                         let text = format!("{said} before it was ready{}", left_behind(remains));
@@ -241,6 +250,14 @@ impl Engine {
         let Some(life) = self.unit_mut(ix).state.life_mut() else {
             return;
         };
+        if let Some(probe) = life.probe.as_ref().filter(|p| p.launch == launch) {
+            if probe.phase == ProcessPhase::Leaving {
+                self.actions.push_back(Action::Release { launch });
+                self.unit_mut(ix).remains.clear();
+                self.on_probe_gone(ix);
+            }
+            return;
+        }
         let hook_exit = life.hook_exit.take();
         let Some(process) = life.process_mut(launch) else {
             return;
@@ -322,7 +339,7 @@ impl Engine {
                     life.exit = None;
                     life.witness.ended = None;
                 }
-                self.become_ready(ix, cause);
+                self.on_kind_ready(ix, cause);
             }
             State::Stopping { .. } => self.advance_stop(ix),
             State::Starting { .. }
@@ -368,7 +385,7 @@ impl Engine {
                 ) =>
             {
                 let cause = self.own_cause(ix, CauseKind::Signal, "it said that it is ready");
-                self.become_ready(ix, cause);
+                self.on_kind_ready(ix, cause);
             }
             State::Stopping { life, .. } if !life.word.is_late_told => {
                 if let Some(life) = self.unit_mut(ix).state.life_mut() {
@@ -500,14 +517,14 @@ impl Engine {
         let at = self.now.after(by.min(crate::limits::DURATION_MAX));
         match &mut self.unit_mut(ix).state {
             State::Starting {
-                phase: StartPhase::Activating,
+                phase: StartPhase::Activating | StartPhase::Probing,
                 deadline,
                 ..
             } => {
                 *deadline = (*deadline).max(at);
             }
             State::Stopping {
-                phase: StopPhase::Signal(_),
+                phase: StopPhase::Abort | StopPhase::Signal(_),
                 deadline: Some(deadline),
                 ..
             } => {

@@ -23,6 +23,7 @@ pub struct Restarts {
     is_slow: bool,
     host_step: u32,
     total: u64,
+    unhealthy: u64,
 }
 
 /// How a life ended, in the terms that decide what comes next.
@@ -34,6 +35,8 @@ pub enum Ending {
     Attempt(Option<Exit>),
     /// The host could not start it: free of charge.
     Host,
+    /// It was ended because it was not well. How it then exited says nothing.
+    Unhealthy,
 }
 
 /// What comes next.
@@ -86,6 +89,16 @@ impl Restarts {
         self.is_slow
     }
 
+    /// Lives that were ended because they were not well, since the last reset.
+    pub fn unhealthy_ends(&self) -> u64 {
+        self.unhealthy
+    }
+
+    /// One more.
+    pub fn book_unhealthy(&mut self) {
+        self.unhealthy = self.unhealthy.saturating_add(1);
+    }
+
     /// The times of past restarts on another clock.
     pub fn on_other_clock(&mut self, past: &dyn Fn(Mono) -> Mono) {
         for at in &mut self.times {
@@ -116,6 +129,7 @@ impl Restarts {
             Ending::Host => return self.host_backoff(now, salt),
             Ending::Exit(exit) => Some(exit),
             Ending::Attempt(exit) => exit,
+            Ending::Unhealthy => None,
         };
         if let Some(Exit::Code(code)) = exit
             && policy.permanent_exit_codes.contains(&code)
@@ -206,6 +220,13 @@ fn jittered(plain: std::time::Duration, jitter_milli: u32, salt: u64) -> std::ti
     let dice = u128::from(mix(salt)) % (2 * span + 1);
     let ns = plain.as_nanos().saturating_add(dice).saturating_sub(span);
     std::time::Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+}
+
+/// FNV-1a, 64 bit (Fowler, Noll, Vo): any stable hash of a name does.
+pub fn name_hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// The finaliser of splitmix64 (Steele, Lea, Flood 2014): spreads any number over all bits.

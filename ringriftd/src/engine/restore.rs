@@ -78,6 +78,7 @@ impl Engine {
             note: unit.note.clone(),
             failures: unit.failures,
             last_failure: unit.last_failure,
+            checks: unit.checks.clone(),
         };
         (unit.spec.name.clone(), stored)
     }
@@ -163,6 +164,8 @@ impl Engine {
             }
             self.rearm(ix);
         }
+        self.recount_probes();
+        self.find_unheard_probes();
         let asked = self
             .processes()
             .filter(|(_, _, p)| p.phase == ProcessPhase::Asked);
@@ -227,6 +230,8 @@ impl Engine {
             }
             self.mark(ix);
         }
+        self.ask_probes_again();
+        self.watch_taken_in();
         if let Some(shutdown) = self.shutdown.as_ref().filter(|s| s.finished) {
             let code = shutdown.code;
             self.actions.push_back(Action::Finish { code });
@@ -265,6 +270,8 @@ impl Engine {
                 }
                 self.advance_stop(ix);
             }
+            Role::ReadyProbe | Role::Probe if is_stopping => self.on_probe_gone(ix),
+            Role::ReadyProbe | Role::Probe => self.relaunch_probe(ix, launch, role),
             Role::StartPre(_) | Role::StartPost(_) | Role::Reload(_) if is_stopping => {
                 self.on_hook_end(ix, role, Ok(()), false);
             }
@@ -331,6 +338,8 @@ fn stored_life(life: Life, present: &UnitSpec) -> StoredLife {
         ready: life.ready,
         is_main_found: life.is_main_found,
         foreign: life.foreign,
+        probe: life.probe,
+        watch: life.watch,
         word: life.word,
         witness: life.witness,
     }
@@ -349,6 +358,8 @@ fn restored_life(life: StoredLife, present: &Arc<UnitSpec>) -> Life {
         ready: life.ready,
         is_main_found: life.is_main_found,
         foreign: life.foreign,
+        probe: life.probe,
+        watch: life.watch,
         word: life.word,
         witness: life.witness,
     }
@@ -375,6 +386,7 @@ fn restored_unit(stored: StoredUnit, spec: Arc<UnitSpec>) -> Unit {
     unit.note = stored.note;
     unit.failures = stored.failures;
     unit.last_failure = stored.last_failure;
+    unit.checks = stored.checks;
     unit.word = unit.shown();
     unit
 }

@@ -16,6 +16,7 @@ use proto::reply::{Cause, CauseKind, Exit};
 use serde::{Deserialize, Serialize};
 
 use super::capsule::Witness;
+use super::health::{Checks, Watch};
 use super::hold::Held;
 use super::machine::Shutdown;
 use super::request::{Pending, RequestChange};
@@ -125,6 +126,9 @@ pub struct StoredUnit {
     /// The event of the last of them.
     #[serde(default)]
     pub last_failure: Option<u64>,
+    /// Its last checks.
+    #[serde(default)]
+    pub checks: Checks,
 }
 
 /// One life.
@@ -144,14 +148,20 @@ pub struct StoredLife {
     pub hook: Option<Process>,
     /// How the hook's own process ended.
     pub hook_exit: Option<Exit>,
-    /// The number of the next hook's launch.
-    pub next_step: u16,
+    /// The number of the launch of the next hook or probe.
+    pub next_step: u32,
     /// When it became ready.
     pub ready: Option<Mono>,
     /// A forking unit's main process was found.
     pub is_main_found: bool,
     /// Its main process was taken over from outside.
     pub foreign: Option<Foreign>,
+    /// The command of a probe that runs.
+    #[serde(default)]
+    pub probe: Option<Process>,
+    /// How well it is.
+    #[serde(default)]
+    pub watch: Watch,
     /// What it said of itself.
     #[serde(default)]
     pub word: OwnWord,
@@ -269,6 +279,8 @@ impl Snapshot {
                 ready: Some(now),
                 is_main_found: true,
                 foreign: None,
+                probe: None,
+                watch: Watch::default(),
                 word: OwnWord::default(),
                 witness: Witness::default(),
             }),
@@ -328,6 +340,9 @@ impl StoredUnit {
         self.last_stop_killed = false;
         self.reload_error = None;
         self.note = None;
+        for check in &mut self.checks {
+            check.at = clock.past(check.at);
+        }
         self
     }
 
@@ -355,6 +370,7 @@ impl StoredUnit {
             note: None,
             failures: self.failures,
             last_failure: self.last_failure,
+            checks: Checks::new(),
         }
     }
 }

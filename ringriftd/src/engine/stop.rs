@@ -6,8 +6,9 @@
 use proto::reply::{Cause, CauseKind, Exit};
 
 use super::capsule;
+use super::health::well_until;
 use super::machine::Engine;
-use super::restart::{Ending, GaveUp, Next, mix};
+use super::restart::{Ending, GaveUp, Next, mix, name_hash};
 use super::types::{Action, ChangeKind, Role};
 use super::unit::{Desired, End, Life, ProcessPhase, State, StopPhase};
 use super::words::{describe, duration_text};
@@ -16,12 +17,15 @@ use crate::ids::Scope;
 
 /// signal(7): the same number on every machine.
 pub(super) const SIGKILL: i32 = 9;
+/// SIGABRT (signal(7)): the same number on every architecture of Linux.
+const SIGABRT: i32 = 6;
 
 impl Engine {
     /// An active life ends. The first reason stays.
     pub(super) fn begin_stop(&mut self, ix: Ix, end: End, kind: ChangeKind, cause: Cause) {
         let failing = capsule::kind_of(&self.unit(ix).state, &end, &cause);
         let text = cause.text.clone();
+        self.end_watch(ix);
         let Some(life) = self.take_life(ix) else { return };
         self.unit_mut(ix).last_stop_killed = false;
         let state = State::Stopping {
@@ -51,6 +55,11 @@ impl Engine {
         let main = life.main.as_ref().map(|p| p.phase);
         let hook = life.hook.as_ref().map(|p| p.phase);
         match *phase {
+            StopPhase::ClearHook if life.probe.is_some() => {
+                self.destroy_probe(ix);
+                self.destroy_hook(ix);
+                false
+            }
             StopPhase::ClearHook => match hook {
                 // One that the keeper has not answered yet is killed when it has.
                 Some(_) => {
@@ -86,7 +95,7 @@ impl Engine {
                     self.after_stop_pre(ix)
                 }
             },
-            StopPhase::Signal(_) | StopPhase::Kill => match main {
+            StopPhase::Abort | StopPhase::Signal(_) | StopPhase::Kill => match main {
                 Some(ProcessPhase::Gone) | None => self.after_main(ix),
                 // It ended by itself, as it had said.
                 Some(ProcessPhase::Leaving) if life.word.is_ending && *end != End::Wanted => {
@@ -139,7 +148,12 @@ impl Engine {
         let phase = match role {
             Role::StopPre(n) => StopPhase::Pre(n),
             Role::StopPost(n) => StopPhase::Post(n),
-            Role::Main | Role::StartPre(_) | Role::StartPost(_) | Role::Reload(_) => return,
+            Role::Main
+            | Role::StartPre(_)
+            | Role::StartPost(_)
+            | Role::Reload(_)
+            | Role::ReadyProbe
+            | Role::Probe => return,
         };
         self.set_stop_phase(ix, phase, Some(at));
     }
@@ -174,10 +188,29 @@ impl Engine {
                     self.set_stop_phase(ix, StopPhase::Signal(0), Some(at));
                     return false;
                 }
-                self.send_rung(ix, launch, 0);
+                if matches!(end, End::Hung(_)) {
+                    self.send_abort(ix, launch);
+                } else {
+                    self.send_rung(ix, launch, 0);
+                }
                 false
             }
         }
+    }
+
+    /// What hangs is asked to die where it hangs (systemd's WatchdogSignal), with the time of a rung; then the ladder.
+    fn send_abort(&mut self, ix: Ix, launch: crate::ids::LaunchId) {
+        let now = self.now;
+        let Some(life) = self.unit(ix).state.life() else {
+            return;
+        };
+        let at = now.after(life.spec.stop.timeout);
+        self.actions.push_back(Action::Signal {
+            launch,
+            signal: SIGABRT,
+            scope: Scope::Main,
+        });
+        self.set_stop_phase(ix, StopPhase::Abort, Some(at));
     }
 
     fn send_rung(&mut self, ix: Ix, launch: crate::ids::LaunchId, rung: usize) {
@@ -289,6 +322,10 @@ impl Engine {
                 }
             }
             StopPhase::Pre(_) | StopPhase::Post(_) => self.advance_stop(ix),
+            StopPhase::Abort => match main {
+                Some(launch) => self.send_rung(ix, launch, 0),
+                None => self.send_kill(ix),
+            },
             StopPhase::Signal(_) if was_ending && main.is_some() => {
                 let word = self.unit(ix).word;
                 let text = "it said that it is stopping, and did not: it is told to";
@@ -316,6 +353,7 @@ impl Engine {
                 self.begin_stop(ix, End::Wanted, ChangeKind::StatusChanged, cause);
             }
             self.destroy_hook(ix);
+            self.destroy_probe(ix);
             if self.unit(ix).state.life().is_some_and(Life::main_is_there) {
                 // Clearing hooks first would only waste time now.
                 self.send_kill(ix);
@@ -342,7 +380,15 @@ impl Engine {
         let unit = self.unit_mut(ix);
         unit.remains.clear();
         unit.last_stop_killed = killed;
-        unit.restarts.on_life_end(&life.spec.restart, life.ready, now);
+        // A life that was ended for its health counts until it was last known to be well.
+        let (ready, well) = match &end {
+            End::Unhealthy(_) | End::Hung(_) => match well_until(&life, &end) {
+                Some(until) => (life.ready, until),
+                None => (None, now),
+            },
+            End::Wanted | End::Exited | End::AttemptFailed(_) | End::HostFailed(_) => (life.ready, now),
+        };
+        unit.restarts.on_life_end(&life.spec.restart, ready, well);
         let is_up = unit.desired == Desired::Up;
         unit.restart_pending = false;
         self.tell_worked(ix, &life);
@@ -385,6 +431,7 @@ impl Engine {
             }
             End::AttemptFailed(text) => (Ending::Attempt(life.exit), text.clone()),
             End::HostFailed(text) => (Ending::Host, text.clone()),
+            End::Unhealthy(text) | End::Hung(text) => (Ending::Unhealthy, text.clone()),
         };
         let salt = mix(self.seed ^ name_hash(life.spec.name.as_str()));
         let unit = self.unit_mut(ix);
@@ -465,11 +512,4 @@ impl Engine {
         let cause = self.own_cause(ix, CauseKind::Exit, text);
         self.on_shutdown(cause, code);
     }
-}
-
-/// FNV-1a, 64 bit (Fowler, Noll, Vo): any stable hash of a name does.
-fn name_hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    })
 }

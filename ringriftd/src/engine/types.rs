@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::reply::{By, Cause, Exit, FailureKind, Hold, Oom, Outcome, State};
+use proto::reply::{By, Cause, Exit, FailureKind, Health, Hold, Oom, Outcome, State};
 use serde::{Deserialize, Serialize};
 
 use super::hold::Held;
 use super::unit::Foreign;
 use crate::graph::Graph;
 use crate::ids::{Invocation, LaunchId, Scope};
-use crate::spec::{Membership, NodeSpec, UnitName, UnitSpec};
+use crate::spec::{Membership, NodeSpec, Probe, UnitName, UnitSpec};
 use crate::used::Used;
 
 /// A point of the monotonic clock, in ns (clock_gettime(2), CLOCK_MONOTONIC): it stops in suspend, so that an
@@ -48,6 +48,17 @@ pub enum Role {
     StopPost(u16),
     /// `reload[n]`.
     Reload(u16),
+    /// The command of `[ready] probe`.
+    ReadyProbe,
+    /// The command of `[health] probe`.
+    Probe,
+}
+
+impl Role {
+    /// It asks how the unit is, and does nothing for it.
+    pub fn is_probe(self) -> bool {
+        matches!(self, Self::ReadyProbe | Self::Probe)
+    }
 }
 
 impl std::fmt::Display for Role {
@@ -59,6 +70,8 @@ impl std::fmt::Display for Role {
             Self::StopPre(n) => write!(f, "stop_pre[{n}]"),
             Self::StopPost(n) => write!(f, "stop_post[{n}]"),
             Self::Reload(n) => write!(f, "reload[{n}]"),
+            Self::ReadyProbe => f.write_str("ready.probe"),
+            Self::Probe => f.write_str("health.probe"),
         }
     }
 }
@@ -280,6 +293,54 @@ pub enum Event {
         /// What.
         used: Used,
     },
+    /// The answer to [`Action::Probe`].
+    Probed {
+        /// Of which life.
+        invocation: Invocation,
+        /// The number that it was asked under.
+        nr: u64,
+        /// What came of it.
+        result: ProbeResult,
+    },
+    /// `WATCHDOG=1`.
+    Watchdog {
+        /// Which life.
+        invocation: Invocation,
+    },
+    /// `WATCHDOG=trigger`.
+    WatchdogTrigger {
+        /// Which life.
+        invocation: Invocation,
+    },
+    /// `WATCHDOG_USEC=`: it will say `WATCHDOG=1` this often; zero: no more.
+    WatchdogEvery {
+        /// Which life.
+        invocation: Invocation,
+        /// How often.
+        every: std::time::Duration,
+    },
+    /// `X_RINGRIFT_HEALTH=`.
+    HealthSaid {
+        /// Which life.
+        invocation: Invocation,
+        /// Its word.
+        health: Health,
+        /// Its status text.
+        text: Option<String>,
+    },
+}
+
+/// What came of one probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeResult {
+    /// The unit is well.
+    Passed,
+    /// It is not: why.
+    Failed(String),
+    /// It could not be asked, which says nothing of it: why.
+    Cannot(String),
+    /// Nobody listened in time: to be asked again.
+    Void,
 }
 
 /// What the world is asked to do. In order; each launch's actions stay in order.
@@ -331,6 +392,21 @@ pub enum Action {
     Release {
         /// Which.
         launch: LaunchId,
+    },
+    /// Ask a life how it is. Answered by `Probed`, also when there is no answer within `timeout`.
+    Probe {
+        /// Which life.
+        invocation: Invocation,
+        /// To be said in the answer.
+        nr: u64,
+        /// How; never a command, which is launched.
+        probe: Probe,
+        /// For the whole of it.
+        timeout: std::time::Duration,
+        /// Only what was written since then counts; absent: since the launch.
+        since: Option<Mono>,
+        /// The unit as it was defined when this life began.
+        spec: Arc<UnitSpec>,
     },
     /// The one answer to a request.
     Reply {
@@ -472,6 +548,8 @@ pub enum ChangeKind {
     PermanentlyFailed,
     /// Any other change of state.
     StatusChanged,
+    /// Its health is another one; its state is the same.
+    HealthChanged,
 }
 
 impl ChangeKind {
@@ -486,6 +564,7 @@ impl ChangeKind {
             Self::CrashLoop => "DAEMON_CRASH_LOOP_DETECTED",
             Self::PermanentlyFailed => "DAEMON_PERMANENTLY_FAILED",
             Self::StatusChanged => "DAEMON_STATUS_CHANGED",
+            Self::HealthChanged => "DAEMON_HEALTH_CHANGED",
         }
     }
 }

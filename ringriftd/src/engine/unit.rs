@@ -18,6 +18,7 @@
 //! Actual states with a life (an invocation that the keeper knows processes of):
 //!
 //! * `Starting`: `start_pre` hooks, the launch, the wait for readiness, `start_post` hooks, in that order.
+//!   A `[ready]` probe comes after what its kind asks for, and within the same time.
 //! * `Running`: ready. The main process lives (or, for a oneshot that remains, has ended well).
 //! * `Reloading`: running, while its reload commands run, or while it reads its configuration again by its own word
 //!   (`RELOADING=1` until `READY=1`, at most for `[ready] timeout`).
@@ -67,6 +68,7 @@ use proto::reply::{Cause, CauseKind, Exit, State as Word};
 use serde::{Deserialize, Serialize};
 
 use super::capsule::Witness;
+use super::health::{Checks, Watch};
 use super::hold::Held;
 use super::restart::Restarts;
 use super::types::{Mono, Role};
@@ -142,14 +144,18 @@ pub struct Life {
     pub hook: Option<Process>,
     /// How the hook's own process ended, while what it left is being killed.
     pub hook_exit: Option<Exit>,
-    /// The number of the next hook's launch.
-    pub next_step: u16,
+    /// The number of the launch of the next hook or probe.
+    pub next_step: u32,
     /// When it became ready.
     pub ready: Option<Mono>,
     /// A forking unit's main process was found: what is said of it again changes nothing.
     pub is_main_found: bool,
     /// Its main process was not launched but taken over from outside.
     pub foreign: Option<Foreign>,
+    /// The command of a probe that runs now (or is being cleared away).
+    pub probe: Option<Process>,
+    /// How well it is.
+    pub watch: Watch,
     /// What it said of itself that bears on what becomes of it.
     pub word: OwnWord,
     /// What was seen of it, for the case that it fails.
@@ -183,6 +189,8 @@ impl Life {
             ready: None,
             is_main_found: false,
             foreign: None,
+            probe: None,
+            watch: Watch::default(),
             word: OwnWord::default(),
             witness: Witness::default(),
         }
@@ -205,7 +213,7 @@ impl Life {
 
     /// A launch of this life.
     pub fn process_mut(&mut self, launch: LaunchId) -> Option<&mut Process> {
-        [self.main.as_mut(), self.hook.as_mut()]
+        [self.main.as_mut(), self.hook.as_mut(), self.probe.as_mut()]
             .into_iter()
             .flatten()
             .find(|p| p.launch == launch)
@@ -213,7 +221,7 @@ impl Life {
 
     /// The processes that are not gone.
     pub fn processes(&self) -> impl Iterator<Item = &Process> {
-        [self.main.as_ref(), self.hook.as_ref()]
+        [self.main.as_ref(), self.hook.as_ref(), self.probe.as_ref()]
             .into_iter()
             .flatten()
             .filter(|p| p.phase != ProcessPhase::Gone)
@@ -229,6 +237,8 @@ pub enum StartPhase {
     Activating,
     /// A forking unit's first process ended well; its main process is being looked for.
     FindingMain,
+    /// All that its kind asks for is there; the `[ready]` probe has not succeeded yet.
+    Probing,
     /// `start_post[n]` runs.
     Post(u16),
 }
@@ -242,6 +252,8 @@ pub enum StopPhase {
     Pre(u16),
     /// The main process was asked for and the keeper has not answered.
     AwaitMain,
+    /// It hangs, and was sent SIGABRT, which leaves a trace of where.
+    Abort,
     /// Rung `n` of the ladder was sent.
     Signal(usize),
     /// SIGKILL was sent to everything.
@@ -261,6 +273,10 @@ pub enum End {
     AttemptFailed(String),
     /// The host could not start it: in words.
     HostFailed(String),
+    /// Its checks failed: in words.
+    Unhealthy(String),
+    /// Its watchdog ran out: in words.
+    Hung(String),
 }
 
 /// The actual state. See the head of this file.
@@ -496,6 +512,8 @@ pub struct Unit {
     pub failures: u64,
     /// The number of the event that told of the last of them.
     pub last_failure: Option<u64>,
+    /// Its last checks, those of earlier lives among them.
+    pub checks: Checks,
 }
 
 impl Unit {
@@ -528,6 +546,7 @@ impl Unit {
             note: None,
             failures: 0,
             last_failure: None,
+            checks: Checks::new(),
         }
     }
 
@@ -543,7 +562,8 @@ impl Unit {
     /// The one time at which something must happen if nothing else does.
     pub fn deadline(&self) -> Option<Mono> {
         let expiry = self.hold.as_ref().and_then(|held| held.until);
-        [self.state.deadline(), expiry].into_iter().flatten().min()
+        let watch = self.state.life().and_then(|life| life.watch.deadline());
+        [self.state.deadline(), expiry, watch].into_iter().flatten().min()
     }
 
     /// Others may rely on it: it is ready, or a oneshot that has done its work.

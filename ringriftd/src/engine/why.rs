@@ -98,24 +98,10 @@ impl Own {
 }
 
 impl Engine {
-    /// Why a unit is where it is.
-    pub fn why(&self, ix: Ix) -> Why {
+    /// Why a unit is where it is. `unwell` is why it is not well though it runs, where somebody found that.
+    pub fn why(&self, ix: Ix, unwell: Option<String>) -> Why {
         if self.is_fine(ix) {
-            let text = self.fine_text(ix);
-            return Why {
-                unit: ix,
-                is_fine: true,
-                chain: vec![Step {
-                    depth: 0,
-                    unit: ix,
-                    edge: None,
-                    text: text.clone(),
-                    is_root: false,
-                    is_repeated: false,
-                }],
-                text,
-                roots: Vec::new(),
-            };
+            return self.why_of_running(ix, unwell);
         }
         let (chain, found) = self.follow(ix);
         let waiting = self.waiting();
@@ -129,6 +115,40 @@ impl Engine {
             text: self.sentence(ix, &roots),
             chain,
             roots,
+        }
+    }
+
+    /// One that is up: nothing is wrong, or it is its own cause and holds back nobody.
+    fn why_of_running(&self, ix: Ix, unwell: Option<String>) -> Why {
+        let text = match &unwell {
+            Some(how) => format!("is running, and {how}"),
+            None => self.fine_text(ix),
+        };
+        let unit = self.unit(ix);
+        let root = unwell.is_some().then(|| Root {
+            unit: Some(ix),
+            kind: RootKind::Unhealthy,
+            text: text.clone(),
+            since: unit.since,
+            seq: Some(unit.last_seq).filter(|seq| *seq > 0),
+            by: None,
+            next: None,
+            failure: None,
+            blocks: Vec::new(),
+        });
+        Why {
+            unit: ix,
+            is_fine: root.is_none(),
+            chain: vec![Step {
+                depth: 0,
+                unit: ix,
+                edge: None,
+                text: text.clone(),
+                is_root: root.is_some(),
+                is_repeated: false,
+            }],
+            text,
+            roots: root.into_iter().collect(),
         }
     }
 
@@ -480,6 +500,10 @@ fn starting_text(unit: &Unit) -> String {
         StartPhase::Pre(n) => format!("is starting: start_pre[{n}] runs"),
         StartPhase::Post(n) => format!("is starting: start_post[{n}] runs"),
         StartPhase::FindingMain => "is starting: its main process is looked for".to_owned(),
+        StartPhase::Probing => format!(
+            "is starting: its readiness is being checked (it has {})",
+            duration_text(life.spec.ready_timeout)
+        ),
         StartPhase::Activating if is_asked => "is starting: its program is being launched".to_owned(),
         StartPhase::Activating => {
             let most = duration_text(life.spec.ready_timeout);

@@ -45,6 +45,12 @@ pub(super) fn own_variables(
             spec.health_interval.as_micros().to_string(),
         ),
     ];
+    if let Some(every) = spec.health.as_ref().and_then(|health| health.watchdog)
+        && role == Role::Main
+    {
+        // WATCHDOG_PID beside it is the keeper's to add: the pid is not known before.
+        own.push(("WATCHDOG_USEC", every.as_micros().to_string()));
+    }
     if let Some(path) = notify {
         own.push(("NOTIFY_SOCKET", path.to_string_lossy().into_owned()));
     }

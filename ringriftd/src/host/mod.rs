@@ -4,6 +4,7 @@
 //! * [`link`]: messages to and from keeper and logger.
 //! * [`prepare`]: a unit becomes a launch (`account`, [`environment`] and [`env_file`], and [`explain`] when it cannot).
 //! * [`notify`] and [`ready`]: what units say of themselves.
+//! * [`probe`]: asking units how they are.
 //! * [`outside`]: processes that run outside, for `adopt`.
 //! * [`usage`]: what units use.
 
@@ -15,6 +16,7 @@ pub mod link;
 pub mod notify;
 pub mod outside;
 pub mod prepare;
+pub mod probe;
 pub mod ready;
 pub(crate) mod receive;
 pub mod survivors;

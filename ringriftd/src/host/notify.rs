@@ -50,6 +50,8 @@ pub enum Notice {
     Watchdog,
     /// `WATCHDOG=trigger`: it wants to be treated as hung.
     WatchdogTrigger,
+    /// `WATCHDOG_USEC=`: it will say `WATCHDOG=1` this often; zero: no more.
+    WatchdogEvery(Duration),
     /// `EXTEND_TIMEOUT_USEC=`, at most [`DURATION_MAX`].
     Extend(Duration),
     /// `X_RINGRIFT_HEALTH=`; never `Unknown`.
@@ -191,6 +193,7 @@ fn one(key: &str, value: &str, beside: &Beside<'_>) -> Notice {
         ("RELOADING", "1") => Some(Notice::Reloading { at_us: beside.at_us }),
         ("WATCHDOG", "1") => Some(Notice::Watchdog),
         ("WATCHDOG", "trigger") => Some(Notice::WatchdogTrigger),
+        ("WATCHDOG_USEC", n) => micros(n).map(Notice::WatchdogEvery),
         ("BARRIER", "1") => Some(Notice::Barrier),
         ("STATUS", text) => Some(Notice::Status(clean(text, STATUS_TEXT_MAX))),
         ("EXTEND_TIMEOUT_USEC", n) => micros(n).map(Notice::Extend),

@@ -27,7 +27,7 @@ use crate::keeper::wire::{Identity, Launch, Output, Stage};
 use crate::limits::{
     ARGUMENT_MAX, LAUNCH_BYTES_MAX, PREPARE_AT_ONCE, PREPARE_TIMEOUT, SOCKET_PATH_MAX, TEXT_MAX,
 };
-use crate::spec::{Argv, Command, Kind, Template, UnitName, UnitSpec};
+use crate::spec::{Argv, Command, Kind, Probe, Template, UnitSpec};
 
 /// A launch that can be handed to the keeper.
 #[derive(Clone, PartialEq)]
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Prepared {
 pub struct Preparer {
     node: Arc<NodeContext>,
     places: Arc<Semaphore>,
-    hanging: Arc<Mutex<BTreeSet<UnitName>>>,
+    hanging: Arc<Mutex<BTreeSet<String>>>,
     timeout: Duration,
 }
 
@@ -86,9 +86,32 @@ impl Preparer {
         launch: LaunchId,
     ) -> Result<Prepared, LaunchFailure> {
         let node = Arc::clone(&self.node);
-        let unit = spec.name.clone();
-        self.bounded(unit, move || prepare(&spec, role, launch, &node))
+        let key = turn_of(&spec, role);
+        self.bounded(key, move || prepare(&spec, role, launch, &node))
             .await?
+    }
+
+    /// A text with the variables that `role` of `spec` has, as bounded.
+    pub async fn fill_bounded(
+        &self,
+        spec: Arc<UnitSpec>,
+        launch: LaunchId,
+        role: Role,
+        text: Template,
+    ) -> Result<String, LaunchFailure> {
+        let node = Arc::clone(&self.node);
+        let key = turn_of(&spec, role);
+        let fill = move || {
+            let account = Account::of(&spec)?;
+            let invocation = invocation_text(node.seed, launch.invocation);
+            let own = own_variables(&spec, role, &invocation, None);
+            let env = Environment::of(&spec, &node, &account, own)?;
+            env.fill(&text, &role_word(role))
+        };
+        self.bounded(key, fill).await?.map_err(|fault| LaunchFailure {
+            text: fault.text,
+            host: fault.host,
+        })
     }
 
     /// [`explain::explain`] on the blocking pool, as bounded. When the program's disk hangs, the kernel's word alone.
@@ -115,9 +138,10 @@ impl Preparer {
         }
     }
 
-    async fn bounded<T: Send + 'static>(
+    /// `work` on the blocking pool, as bounded. One of each `unit`, which is the name that failures tell, is under way.
+    pub(super) async fn bounded<T: Send + 'static>(
         &self,
-        unit: UnitName,
+        unit: String,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, LaunchFailure> {
         let hangs = |text: String| LaunchFailure { text, host: false };
@@ -157,21 +181,30 @@ impl Preparer {
     }
 }
 
+/// A unit prepares one thing at a time, and beside it the command of a probe, which may come while a hook runs.
+fn turn_of(spec: &UnitSpec, role: Role) -> String {
+    if role.is_probe() {
+        format!("{}'s probe", spec.name)
+    } else {
+        spec.name.to_string()
+    }
+}
+
 /// A unit's turn: it prepares once at a time.
 struct Turn {
-    all: Arc<Mutex<BTreeSet<UnitName>>>,
-    unit: UnitName,
+    all: Arc<Mutex<BTreeSet<String>>>,
+    unit: String,
 }
 
 impl Turn {
-    fn take(all: &Arc<Mutex<BTreeSet<UnitName>>>, unit: &UnitName) -> Option<Self> {
+    fn take(all: &Arc<Mutex<BTreeSet<String>>>, unit: &str) -> Option<Self> {
         let fresh = all
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(unit.clone());
+            .insert(unit.to_owned());
         fresh.then(|| Self {
             all: Arc::clone(all),
-            unit: unit.clone(),
+            unit: unit.to_owned(),
         })
     }
 }
@@ -297,12 +330,21 @@ fn choose(spec: &UnitSpec, role: Role, env: &Environment) -> Result<(Vec<String>
         Some(argv) => Ok((fill_all(argv, &format!("{key}[{n}]"))?, None)),
         None => Err(Fault::unit(format!("{key}[{n}] is no longer defined"))),
     };
+    let probe = |probe: Option<&Probe>, key: &str| match probe {
+        Some(Probe::Command(argv)) => Ok((fill_all(argv, key)?, None)),
+        Some(_) | None => Err(Fault::unit(format!("{key} is no longer a command"))),
+    };
     match role {
         Role::StartPre(n) => return hook(&exec.start_pre, n, "start_pre"),
         Role::StartPost(n) => return hook(&exec.start_post, n, "start_post"),
         Role::StopPre(n) => return hook(&exec.stop_pre, n, "stop_pre"),
         Role::StopPost(n) => return hook(&exec.stop_post, n, "stop_post"),
         Role::Reload(n) => return hook(&exec.reload, n, "reload"),
+        Role::ReadyProbe => return probe(spec.ready_probe.as_ref(), "ready.probe"),
+        Role::Probe => {
+            let health = spec.health.as_ref();
+            return probe(health.and_then(|health| health.probe.as_ref()), "health.probe");
+        }
         Role::Main => {}
     }
     match &exec.command {
@@ -380,8 +422,8 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    fn unit(name: &str) -> UnitName {
-        UnitName::new(name).expect("a name")
+    fn unit(name: &str) -> String {
+        name.to_owned()
     }
 
     fn impatient() -> Preparer {

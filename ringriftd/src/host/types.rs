@@ -29,6 +29,8 @@ pub fn role_word(role: Role) -> String {
         Role::StopPre(n) => format!("stop_pre.{n}"),
         Role::StopPost(n) => format!("stop_post.{n}"),
         Role::Reload(n) => format!("reload.{n}"),
+        Role::ReadyProbe => "ready.probe".to_owned(),
+        Role::Probe => "health.probe".to_owned(),
     }
 }
 

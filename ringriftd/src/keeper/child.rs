@@ -43,8 +43,8 @@ pub struct ChildSpec {
     pub wakes_at_death: bool,
     /// Descriptors of the keeper, and where the child has them. All others are closed.
     pub fds: Vec<(RawFd, RawFd)>,
-    /// One more variable of its environment: its own pid.
-    pub own_pid: Option<PidVariable>,
+    /// More variables of its environment: its own pid.
+    pub own_pid: Vec<PidVariable>,
 }
 
 /// `NAME=` and room for a pid, which the child writes in when it knows its own. Left-aligned and ended by a NUL: who parses
@@ -185,18 +185,18 @@ const STAGES: [Stage; 7] = [
 /// when it cannot: then nothing of it is left. `marker` (at most 15 bytes) is its name until execve(2), by which a
 /// process that was killed before is told from one that ran and ended.
 pub fn spawn(stack: &mut Stack, spec: &ChildSpec, marker: &CStr) -> Result<Proc, Failure> {
-    let pointers = |texts: &[CString], more: Option<*const c_char>| {
+    let pointers = |texts: &[CString], more: &[PidVariable]| {
         texts
             .iter()
             .map(|t| t.as_ptr())
-            .chain(more)
+            .chain(more.iter().map(PidVariable::as_ptr))
             .chain([std::ptr::null()])
             .collect::<Vec<*const c_char>>()
     };
     let prepared = Prepared {
         spec,
-        argv: pointers(&spec.argv, None),
-        env: pointers(&spec.env, spec.own_pid.as_ref().map(PidVariable::as_ptr)),
+        argv: pointers(&spec.argv, &[]),
+        env: pointers(&spec.env, &spec.own_pid),
         marker,
         high: spec
             .fds
@@ -391,7 +391,7 @@ unsafe fn run(p: &Prepared<'_>) -> (i32, i32) {
         if let Some(folder) = &spec.working_dir {
             must!(WORKING_DIR, libc::syscall(libc::SYS_chdir, folder.as_ptr()));
         }
-        if let Some(variable) = &spec.own_pid {
+        for variable in &spec.own_pid {
             variable.write(libc::syscall(libc::SYS_getpid));
         }
         reset_signals();

@@ -9,8 +9,8 @@ use crate::limits;
 
 /// The versions of the manager's state.
 pub const STATE_VERSIONS: Versions = Versions {
-    writes: 1,
-    reads: (1, 1),
+    writes: 2,
+    reads: (1, 2),
 };
 
 /// How launches are held together.

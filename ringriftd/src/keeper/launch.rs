@@ -382,7 +382,7 @@ impl Machine {
             no_new_privs: false,
             wakes_at_death: false,
             fds: Vec::new(),
-            own_pid: None,
+            own_pid: Vec::new(),
         };
         let child = child::spawn(&mut self.stack, &spec, &self.marker).map_err(|failure| {
             let why = io::Error::from_raw_os_error(failure.errno);
@@ -427,7 +427,7 @@ fn give_stored<'a>(spec: &mut ChildSpec, stored: impl Iterator<Item = &'a Stored
         .push(CString::new(format!("LISTEN_FDS={}", names.len())).map_err(wrong)?);
     spec.env
         .push(CString::new(format!("LISTEN_FDNAMES={}", names.join(":"))).map_err(wrong)?);
-    spec.own_pid = Some(child::PidVariable::new("LISTEN_PID="));
+    spec.own_pid.push(child::PidVariable::new("LISTEN_PID="));
     Ok(())
 }
 
@@ -492,6 +492,11 @@ fn check(launch: &Launch) -> Option<ChildSpec> {
         return None;
     }
     let limit = |value: Option<u64>| value.unwrap_or(libc::RLIM64_INFINITY);
+    // Whoever is told to feed a watchdog is told that it is the one (sd_watchdog_enabled(3)).
+    let has_watchdog = launch
+        .env
+        .iter()
+        .any(|entry| entry.starts_with(b"WATCHDOG_USEC="));
     Some(ChildSpec {
         program: Some(text(&launch.program)?),
         argv: launch.argv.iter().map(text).collect::<Option<_>>()?,
@@ -518,6 +523,9 @@ fn check(launch: &Launch) -> Option<ChildSpec> {
         no_new_privs: launch.no_new_privs,
         wakes_at_death: false,
         fds: Vec::new(),
-        own_pid: None,
+        own_pid: has_watchdog
+            .then(|| child::PidVariable::new("WATCHDOG_PID="))
+            .into_iter()
+            .collect(),
     })
 }

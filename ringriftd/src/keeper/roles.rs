@@ -115,7 +115,7 @@ impl Keeper {
             identity: None,
             no_new_privs: false,
             wakes_at_death: true,
-            own_pid: None,
+            own_pid: Vec::new(),
             fds,
         };
         let process =

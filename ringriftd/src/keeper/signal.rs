@@ -35,7 +35,7 @@ pub fn send(target: Proc, signal: i32) -> io::Result<Sent> {
     }
 }
 
-/// Sends to each of `targets`; after TERM comes CONT, because a stopped process would not hear it. Answers with the
+/// Sends to each of `targets`; after TERM and ABRT comes CONT, because a stopped process would not hear them. Answers with the
 /// first failure, after it has tried all.
 pub fn send_all(targets: &[Proc], signal: i32) -> io::Result<()> {
     let mut verdict = Ok(());
@@ -49,7 +49,7 @@ pub fn send_all(targets: &[Proc], signal: i32) -> io::Result<()> {
         }
     };
     round(signal);
-    if signal == libc::SIGTERM {
+    if matches!(signal, libc::SIGTERM | libc::SIGABRT) {
         round(libc::SIGCONT);
     }
     verdict

@@ -229,7 +229,7 @@ impl Keeper {
             identity: None,
             no_new_privs: false,
             wakes_at_death: false,
-            own_pid: None,
+            own_pid: Vec::new(),
             fds: vec![
                 (self.machine.null.as_raw_fd(), 0),
                 (question.as_raw_fd(), 1),

@@ -525,6 +525,20 @@ pub enum LogQuery {
         /// At most so many.
         lines: u32,
     },
+    /// Whether one life wrote a line that matches, for the manager itself: answered by [`LogTail`] with the same number,
+    /// which has the last such line, or none.
+    Match {
+        /// Any number.
+        nonce: u64,
+        /// Of this unit.
+        unit: String,
+        /// This life (its serial).
+        invocation: u64,
+        /// Written then or later, µs since 1970.
+        since_us: u64,
+        /// A regular expression.
+        pattern: String,
+    },
 }
 
 /// From the logger to the manager.
@@ -534,4 +548,6 @@ pub struct LogTail {
     pub nonce: u64,
     /// In the order of their times; each message cut at 1 KiB.
     pub lines: Vec<proto::reply::LogLine>,
+    /// It was not looked: too many other queries wait, or the files cannot be read.
+    pub is_refused: bool,
 }

@@ -273,7 +273,7 @@ impl<K: Kernel> Exact<K> {
     fn launch_at(&self, base: usize) -> (LaunchId, u64) {
         let id = LaunchId {
             invocation: Invocation(self.words.get(base)),
-            step: u16::try_from(self.words.get(base + 1)).unwrap_or(u16::MAX),
+            step: u32::try_from(self.words.get(base + 1)).unwrap_or(u32::MAX),
         };
         (id, self.words.get(base + 2))
     }

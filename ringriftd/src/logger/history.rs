@@ -13,7 +13,7 @@ use proto::reply::{LineEnd, LogLine};
 
 use super::place::{Permit, Place, Shared, Unit};
 use super::record::{self, RECORD_MAX, Record};
-use crate::limits::LOG_BLOCK;
+use crate::limits::{LOG_BLOCK, LOG_FIND_OTHERS};
 
 /// A point in a unit's log: a file's number and an offset in it.
 pub type Point = (u64, u64);
@@ -366,6 +366,37 @@ pub fn tail(
     }
     found.reverse();
     Ok(found)
+}
+
+/// The last record of a life, not older than `since_us`, that `is_it`; read back over at most `scan` bytes.
+pub fn find(
+    shared: &Arc<Shared>,
+    unit: &Arc<Unit>,
+    invocation: u64,
+    since_us: u64,
+    scan: u64,
+    is_it: &dyn Fn(&[u8]) -> bool,
+) -> io::Result<Option<LogLine>> {
+    let (mut backward, _) = Backward::new(shared.clone(), unit.clone())?;
+    let mut others = 0;
+    while backward.bytes() <= scan && others <= LOG_FIND_OTHERS {
+        let Some((_, text)) = backward.previous()? else {
+            break;
+        };
+        let line = line(&unit.name, text, 0);
+        if line.invocation != invocation {
+            others += text.len() as u64;
+            continue;
+        }
+        others = 0;
+        if line.at_us < since_us {
+            break;
+        }
+        if is_it(&line.message) {
+            return Ok(Some(line));
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ use super::link;
 use super::place::{Follower, Shared};
 use crate::keeper::wire::{LogQuery, LogTail};
 use crate::limits::{
-    LOG_BLOCK, LOG_FRAME_BYTES, LOG_LINES_PER_FRAME, LOG_QUERIES_MAX, LOG_QUERY_BUFFER, LOG_TAIL_BYTES,
-    LOG_TAIL_MESSAGE, LOG_TAIL_SCAN, LOG_TAILS_MAX, LOG_TAILS_WAITING, WRITE_TIMEOUT,
+    LOG_BLOCK, LOG_FIND_SCAN, LOG_FRAME_BYTES, LOG_LINES_PER_FRAME, LOG_QUERIES_MAX, LOG_QUERY_BUFFER,
+    LOG_TAIL_BYTES, LOG_TAIL_MESSAGE, LOG_TAIL_SCAN, LOG_TAILS_MAX, LOG_TAILS_WAITING, WRITE_TIMEOUT,
 };
 
 /// The stack of a query's thread: nothing here recurses or keeps arrays.
@@ -53,17 +53,49 @@ pub struct Tail {
     pub nonce: u64,
     /// Of which unit.
     pub unit: String,
-    /// Of which life; absent: any.
-    pub invocation: Option<u64>,
-    /// At most so many.
-    pub lines: u32,
+    /// What.
+    pub wanted: Wanted,
+}
+
+/// What a query asks for.
+#[derive(Debug)]
+pub enum Wanted {
+    /// The last lines of one life (absent: any).
+    Last {
+        /// Its serial.
+        invocation: Option<u64>,
+        /// At most so many.
+        lines: u32,
+    },
+    /// A line of one life that matches.
+    Match {
+        /// Its serial.
+        invocation: u64,
+        /// Written then or later, µs since 1970.
+        since_us: u64,
+        /// A regular expression.
+        pattern: String,
+    },
 }
 
 impl Tail {
     fn answer(&self, shared: &Arc<Shared>, peer: &OwnedFd) {
-        let lines = last_lines(shared, &self.unit, self.invocation, self.lines as usize);
-        let nonce = self.nonce;
-        send_patiently(peer, &LogTail { nonce, lines });
+        let found = match &self.wanted {
+            Wanted::Last { invocation, lines } => {
+                last_lines(shared, &self.unit, *invocation, *lines as usize)
+            }
+            Wanted::Match {
+                invocation,
+                since_us,
+                pattern,
+            } => matching_line(shared, &self.unit, *invocation, *since_us, pattern),
+        };
+        let tail = LogTail {
+            nonce: self.nonce,
+            is_refused: found.is_none(),
+            lines: found.unwrap_or_default(),
+        };
+        send_patiently(peer, &tail);
     }
 }
 
@@ -188,22 +220,40 @@ impl Queries {
                 invocation,
                 lines,
             } => {
-                let tail = Tail {
-                    nonce,
-                    unit,
+                let wanted = Wanted::Last { invocation, lines };
+                self.look(Tail { nonce, unit, wanted }, peer);
+            }
+            LogQuery::Match {
+                nonce,
+                unit,
+                invocation,
+                since_us,
+                pattern,
+            } => {
+                let wanted = Wanted::Match {
                     invocation,
-                    lines,
+                    since_us,
+                    pattern,
                 };
-                if let Err(refused) = self.tail(tail, peer) {
-                    let (nonce, lines) = (refused.nonce, Vec::new());
-                    let _ = link::send(peer, &LogTail { nonce, lines });
-                }
+                self.look(Tail { nonce, unit, wanted }, peer);
             }
             LogQuery::LastWords { .. } => {} // the writer's own, who says when
         }
     }
 
-    /// Answers a query for last lines, in a thread; gives it back when too many wait.
+    /// As [`Queries::tail`]; too many at once are refused.
+    fn look(&self, tail: Tail, peer: &Arc<OwnedFd>) {
+        if let Err(refused) = self.tail(tail, peer) {
+            let answer = LogTail {
+                nonce: refused.nonce,
+                lines: Vec::new(),
+                is_refused: true,
+            };
+            let _ = link::send(peer, &answer);
+        }
+    }
+
+    /// Answers a query for lines, in a thread; gives it back when too many wait.
     pub fn tail(&self, tail: Tail, peer: &Arc<OwnedFd>) -> Result<(), Tail> {
         let Some((mut reader, mut tail)) = Reader::begin(&self.tails, tail)? else {
             return Ok(());
@@ -233,9 +283,46 @@ fn spawn(name: &str, job: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn last_lines(shared: &Arc<Shared>, unit: &str, invocation: Option<u64>, lines: usize) -> Vec<LogLine> {
+/// None: it could not be looked.
+fn matching_line(
+    shared: &Arc<Shared>,
+    unit: &str,
+    invocation: u64,
+    since_us: u64,
+    pattern: &str,
+) -> Option<Vec<LogLine>> {
     let Some(unit) = shared.unit(unit) else {
-        return Vec::new();
+        return Some(Vec::new());
+    };
+    // It was compiled before, when the unit's file was read.
+    let pattern = crate::config::probe::compiled(pattern).ok()?;
+    let is_it = |message: &[u8]| pattern.is_match(message);
+    match history::find(shared, &unit, invocation, since_us, LOG_FIND_SCAN, &is_it) {
+        Ok(found) => Some(
+            found
+                .into_iter()
+                .map(|mut line| {
+                    line.message.truncate(LOG_TAIL_MESSAGE);
+                    line
+                })
+                .collect(),
+        ),
+        Err(e) => {
+            crate::say!("ringriftd logger: cannot read the log of {}: {e}", unit.name);
+            None
+        }
+    }
+}
+
+/// None: it could not be looked.
+fn last_lines(
+    shared: &Arc<Shared>,
+    unit: &str,
+    invocation: Option<u64>,
+    lines: usize,
+) -> Option<Vec<LogLine>> {
+    let Some(unit) = shared.unit(unit) else {
+        return Some(Vec::new());
     };
     let found = match history::tail(
         shared,
@@ -247,7 +334,7 @@ fn last_lines(shared: &Arc<Shared>, unit: &str, invocation: Option<u64>, lines: 
         Ok(found) => found,
         Err(e) => {
             crate::say!("ringriftd logger: cannot read the log of {}: {e}", unit.name);
-            return Vec::new();
+            return None;
         }
     };
     let mut room = LOG_TAIL_BYTES;
@@ -262,7 +349,7 @@ fn last_lines(shared: &Arc<Shared>, unit: &str, invocation: Option<u64>, lines: 
         kept.push(line);
     }
     kept.reverse();
-    kept
+    Some(kept)
 }
 
 /// More bytes than the codec needs for a line.

@@ -18,7 +18,7 @@ use super::journal::{Journal, Splitter, Stop};
 use super::link::{Received, receive, send};
 use super::memory::waiting;
 use super::place::Shared;
-use super::query::{Queries, Tail};
+use super::query::{Queries, Tail, Wanted};
 use super::record::{Clock, Record};
 use crate::ids::{Invocation, LaunchId};
 use crate::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
@@ -74,7 +74,7 @@ pub struct Writer {
     message: Vec<u8>,
     is_ending: bool,
     /// Queries for the last words of lives whose pipes are not at their end, and until when each waits.
-    last_words: Vec<(Tail, Instant)>,
+    last_words: Vec<(Invocation, Tail, Instant)>,
 }
 
 /// What a turn of reading a pipe came to.
@@ -151,7 +151,7 @@ impl Writer {
             .iter()
             .filter_map(|t| self.pipes.get(t).filter(|p| !p.is_waiting)?.close_at);
         let blocked = self.blocked.iter().filter_map(|j| self.journals[*j].retry_at());
-        let words = self.last_words.iter().map(|(_, until)| *until);
+        let words = self.last_words.iter().map(|(_, _, until)| *until);
         let Some(next) = closing.chain(blocked).chain(words).min() else {
             return EpollTimeout::NONE;
         };
@@ -288,10 +288,13 @@ impl Writer {
                     let tail = Tail {
                         nonce,
                         unit,
-                        invocation: Some(invocation),
-                        lines,
+                        wanted: Wanted::Last {
+                            invocation: Some(invocation),
+                            lines,
+                        },
                     };
-                    self.last_words.push((tail, Instant::now() + LAST_WORDS_PATIENCE));
+                    let until = Instant::now() + LAST_WORDS_PATIENCE;
+                    self.last_words.push((Invocation(invocation), tail, until));
                     // Whether the life has a pipe at all was said there, before the manager heard of the life.
                     self.hear_keeper(usize::MAX)?;
                 }
@@ -316,15 +319,12 @@ impl Writer {
     /// Answers those whose life has no pipe left, or that have waited long enough.
     fn tell_last_words(&mut self, now: Instant) {
         let Some(peer) = self.peer.clone() else { return };
-        for (tail, until) in std::mem::take(&mut self.last_words) {
-            let is_open = tail
-                .invocation
-                .is_some_and(|life| self.has_pipe(Invocation(life)));
-            if is_open && now < until {
-                self.last_words.push((tail, until));
+        for (life, tail, until) in std::mem::take(&mut self.last_words) {
+            if self.has_pipe(life) && now < until {
+                self.last_words.push((life, tail, until));
             } else if let Err(tail) = self.queries.tail(tail, &peer) {
                 // Too many wait already: in a moment.
-                self.last_words.push((tail, now + LAST_WORDS_AGAIN));
+                self.last_words.push((life, tail, now + LAST_WORDS_AGAIN));
             }
         }
     }
@@ -332,7 +332,7 @@ impl Writer {
     fn has_pipe(&self, life: Invocation) -> bool {
         let of_it = LaunchId::main(life)..=LaunchId {
             invocation: life,
-            step: u16::MAX,
+            step: u32::MAX,
         };
         self.by_id.range(of_it).next().is_some()
     }

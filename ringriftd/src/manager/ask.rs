@@ -1,7 +1,7 @@
 //! What clients ask: reads are answered from memory at once, changes become the engine's requests.
 
 use proto::frame::Token;
-use proto::reply::{Adopted, By, Hold, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, VersionInfo};
+use proto::reply::{Adopted, By, Health, Hold, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, VersionInfo};
 use proto::request::{Job, Request, WaitFor, Whom};
 
 use super::core::{Inside, Manager};
@@ -13,8 +13,8 @@ use crate::control::access::verb;
 use crate::control::outbox::{Answers, Refused};
 use crate::control::select::{self, Candidate, Known};
 use crate::control::server::Asked;
-use crate::control::view::{self, refused};
-use crate::control::why::why;
+use crate::control::view::{self, Said, refused};
+use crate::control::why::{unwell, why};
 use crate::engine::Engine;
 use crate::engine::hold::Held;
 use crate::engine::types::{Event, Op, RequestId};
@@ -639,7 +639,10 @@ impl Manager {
         };
         let seed = self.hello.seed;
         let capsule = |unit: &UnitName, seq: u64| self.capsules.find(unit, seq, seed);
-        let why = why(&self.engine, ix, self.clock.now(), &capsule);
+        let said = self.said.get(unit);
+        let health = said.and_then(|said| said.health).unwrap_or(Health::Unknown);
+        let unwell = unwell(health, said.and_then(Said::text).as_deref());
+        let why = why(&self.engine, ix, self.clock.now(), unwell, &capsule);
         answers.stream([Reply::Why(Box::new(why))]);
     }
 

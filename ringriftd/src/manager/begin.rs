@@ -330,7 +330,7 @@ impl Manager {
             .filter_map(|(_, unit)| match &unit.state {
                 State::Stopping {
                     life,
-                    phase: StopPhase::Signal(_),
+                    phase: StopPhase::Abort | StopPhase::Signal(_),
                     ..
                 } => life.main.as_ref().map(|main| main.launch),
                 _ => None,

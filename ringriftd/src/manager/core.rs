@@ -23,6 +23,7 @@ use super::hooks::Hooks;
 use super::jobs::Jobs;
 use super::launches::{Launches, News};
 use super::memory::{Order, Step};
+use super::probes::Probes;
 use super::publish::Shown;
 use super::remember::Remember;
 use super::stored::Copies;
@@ -50,6 +51,9 @@ use crate::spec::UnitName;
 pub(super) const BUG: u8 = 70;
 /// The exit code for files that are wrong.
 pub(super) const CONFIG: u8 = 8;
+
+/// One lets sockets be looked at, one their readers read, one what they read be told.
+const LOOKS_BEFORE_TIME: u32 = 3;
 
 /// What the keeper said of itself.
 #[derive(Debug, Clone, Default)]
@@ -117,6 +121,7 @@ pub(super) struct Manager {
     /// loop would do nothing but read it.
     pub(super) is_logger_gone: bool,
     pub(super) launches: Launches,
+    pub(super) probes: Probes,
     pub(super) events: Events,
     pub(super) jobs: Jobs,
     pub(super) renewal: Renewal,
@@ -292,6 +297,15 @@ impl Manager {
                     self.tell(Event::Ready { invocation });
                 }
             }
+            Inside::News(News::Probed {
+                invocation,
+                nr,
+                result,
+            }) => self.tell(Event::Probed {
+                invocation,
+                nr,
+                result,
+            }),
             Inside::News(News::MainPid { launch, pid }) => {
                 self.send(&ToKeeper::FindMain { id: launch, pid });
             }
@@ -540,7 +554,14 @@ impl Manager {
 
 async fn until(deadline: Option<crate::engine::types::Mono>) {
     match deadline {
-        Some(at) => tokio::time::sleep(at.since(Now::read().mono)).await,
+        Some(at) => {
+            tokio::time::sleep(at.since(Now::read().mono)).await;
+            // What was said before this moment lies in sockets, perhaps, when this process was held up: each yield lets
+            // them be looked at, and those who read them have their turn, before the time counts.
+            for _ in 0..LOOKS_BEFORE_TIME {
+                tokio::task::yield_now().await;
+            }
+        }
         None => std::future::pending().await,
     }
 }

@@ -256,7 +256,20 @@ impl Manager {
             Notice::Status(text) => self.note_said(unit, |said| {
                 said.status = (!text.is_empty()).then_some(text);
             }),
-            Notice::Health(health) => self.note_said(unit, |said| said.health = Some(health)),
+            Notice::Health(health) => {
+                let text = unit.and_then(|unit| self.said.get(&unit)?.status.clone());
+                self.tell(Event::HealthSaid {
+                    invocation: life,
+                    health,
+                    text,
+                });
+            }
+            Notice::Watchdog => self.tell(Event::Watchdog { invocation: life }),
+            Notice::WatchdogTrigger => self.tell(Event::WatchdogTrigger { invocation: life }),
+            Notice::WatchdogEvery(every) => self.tell(Event::WatchdogEvery {
+                invocation: life,
+                every,
+            }),
             Notice::Metrics(numbers) => self.note_said(unit, |said| said.metrics = numbers),
             Notice::Errno(errno) => self.note_said(unit, |said| said.errno = (errno != 0).then_some(errno)),
             Notice::Access(access) => {
@@ -284,7 +297,7 @@ impl Manager {
                 let unit = unit.map(|u| u.to_string()).unwrap_or_default();
                 tracing::warn!("{unit}: {n} notifications came too fast and were dropped");
             }
-            Notice::Watchdog | Notice::WatchdogTrigger | Notice::Barrier | Notice::Ignored { .. } => {}
+            Notice::Barrier | Notice::Ignored { .. } => {}
         }
     }
 

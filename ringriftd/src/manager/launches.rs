@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::takeover::Held;
-use crate::engine::types::{LaunchFailure, Role};
+use crate::engine::types::{LaunchFailure, ProbeResult, Role};
 use crate::host::notify::{Expected, NotifySocket, Told, listen};
 use crate::host::prepare::{Prepared, Preparer};
 use crate::host::ready::{PipeSaid, read_ready};
@@ -46,6 +46,15 @@ pub enum News {
         invocation: Invocation,
         /// It said that it is ready.
         is_ready: bool,
+    },
+    /// A unit was asked how it is.
+    Probed {
+        /// Which life.
+        invocation: Invocation,
+        /// The question's number.
+        nr: u64,
+        /// What came of it.
+        result: ProbeResult,
     },
     /// A forking unit's pid file was read; `None`: it has none, the keeper is to look itself.
     MainPid {

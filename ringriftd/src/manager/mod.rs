@@ -21,6 +21,7 @@ mod hooks;
 mod jobs;
 mod launches;
 mod memory;
+mod probes;
 mod publish;
 mod recover;
 mod reload;

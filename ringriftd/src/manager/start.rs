@@ -19,6 +19,7 @@ use super::hooks::Hooks;
 use super::jobs::Jobs;
 use super::launches::Launches;
 use super::memory::Step;
+use super::probes::Probes;
 use super::publish::Shown;
 use super::recover::{self, Past};
 use super::remember::{self, Remember};
@@ -227,6 +228,7 @@ async fn start(
         deaths: (0, 0),
         last_seq: 0,
     };
+    let preparer = Preparer::new(node);
     let mut manager = Manager {
         engine: Engine::new(hello.seed),
         loaded,
@@ -234,7 +236,8 @@ async fn start(
         keeper,
         logger,
         is_logger_gone: false,
-        launches: Launches::new(Preparer::new(node), cgroup, news_tx, notice_tx),
+        probes: Probes::new(preparer.clone(), news_tx.clone()),
+        launches: Launches::new(preparer, cgroup, news_tx, notice_tx),
         events: Events::default(),
         jobs: Jobs::default(),
         renewal,

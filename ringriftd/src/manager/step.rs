@@ -10,6 +10,7 @@ use proto::reply::Reply;
 use super::core::Manager;
 use super::jobs::Answered;
 use super::memory::{self, Base, Order, STATE_VERSION, Step};
+use super::probes::Question;
 use crate::clock::Now;
 use crate::control::outbox::Answers;
 use crate::control::view::summary;
@@ -31,6 +32,7 @@ enum Deed {
     FindMain(LaunchId),
     Adopt(Box<Adopt>),
     Release(LaunchId),
+    Probe(Box<Question>),
     Answer(RequestId, Answered),
     Emit(Arc<proto::reply::Event>),
     Finish(u8),
@@ -172,6 +174,21 @@ impl Manager {
                 Deed::Launch { launch, role, spec }
             }
             Action::Destroy { launch } => Deed::Destroy(launch),
+            Action::Probe {
+                invocation,
+                nr,
+                probe,
+                timeout,
+                since,
+                spec,
+            } => Deed::Probe(Box::new(Question {
+                invocation,
+                nr,
+                probe,
+                timeout,
+                since,
+                spec,
+            })),
             Action::FindMain { launch, .. } => Deed::FindMain(launch),
             Action::Finish { code } => Deed::Finish(code),
             Action::Worked { unit, invocation } => {
@@ -209,6 +226,10 @@ impl Manager {
             Deed::Signal(order) => self.send_order(&order),
             Deed::Destroy(launch) => self.send(&ToKeeper::Destroy { id: launch }),
             Deed::FindMain(launch) => self.launches.find_main(launch),
+            Deed::Probe(question) => {
+                let now = self.clock.now();
+                self.ask_probe(*question, now);
+            }
             Deed::Adopt(adopt) => self.send(&ToKeeper::Adopt(adopt)),
             Deed::Release(launch) => {
                 self.launches.forget(launch);

@@ -47,7 +47,9 @@ pub(super) fn is_told_by_inventory(event: &Event) -> bool {
         | Event::LaunchFailed { .. }
         | Event::Exited { .. }
         | Event::Emptied { .. }
-        | Event::Lost { .. } => true,
+        | Event::Lost { .. }
+        // Its question died with the manager, and is asked again.
+        | Event::Probed { .. } => true,
         Event::Loaded(_)
         | Event::Request { .. }
         | Event::Forget { .. }
@@ -61,6 +63,10 @@ pub(super) fn is_told_by_inventory(event: &Event) -> bool {
         | Event::MainChanged { .. }
         | Event::Extend { .. }
         | Event::Used { .. }
+        | Event::Watchdog { .. }
+        | Event::WatchdogTrigger { .. }
+        | Event::WatchdogEvery { .. }
+        | Event::HealthSaid { .. }
         | Event::Tick => false,
     }
 }
@@ -137,7 +143,7 @@ impl World {
                 place += 1;
                 let is_done = place <= done;
                 match action {
-                    Action::Launch { .. } | Action::AdoptForeign { .. } => false,
+                    Action::Launch { .. } | Action::AdoptForeign { .. } | Action::Probe { .. } => false,
                     Action::Signal { .. } | Action::Reply { .. } => !is_done,
                     Action::Destroy { .. }
                     | Action::FindMain { .. }
@@ -164,6 +170,7 @@ impl World {
         let next = self.kept.heard.len() as u64 + 1;
         if change.seq == next {
             self.kept.heard.push(change.clone());
+            self.judge_health(change);
         } else if self.kept.heard.get(change.seq as usize - 1) != Some(change) {
             self.fail(&format!("after event {} came {change:?}", next - 1));
         }
@@ -174,6 +181,9 @@ impl World {
         self.kept.deaths += 1;
         self.kept.depth += 1;
         self.trace.push("              ## the manager dies".to_owned());
+        // The prober was part of it.
+        self.due.retain(|_, event| !matches!(event, Event::Probed { .. }));
+        self.asking.clear();
         self.engine = Engine::restore(through_json(&self.kept.stored), &self.plan);
         if self.engine.snapshot() != self.kept.stored {
             self.fail("what was restored is not what was stored");

@@ -475,7 +475,7 @@ fn in_a_thousand_graphs_why_names_the_planted_fault_and_all_that_it_blocks() {
         let engine = &planted.world.engine;
         for (ix, unit) in engine.units() {
             let name = &unit.spec.name;
-            let why = engine.why(ix);
+            let why = engine.why(ix, None);
             let is_hit = *name == at || expected.contains(name);
             assert_eq!(
                 why.is_fine, !is_hit,
@@ -528,7 +528,7 @@ fn while_all_start_whoever_waits_is_told_for_whom_and_nobody_is_fine_that_is_not
         for _ in 0..40 {
             world.run(world.now / 1_000_000_000 + 1 + seed % 7, 0);
             for (ix, unit) in world.engine.units() {
-                let why = world.engine.why(ix);
+                let why = world.engine.why(ix, None);
                 let is_up = unit.is_satisfied() || unit.state == State::Completed;
                 if why.is_fine && !is_up {
                     world.fail(&format!("{} is called fine", unit.spec.name));

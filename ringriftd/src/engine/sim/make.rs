@@ -9,8 +9,9 @@ use crate::engine::restart::mix;
 use crate::engine::types::Plan;
 use crate::graph::Graph;
 use crate::spec::{
-    Command, Exec, Exhausted, Kind, Lifecycle, Log, Membership, NodeSpec, NotifyAccess, OnDependency,
-    OnRestarted, Restart, RestartPolicy, Stop, Template, UnitName, UnitSpec,
+    Command, Exec, Exhausted, HealthSpec, Kind, Lifecycle, Log, Membership, NodeSpec, NotifyAccess,
+    OnDependency, OnRestarted, OnUnhealthy, Probe, Restart, RestartPolicy, Stop, Template, UnitName,
+    UnitSpec,
 };
 
 /// Dice that a seed throws.
@@ -105,6 +106,8 @@ pub(super) fn unit(i: usize) -> UnitSpec {
         },
         deprecated: None,
         digest: "1".to_owned(),
+        ready_probe: None,
+        health: None,
     }
 }
 
@@ -136,6 +139,36 @@ pub(super) fn plan(units: Vec<UnitSpec>, max_starting: Option<u32>) -> Arc<Plan>
         members,
         graph,
     })
+}
+
+/// A random `[health]` and `[ready] probe`.
+fn watch(dice: &mut Dice, unit: &mut UnitSpec) {
+    let probe = |dice: &mut Dice| {
+        if dice.percent(40) {
+            Probe::Command(vec![Template::literal("/probe")])
+        } else {
+            Probe::Http(Template::literal("http://localhost/"))
+        }
+    };
+    if unit.exec.kind != Kind::Oneshot && dice.percent(15) {
+        unit.ready_probe = Some(probe(dice));
+    }
+    if dice.percent(30) {
+        unit.health_interval = Duration::from_secs(10 + dice.below(50));
+        unit.health = Some(HealthSpec {
+            probe: dice.percent(60).then(|| probe(dice)),
+            grace: Duration::from_secs(dice.below(20)),
+            failures: 1 + dice.below(4) as u32,
+            timeout: Duration::from_secs(1 + dice.below(9)),
+            watchdog: (unit.exec.kind == Kind::Notify && dice.percent(40))
+                .then(|| Duration::from_secs(10 + dice.below(50))),
+            on_failure: match dice.below(4) {
+                0 => OnUnhealthy::Mark,
+                1 => OnUnhealthy::Ignore,
+                _ => OnUnhealthy::Restart,
+            },
+        });
+    }
 }
 
 /// A random graph without rings: each unit only looks at those before it, and the names are shuffled by the positions.
@@ -177,6 +210,7 @@ pub(super) fn random_units(dice: &mut Dice, count: usize, is_rich: bool) -> Vec<
             if dice.percent(20) {
                 unit.restart.policy = RestartPolicy::OnFailure;
             }
+            watch(dice, unit);
         }
     }
     units

@@ -14,7 +14,7 @@ use crate::engine::types::{
     Action, Event, Failure, LaunchFailure, Mono, Op, Plan, RequestAnswer, RequestId, Role,
 };
 use crate::engine::unit::Foreign;
-use crate::ids::LaunchId;
+use crate::ids::{Invocation, LaunchId};
 use crate::spec::{Kind, UnitName, UnitSpec};
 
 use super::crash::{Kept, Told, is_told_by_inventory};
@@ -31,6 +31,8 @@ pub(super) struct Malice {
     pub(super) requests: u64,
     pub(super) crashes: u64,
     pub(super) reloads: u64,
+    pub(super) hangs: u64,
+    pub(super) unwell: u64,
 }
 
 pub(super) const CALM: Malice = Malice {
@@ -42,6 +44,8 @@ pub(super) const CALM: Malice = Malice {
     requests: 0,
     crashes: 0,
     reloads: 0,
+    hangs: 0,
+    unwell: 0,
 };
 pub(super) const HOSTILE: Malice = Malice {
     launch_fails: 10,
@@ -52,6 +56,8 @@ pub(super) const HOSTILE: Malice = Malice {
     requests: 60,
     crashes: 0,
     reloads: 10,
+    hangs: 20,
+    unwell: 10,
 };
 pub(super) const CRASHING: Malice = Malice {
     crashes: 15,
@@ -67,6 +73,9 @@ pub(super) struct Process {
     pub(super) leaves_others: bool,
     pub(super) has_exited: bool,
     pub(super) is_destroyed: bool,
+    pub(super) is_probe: bool,
+    /// From then on it does nothing (ns).
+    pub(super) hangs_at: Option<u64>,
 }
 
 pub(super) struct World {
@@ -92,6 +101,12 @@ pub(super) struct World {
     pub(super) kept: Kept,
     /// Lives that failed, by the events that told of them.
     pub(super) failures: BTreeMap<u64, Failure>,
+    /// Questions under way.
+    pub(super) asking: BTreeSet<Invocation>,
+    /// Failures in a row that were told, of probes and of reports.
+    pub(super) rows: BTreeMap<Invocation, (u32, u32)>,
+    /// How often a unit was ended for its health, and how often for its watchdog.
+    pub(super) unhealthy: (u64, u64),
 }
 
 impl World {
@@ -116,6 +131,9 @@ impl World {
             seed,
             kept: Kept::default(),
             failures: BTreeMap::new(),
+            asking: BTreeSet::new(),
+            rows: BTreeMap::new(),
+            unhealthy: (0, 0),
         }
     }
 
@@ -182,6 +200,12 @@ impl World {
             Action::Emit(change) => self.hear(&change),
             Action::Worked { .. } => {}
             Action::Failed(failure) => self.note_failure(*failure),
+            Action::Probe {
+                invocation,
+                nr,
+                timeout,
+                ..
+            } => self.ask(invocation, nr, timeout),
         }
     }
 
@@ -218,7 +242,9 @@ impl World {
             self.starts.push(spec.name.clone());
         }
         let delay = 1 + self.dice.below(20);
-        if self.dice.percent(self.malice.launch_fails) {
+        // What cannot be asked is no failure: of a unit that hangs it would only put the bound off.
+        let is_excused = role.is_probe() && self.is_hung(launch.invocation);
+        if self.dice.percent(self.malice.launch_fails) && !is_excused {
             let host = self.dice.percent(30);
             let failure = LaunchFailure {
                 text: "cannot run it: dice".to_owned(),
@@ -227,6 +253,11 @@ impl World {
             self.later(delay, Event::LaunchFailed { launch, failure });
             return;
         }
+        if role.is_probe() {
+            self.check_alone(launch.invocation);
+        }
+        let hangs = role == Role::Main && self.malice.hangs > 0 && self.dice.percent(self.malice.hangs);
+        let hangs_at = hangs.then(|| self.now + self.dice.below(120_000) * 1_000_000);
         let process = Process {
             unit: spec.name.clone(),
             is_ready: false,
@@ -234,6 +265,8 @@ impl World {
             leaves_others: self.dice.percent(self.malice.leaves_others),
             has_exited: false,
             is_destroyed: false,
+            is_probe: role.is_probe(),
+            hangs_at,
         };
         self.live.insert(launch, process);
         self.kept.held.insert(launch, Told::default());
@@ -246,6 +279,12 @@ impl World {
                 note: None,
             },
         );
+        if role == Role::Main && spec.exec.kind == Kind::Notify {
+            self.speak_later(delay + 1, launch.invocation, spec);
+        }
+        if role.is_probe() && self.is_hung(launch.invocation) {
+            return; // it waits for an answer
+        }
         if role != Role::Main || spec.exec.kind == Kind::Oneshot {
             let ms = delay + 1 + self.dice.below(200);
             let code = i32::from(self.dice.percent(self.malice.exits / 4));
@@ -333,6 +372,8 @@ impl World {
             leaves_others: self.dice.percent(self.malice.leaves_others),
             has_exited: false,
             is_destroyed: false,
+            is_probe: false,
+            hangs_at: None,
         };
         self.live.insert(launch, process);
         self.kept.held.insert(launch, Told::default());
@@ -389,6 +430,10 @@ impl World {
         let Some(process) = self.live.get_mut(&launch) else {
             return;
         };
+        if process.is_probe && !process.is_destroyed && !process.has_exited {
+            // Not through in time.
+            self.rows.entry(launch.invocation).or_default().0 += 1;
+        }
         process.is_destroyed = true;
         if process.has_exited {
             self.later(ms, Event::Emptied { launch });
@@ -414,6 +459,10 @@ impl World {
                 }
                 process.has_exited = true;
                 process.is_ready = false;
+                if process.is_probe && !process.is_destroyed {
+                    let row = &mut self.rows.entry(launch.invocation).or_default().0;
+                    *row = if exit == Exit::Code(0) { 0 } else { *row + 1 };
+                }
                 let remains = if process.leaves_others {
                     vec![77]
                 } else {
@@ -463,7 +512,7 @@ impl World {
                 // Told in any case: late news is part of the world.
                 Some(Event::Ready { invocation })
             }
-            other => Some(other),
+            event => self.happen_to_health(event),
         }
     }
 
@@ -549,6 +598,7 @@ impl World {
             } else {
                 self.tell(Event::Tick);
             }
+            self.check_hung();
             if requests > 0 && self.dice.percent(self.malice.requests / 4) {
                 self.request(requests);
                 requests -= 1;

@@ -1,0 +1,60 @@
+//! One GET, as a health check asks it: over plain http/1.1, to the end of the answer's head. Nothing is followed, and the
+//! body is not waited for: it may be large, or never end.
+
+use hyper::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
+use hyper::{Request, Uri};
+use hyper_util::rt::TokioIo;
+
+use super::{Bad, Prober};
+use crate::limits::{PROBE_HEAD_MAX, PROBE_HEADERS_MAX};
+
+/// Ends with the question.
+struct Driven(tokio::task::JoinHandle<()>);
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Whether `url`, which was judged before, is answered with 2xx.
+pub(super) async fn get(prober: &Prober, url: &str) -> Result<(), Bad> {
+    let failed = |what: &str, why: &dyn std::fmt::Display| Bad::Failed(format!("{what} {url}: {why}"));
+    let uri: Uri = url.parse().map_err(|e| Bad::Cannot(format!("{url}: {e}")))?;
+    let authority = uri
+        .authority()
+        .ok_or_else(|| Bad::Cannot(format!("{url} names no host")))?;
+    let port = authority.port_u16().unwrap_or(80);
+    let stream = prober.connect(&format!("{}:{port}", authority.host())).await?;
+    let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
+        .header(HOST, authority.as_str())
+        .header(USER_AGENT, concat!("ringriftd/", env!("CARGO_PKG_VERSION")))
+        .header(ACCEPT, "*/*")
+        .header(CONNECTION, "close")
+        .body(http_body_util::Empty::<hyper::body::Bytes>::new())
+        .map_err(|e| Bad::Cannot(format!("{url}: {e}")))?;
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(PROBE_HEAD_MAX)
+        .max_headers(PROBE_HEADERS_MAX)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| failed("cannot ask", &e))?;
+    let _driven = Driven(tokio::spawn(async move {
+        // What breaks it is said to whoever waits for the answer.
+        let _ = connection.await;
+    }));
+    let answer = sender
+        .send_request(request)
+        .await
+        .map_err(|e| failed("no good answer from", &e))?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    let remark = if status.is_redirection() {
+        " (redirects are not followed)"
+    } else {
+        ""
+    };
+    Err(Bad::Failed(format!("{url} answered {status}{remark}")))
+}

@@ -1,0 +1,179 @@
+//! The prober: asks units how they are, off the manager's loop, each question within its time and with little memory,
+//! whatever answers.
+//!
+//! Not here: commands, which are launches of the keeper's; lines of a log, which the logger looks for; and what an answer
+//! means, which the engine decides.
+//!
+//! Read first: [`Prober::ask`].
+
+mod http;
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+use crate::config::probe::{absolute, address, url};
+use crate::engine::types::{LaunchFailure, ProbeResult, Role};
+use crate::host::prepare::Preparer;
+use crate::ids::LaunchId;
+use crate::limits::{PROBE_LATE, PROBE_LOOKUPS_AT_ONCE};
+use crate::spec::{Piece, Probe, Template, UnitSpec};
+
+/// Why a question has no good answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Bad {
+    /// The unit's fault.
+    Failed(String),
+    /// It could not be asked.
+    Cannot(String),
+}
+
+/// Asks. Cloning it is cheap.
+#[derive(Debug, Clone)]
+pub struct Prober {
+    preparer: Preparer,
+    lookups: Arc<Semaphore>,
+}
+
+impl Prober {
+    /// One that knows the units' environments as `preparer` does.
+    pub fn new(preparer: Preparer) -> Self {
+        Self {
+            preparer,
+            lookups: Arc::new(Semaphore::new(PROBE_LOOKUPS_AT_ONCE)),
+        }
+    }
+
+    /// Asks `probe` of the life that `launch` belongs to, within `timeout`. Never longer; an answer that this process
+    /// had no time to hear is void. Must be called inside a tokio runtime.
+    pub async fn ask(
+        &self,
+        spec: Arc<UnitSpec>,
+        launch: LaunchId,
+        role: Role,
+        probe: Probe,
+        timeout: Duration,
+    ) -> ProbeResult {
+        within(timeout, self.question(spec, launch, role, probe)).await
+    }
+
+    async fn question(
+        &self,
+        spec: Arc<UnitSpec>,
+        launch: LaunchId,
+        role: Role,
+        probe: Probe,
+    ) -> Result<(), Bad> {
+        let fill = async |text: &Template| match literal(text) {
+            Some(text) => Ok(text),
+            None => self
+                .preparer
+                .fill_bounded(Arc::clone(&spec), launch, role, text.clone())
+                .await
+                .map_err(|failure: LaunchFailure| Bad::Cannot(failure.text)),
+        };
+        match &probe {
+            Probe::Http(text) => {
+                let target = fill(text).await?;
+                url(&target).map_err(Bad::Cannot)?;
+                http::get(self, &target).await
+            }
+            Probe::Tcp(text) => {
+                let target = fill(text).await?;
+                address(&target).map_err(Bad::Cannot)?;
+                self.connect(&target).await.map(drop)
+            }
+            Probe::File(text) => {
+                let target = fill(text).await?;
+                absolute(&target).map_err(Bad::Cannot)?;
+                self.look(&spec, target).await
+            }
+            Probe::Command(_) | Probe::LogLine(_) => Err(Bad::Cannot(
+                "it is asked elsewhere: a bug in ringriftd".to_owned(),
+            )),
+        }
+    }
+
+    /// A connection to `host:port`, to whichever of the host's addresses takes it.
+    async fn connect(&self, target: &str) -> Result<TcpStream, Bad> {
+        let mut last = None;
+        for at in self.resolve(target).await? {
+            match TcpStream::connect(at).await {
+                Ok(stream) => return Ok(stream),
+                Err(e) => last = Some(e),
+            }
+        }
+        let why = last.map_or_else(|| "its host has no address".to_owned(), |e| e.to_string());
+        Err(Bad::Failed(format!("cannot connect to {target}: {why}")))
+    }
+
+    /// Names are looked up on the blocking pool, since the system's resolver may hang; one that does keeps its place.
+    async fn resolve(&self, target: &str) -> Result<Vec<SocketAddr>, Bad> {
+        if let Ok(at) = target.parse::<SocketAddr>() {
+            return Ok(vec![at]);
+        }
+        if let Some((host, port)) = target.rsplit_once(':')
+            && let (Ok(host), Ok(port)) = (host.parse::<IpAddr>(), port.parse())
+        {
+            return Ok(vec![SocketAddr::new(host, port)]);
+        }
+        let cannot = |why: String| Bad::Cannot(format!("cannot look {target} up: {why}"));
+        let place = Arc::clone(&self.lookups).acquire_owned().await;
+        let text = target.to_owned();
+        let found = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            text.to_socket_addrs().map(Iterator::collect::<Vec<_>>)
+        });
+        match found.await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(e)) => Err(cannot(e.to_string())),
+            Err(e) => Err(cannot(e.to_string())),
+        }
+    }
+
+    async fn look(&self, spec: &UnitSpec, path: String) -> Result<(), Bad> {
+        let shown = path.clone();
+        let key = format!("{}'s probe", spec.name);
+        let found = self
+            .preparer
+            .bounded(key, move || std::fs::metadata(Path::new(&path)))
+            .await;
+        match found {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(e)) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+                Err(Bad::Failed(format!("there is no {shown}")))
+            }
+            Ok(Err(e)) => Err(Bad::Cannot(format!("cannot look at {shown}: {e}"))),
+            Err(failure) => Err(Bad::Cannot(failure.text)),
+        }
+    }
+}
+
+/// What comes of a question that may take so long. Where this process wakes well after the time was up, it was held up
+/// itself, and what was answered meanwhile may lie in its sockets unread.
+async fn within(timeout: Duration, question: impl Future<Output = Result<(), Bad>>) -> ProbeResult {
+    let began = Instant::now();
+    match tokio::time::timeout(timeout, question).await {
+        Ok(Ok(())) => ProbeResult::Passed,
+        Ok(Err(Bad::Failed(text))) => ProbeResult::Failed(text),
+        Ok(Err(Bad::Cannot(text))) => ProbeResult::Cannot(text),
+        Err(_) if began.elapsed() > timeout + PROBE_LATE => ProbeResult::Void,
+        Err(_) => ProbeResult::Failed(format!("no answer within {timeout:?}")),
+    }
+}
+
+/// The text, if no variable stands in it.
+fn literal(template: &Template) -> Option<String> {
+    template
+        .0
+        .iter()
+        .map(|piece| match piece {
+            Piece::Text(text) => Some(text.as_str()),
+            Piece::Variable { .. } => None,
+        })
+        .collect()
+}
