@@ -226,6 +226,8 @@ pub struct Unit<'a> {
     /// Why `health` is what it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     health_text: Option<&'a str>,
+    metrics: std::collections::BTreeMap<&'a str, f64>,
+    fds_stored: u32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     last_lines: Vec<LogBody<'a>>,
     failures: u64,
@@ -268,6 +270,8 @@ impl<'a> Unit<'a> {
             remains: &unit.remains,
             held: unit.held.as_ref().map(HoldBody::from),
             health_text: unit.health_text.as_deref(),
+            metrics: unit.metrics.iter().map(|(name, n)| (name.as_str(), *n)).collect(),
+            fds_stored: unit.fds_stored,
             last_lines: unit.last_lines.iter().map(LogBody::from).collect(),
             failures: unit.failures,
             capsules: unit.capsules.iter().map(CapsuleBody::from).collect(),

@@ -16,6 +16,7 @@ pub mod outside;
 pub mod page;
 pub mod processes;
 pub mod programs;
+pub mod say;
 pub mod seeded;
 pub mod strace;
 pub mod survive;

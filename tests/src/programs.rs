@@ -29,6 +29,18 @@ pub fn rr_bad() -> &'static str {
     })
 }
 
+/// The daemon that says what it is told to say.
+pub fn rr_say() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| {
+        folder()
+            .join("rr-say")
+            .into_os_string()
+            .into_string()
+            .expect("a path of text")
+    })
+}
+
 /// The root of the checkout.
 pub fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -41,7 +53,7 @@ fn folder() -> &'static Path {
     FOLDER.get_or_init(build)
 }
 
-/// Builds all three, and returns the folder that they are in: the one above the test's own `deps`.
+/// Builds all of them, and returns the folder that they are in: the one above the test's own `deps`.
 fn build() -> PathBuf {
     let own = std::env::current_exe().expect("a test knows its own program");
     let folder = own

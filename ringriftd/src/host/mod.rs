@@ -19,6 +19,8 @@ pub mod prepare;
 pub mod probe;
 pub mod ready;
 pub(crate) mod receive;
+mod sender;
 pub mod survivors;
 mod types;
 pub mod usage;
+mod words;

@@ -268,6 +268,7 @@ impl Machine {
         }
         let mut theirs = vec![pipe_in];
         theirs.extend(ready_in);
+        theirs.extend(stdin);
 
         let leaf = match &self.containment {
             Containment::Group { .. } => None,

@@ -1,7 +1,7 @@
 //! What clients ask: reads are answered from memory at once, changes become the engine's requests.
 
 use proto::frame::Token;
-use proto::reply::{Adopted, By, Health, Hold, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, VersionInfo};
+use proto::reply::{Adopted, By, Hold, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, VersionInfo};
 use proto::request::{Job, Request, WaitFor, Whom};
 
 use super::core::{Inside, Manager};
@@ -13,7 +13,7 @@ use crate::control::access::verb;
 use crate::control::outbox::{Answers, Refused};
 use crate::control::select::{self, Candidate, Known};
 use crate::control::server::Asked;
-use crate::control::view::{self, Said, refused};
+use crate::control::view::{self, refused};
 use crate::control::why::{unwell, why};
 use crate::engine::Engine;
 use crate::engine::hold::Held;
@@ -634,14 +634,13 @@ impl Manager {
             failure.hint = Some("ringriftctl status shows which are not well".to_owned());
             return answers.fail(failure);
         };
-        let Some((ix, _)) = self.engine.find(unit) else {
+        let Some((ix, known)) = self.engine.find(unit) else {
             return answers.fail(refused(4, format!("there is no unit {unit}")));
         };
+        let (health, text) = known.health();
         let seed = self.hello.seed;
         let capsule = |unit: &UnitName, seq: u64| self.capsules.find(unit, seq, seed);
-        let said = self.said.get(unit);
-        let health = said.and_then(|said| said.health).unwrap_or(Health::Unknown);
-        let unwell = unwell(health, said.and_then(Said::text).as_deref());
+        let unwell = unwell(health, text.as_deref());
         let why = why(&self.engine, ix, self.clock.now(), unwell, &capsule);
         answers.stream([Reply::Why(Box::new(why))]);
     }
