@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::StatusCode;
-use proto::reply::{Event, LogLine, State};
+use proto::reply::{Capsule, Event, LogLine, Oom, State};
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
@@ -277,11 +277,12 @@ pub async fn unit(asked: &Asked<'_>, shared: &Arc<Shared>, row: &Arc<Row>) -> An
         .filter(|other| other.spec.requires.contains(&row.spec.name))
         .map(|other| other.status.name.as_str())
         .collect();
-    let lines = if asked.shows_logs {
+    let told = if asked.shows_logs {
         tail(shared, &row.status.name).await
     } else {
         None
     };
+    let (lines, capsules) = told.unzip();
     let used = used.get(&row.spec.name);
     let more = [
         ("events", json!(events)),
@@ -290,6 +291,7 @@ pub async fn unit(asked: &Asked<'_>, shared: &Arc<Shared>, row: &Arc<Row>) -> An
         ("memory_bytes", json!(used.map(|used| used.memory_bytes))),
         ("shows_logs", json!(asked.shows_logs)),
         ("last_lines", json!(lines)),
+        ("capsules", json!(capsules)),
         ("timestamp", json!(seconds(now.wall_us))),
     ];
     if let Value::Object(map) = &mut value {
@@ -299,7 +301,7 @@ pub async fn unit(asked: &Asked<'_>, shared: &Arc<Shared>, row: &Arc<Row>) -> An
 }
 
 /// The logger is asked by way of the manager; both are given a moment.
-async fn tail(shared: &Shared, unit: &str) -> Option<Vec<Value>> {
+async fn tail(shared: &Shared, unit: &str) -> Option<(Vec<Value>, Vec<Value>)> {
     let (answer, told) = oneshot::channel();
     let asked = TailAsked {
         unit: unit.to_owned(),
@@ -309,8 +311,24 @@ async fn tail(shared: &Shared, unit: &str) -> Option<Vec<Value>> {
         shared.sources.tails.send(asked).await.ok()?;
         told.await.ok()
     };
-    let lines: Vec<LogLine> = tokio::time::timeout(TAIL_TIMEOUT, lines).await.ok()??;
-    Some(lines.iter().map(line).collect())
+    let (lines, capsules) = tokio::time::timeout(TAIL_TIMEOUT, lines).await.ok()??;
+    Some((
+        lines.iter().map(line).collect(),
+        capsules.iter().rev().map(capsule).collect(),
+    ))
+}
+
+/// A failure with all that is known of it, the latest first.
+fn capsule(capsule: &Capsule) -> Value {
+    json!({
+        "time": utc(capsule.at_us),
+        "invocation": capsule.invocation,
+        "kind": capsule.kind,
+        "text": capsule.text,
+        "oom": capsule.oom != Oom::No,
+        "changed": capsule.changed.iter().map(|changed| &changed.text).collect::<Vec<_>>(),
+        "lines": capsule.tail.iter().map(line).collect::<Vec<_>>(),
+    })
 }
 
 /// How long the last lines are waited for.

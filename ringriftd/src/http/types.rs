@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use proto::reply::{Event, LogLine};
+use proto::reply::{Capsule, Event, LogLine};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::door::HttpSpec;
@@ -53,8 +53,8 @@ impl Recent {
 pub struct TailAsked {
     /// Of this unit.
     pub unit: String,
-    /// Takes them; dropped where there are none to be had.
-    pub answer: oneshot::Sender<Vec<LogLine>>,
+    /// Takes them, and its failures with theirs; dropped where there are none to be had.
+    pub answer: oneshot::Sender<(Vec<LogLine>, Vec<Capsule>)>,
 }
 
 /// What the thread is told.

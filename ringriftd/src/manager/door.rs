@@ -11,6 +11,7 @@ use crate::door::{HttpPlace, HttpSpec};
 use crate::http::{self, Handle, Sources, TailAsked};
 use crate::keeper::wire::ToKeeper;
 use crate::limits;
+use crate::spec::UnitName;
 
 /// How HTTP stands.
 #[derive(Debug)]
@@ -77,13 +78,15 @@ impl Manager {
 
     /// A unit's last lines are wanted.
     pub(super) fn on_tail_asked(&mut self, asked: TailAsked) {
+        let capsules = UnitName::new(&asked.unit).map(|unit| self.capsules.of(&unit, self.hello.seed));
+        let capsules = capsules.unwrap_or_default();
         let Some(told) = self.ask_tail(asked.unit) else {
             return;
         };
         tokio::spawn(async move {
             if let Ok(tail) = told.await {
                 // Whoever asked may have gone.
-                let _ = asked.answer.send(tail.lines);
+                let _ = asked.answer.send((tail.lines, capsules));
             }
         });
     }
