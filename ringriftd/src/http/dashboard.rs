@@ -15,7 +15,7 @@ use super::names::{self, key, seconds, utc};
 use super::reply::{self, Answer};
 use super::routes::Asked;
 use super::server::Shared;
-use super::types::{LastWords, TailAsked};
+use super::types::TailAsked;
 use crate::clock::Now;
 use crate::limits;
 use crate::published::{Picture, Row};
@@ -257,24 +257,6 @@ fn line(line: &LogLine) -> Value {
     json!({ "time": utc(line.at_us), "text": String::from_utf8_lossy(&line.message) })
 }
 
-/// A failure. What changed is told by names, never by values.
-fn capsule(capsule: &Capsule) -> Value {
-    json!({
-        "seq": capsule.seq,
-        "time": utc(capsule.at_us),
-        "text": capsule.text,
-        "oom": match capsule.oom {
-            Oom::No => None,
-            Oom::Yes => Some("yes"),
-            Oom::Maybe => Some("maybe"),
-        },
-        "lived_seconds": capsule.lived_ms.map(|ms| ms as f64 / 1e3),
-        "memory_peak_bytes": capsule.memory_peak,
-        "changed": capsule.changed.iter().map(|changed| &changed.text).collect::<Vec<_>>(),
-        "lines": capsule.tail.iter().map(line).collect::<Vec<_>>(),
-    })
-}
-
 /// `/dashboard/UNIT.json`: one unit with its last events, what it uses and, where they may be shown, its last lines.
 pub async fn unit(asked: &Asked<'_>, shared: &Arc<Shared>, row: &Arc<Row>) -> Answer {
     shared.histories.catch_up(shared).await;
@@ -295,13 +277,12 @@ pub async fn unit(asked: &Asked<'_>, shared: &Arc<Shared>, row: &Arc<Row>) -> An
         .filter(|other| other.spec.requires.contains(&row.spec.name))
         .map(|other| other.status.name.as_str())
         .collect();
-    let said = if asked.shows_logs {
+    let told = if asked.shows_logs {
         tail(shared, &row.status.name).await
     } else {
         None
     };
-    let lines: Option<Vec<Value>> = said.as_ref().map(|said| said.lines.iter().map(line).collect());
-    let capsules: Option<Vec<Value>> = said.map(|said| said.capsules.iter().rev().map(capsule).collect());
+    let (lines, capsules) = told.unzip();
     let used = used.get(&row.spec.name);
     let more = [
         ("events", json!(events)),
@@ -320,17 +301,34 @@ pub async fn unit(asked: &Asked<'_>, shared: &Arc<Shared>, row: &Arc<Row>) -> An
 }
 
 /// The logger is asked by way of the manager; both are given a moment.
-async fn tail(shared: &Shared, unit: &str) -> Option<LastWords> {
+async fn tail(shared: &Shared, unit: &str) -> Option<(Vec<Value>, Vec<Value>)> {
     let (answer, told) = oneshot::channel();
     let asked = TailAsked {
         unit: unit.to_owned(),
         answer,
     };
-    let said = async {
+    let lines = async {
         shared.sources.tails.send(asked).await.ok()?;
         told.await.ok()
     };
-    tokio::time::timeout(TAIL_TIMEOUT, said).await.ok()?
+    let (lines, capsules) = tokio::time::timeout(TAIL_TIMEOUT, lines).await.ok()??;
+    Some((
+        lines.iter().map(line).collect(),
+        capsules.iter().rev().map(capsule).collect(),
+    ))
+}
+
+/// A failure with all that is known of it, the latest first.
+fn capsule(capsule: &Capsule) -> Value {
+    json!({
+        "time": utc(capsule.at_us),
+        "invocation": capsule.invocation,
+        "kind": capsule.kind,
+        "text": capsule.text,
+        "oom": capsule.oom != Oom::No,
+        "changed": capsule.changed.iter().map(|changed| &changed.text).collect::<Vec<_>>(),
+        "lines": capsule.tail.iter().map(line).collect::<Vec<_>>(),
+    })
 }
 
 /// How long the last lines are waited for.

@@ -21,4 +21,4 @@ pub mod stream;
 pub mod types;
 
 pub use server::serve;
-pub use types::{Handle, LastWords, Sources, TailAsked};
+pub use types::{Handle, Sources, TailAsked};

@@ -48,22 +48,13 @@ impl Recent {
     }
 }
 
-/// What a unit left behind.
-#[derive(Debug, Default)]
-pub struct LastWords {
-    /// The last lines of its log.
-    pub lines: Vec<LogLine>,
-    /// Its last failures.
-    pub capsules: Vec<Capsule>,
-}
-
-/// A unit's last lines and failures are wanted.
+/// A unit's last lines are wanted.
 #[derive(Debug)]
 pub struct TailAsked {
     /// Of this unit.
     pub unit: String,
-    /// Takes them; dropped where there are none to be had.
-    pub answer: oneshot::Sender<LastWords>,
+    /// Takes them, and its failures with theirs; dropped where there are none to be had.
+    pub answer: oneshot::Sender<(Vec<LogLine>, Vec<Capsule>)>,
 }
 
 /// What the thread is told.

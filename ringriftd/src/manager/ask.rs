@@ -634,12 +634,12 @@ impl Manager {
             failure.hint = Some("ringriftctl status shows which are not well".to_owned());
             return answers.fail(failure);
         };
-        let Some((ix, known)) = self.engine.find(unit) else {
+        let Some((ix, _)) = self.engine.find(unit) else {
             return answers.fail(refused(4, format!("there is no unit {unit}")));
         };
-        let (health, text) = known.health();
         let seed = self.hello.seed;
         let capsule = |unit: &UnitName, seq: u64| self.capsules.find(unit, seq, seed);
+        let (health, text) = self.engine.unit(ix).health();
         let unwell = unwell(health, text.as_deref());
         let why = why(&self.engine, ix, self.clock.now(), unwell, &capsule);
         answers.stream([Reply::Why(Box::new(why))]);

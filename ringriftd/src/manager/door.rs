@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::core::{Inside, Manager};
 use crate::door::{HttpPlace, HttpSpec};
-use crate::http::{self, Handle, LastWords, Sources, TailAsked};
+use crate::http::{self, Handle, Sources, TailAsked};
 use crate::keeper::wire::ToKeeper;
 use crate::limits;
 use crate::spec::UnitName;
@@ -76,21 +76,17 @@ impl Manager {
         self.ask_for_door();
     }
 
-    /// A unit's last lines and failures are wanted.
+    /// A unit's last lines are wanted.
     pub(super) fn on_tail_asked(&mut self, asked: TailAsked) {
-        let capsules = UnitName::new(&asked.unit)
-            .map(|name| self.capsules.of(&name, self.hello.seed))
-            .unwrap_or_default();
+        let capsules = UnitName::new(&asked.unit).map(|unit| self.capsules.of(&unit, self.hello.seed));
+        let capsules = capsules.unwrap_or_default();
         let Some(told) = self.ask_tail(asked.unit) else {
             return;
         };
         tokio::spawn(async move {
             if let Ok(tail) = told.await {
                 // Whoever asked may have gone.
-                let _ = asked.answer.send(LastWords {
-                    lines: tail.lines,
-                    capsules,
-                });
+                let _ = asked.answer.send((tail.lines, capsules));
             }
         });
     }

@@ -65,10 +65,11 @@ impl Story {
                         (_, _) => self.end(launch, Exit::Code(0)),
                     }
                 }
-                Action::Signal { launch, .. } | Action::Destroy { launch } => {
-                    if !self.slow.iter().any(|i| self.main(*i) == Some(launch)) {
-                        self.end(launch, Exit::Code(0));
-                    }
+                // A slow one is slow to end, too.
+                Action::Signal { launch, .. } | Action::Destroy { launch }
+                    if !self.slow.iter().any(|i| self.main(*i) == Some(launch)) =>
+                {
+                    self.end(launch, Exit::Code(0));
                 }
                 _ => {}
             }
