@@ -151,6 +151,11 @@ pub enum Request {
         /// Where it is, absolute; absent: where the running one was started from.
         binary: Option<String>,
     },
+    /// Why a unit is where it is, down to the causes: [`crate::reply::Reply::Why`].
+    Why {
+        /// Which unit; a name.
+        unit: String,
+    },
 }
 
 /// What start, stop, restart and reload have in common.

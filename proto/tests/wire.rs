@@ -30,18 +30,18 @@ where
 }
 
 #[test]
-fn version_two_says_hello_in_these_bytes() {
+fn version_three_says_hello_in_these_bytes() {
     assert_eq!(VERSION, 3);
     let hello = Hello {
         magic: MAGIC,
-        version: 2,
+        version: 3,
         program: "ctl 1".into(),
     };
-    check_golden(&hello, "fc54465252020563746c2031");
+    check_golden(&hello, "fc54465252030563746c2031");
 }
 
 #[test]
-fn version_two_welcomes_in_these_bytes() {
+fn version_three_welcomes_in_these_bytes() {
     check_golden(
         &Welcome::Refused {
             version: 7,
@@ -51,10 +51,10 @@ fn version_two_welcomes_in_these_bytes() {
     );
     check_golden(
         &Welcome::Accepted {
-            version: 2,
+            version: 3,
             program: "d 1".into(),
         },
-        "010203642031",
+        "010303642031",
     );
     check_golden(
         &Welcome::Busy {
@@ -65,7 +65,7 @@ fn version_two_welcomes_in_these_bytes() {
 }
 
 #[test]
-fn version_two_asks_in_these_bytes() {
+fn version_three_asks_in_these_bytes() {
     let job = Job {
         selectors: vec!["a".into()],
         wait: true,
@@ -115,10 +115,11 @@ fn version_two_asks_in_these_bytes() {
     };
     check_golden(&adopt, "17016101fb2c010001");
     check_golden(&Request::Upgrade { binary: None }, "1800");
+    check_golden(&Request::Why { unit: "a".into() }, "190161");
 }
 
 #[test]
-fn version_two_answers_in_these_bytes() {
+fn version_three_answers_in_these_bytes() {
     check_golden(
         &Answer {
             id: 7,
@@ -205,6 +206,7 @@ fn numbered(request: &Request) -> (u8, &'static str) {
         Request::Unhold { .. } => (22, "Unhold"),
         Request::Adopt { .. } => (23, "Adopt"),
         Request::Upgrade { .. } => (24, "Upgrade"),
+        Request::Why { .. } => (25, "Why"),
     }
 }
 
@@ -224,7 +226,7 @@ fn the_page_has_every_request_and_its_number() {
         assert!(page.contains(&starts), "docs/protocol.md has no row {starts:?}");
         count += 1;
     }
-    assert_eq!(count, 25);
+    assert_eq!(count, 26);
 }
 
 #[test]
@@ -234,7 +236,7 @@ fn the_page_shows_these_very_bytes() {
     let bare: String = page.chars().filter(|c| !c.is_whitespace()).collect();
     let hello = Hello {
         magic: MAGIC,
-        version: 2,
+        version: 3,
         program: "ctl 1".into(),
     };
     let job = Job {
@@ -428,11 +430,10 @@ fn unit_status() -> impl Strategy<Value = UnitStatus> {
                     since_us: number,
                     until_us: time,
                 }),
-                metrics: pid
-                    .map(|pid| ("n".to_owned(), f64::from(pid)))
-                    .into_iter()
-                    .collect(),
-                fds_stored: pid.unwrap_or_default(),
+                metrics: vec![("games".into(), 0.5)],
+                fds_stored: 3,
+                capsules: vec![],
+                failures: number,
             },
         )
 }

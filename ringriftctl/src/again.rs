@@ -121,7 +121,8 @@ fn verb(request: &Request) -> Option<&'static str> {
         | Request::Deprecated
         | Request::Wait { .. }
         | Request::Version
-        | Request::Names => None,
+        | Request::Names
+        | Request::Why { .. } => None,
     }
 }
 
@@ -154,7 +155,8 @@ fn time_out(request: &mut Request) -> Option<&mut u64> {
         | Request::Coverage
         | Request::Deprecated
         | Request::Version
-        | Request::Names => None,
+        | Request::Names
+        | Request::Why { .. } => None,
     }
 }
 

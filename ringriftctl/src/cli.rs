@@ -64,6 +64,10 @@ pub enum Verb {
     Logs(cmd::logs::Args),
     /// What happened to units, and why
     Events(cmd::events::Args),
+    /// Why a unit is where it is, down to the causes
+    Why(cmd::why::Args),
+    /// How the node came up: who took long, and who held up whom
+    Analyze(cmd::analyze::Args),
     /// A unit's definition, key by key
     Show(cmd::show::Args),
     /// A unit's files as they were read
@@ -91,9 +95,9 @@ pub enum Verb {
 }
 
 /// Verbs that the contract has and this version has not.
-const PLANNED: [&str; 15] = [
-    "freeze", "thaw", "health", "why", "analyze", "plan", "apply", "rollback", "changes", "fleet", "import",
-    "export", "doctor", "explain", "switch",
+const PLANNED: [&str; 13] = [
+    "freeze", "thaw", "health", "plan", "apply", "rollback", "changes", "fleet", "import", "export",
+    "doctor", "explain", "switch",
 ];
 
 /// Flags of `logs` that the contract has and this version has not.

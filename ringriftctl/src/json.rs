@@ -7,6 +7,7 @@ use proto::reply::{
 };
 use serde::Serialize;
 
+use crate::capsule::CapsuleBody;
 use crate::measure::{signal_name, utc};
 use crate::render::{Out, deceives};
 use crate::stop::Stop;
@@ -226,6 +227,8 @@ pub struct Unit<'a> {
     fds_stored: u32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     last_lines: Vec<LogBody<'a>>,
+    failures: u64,
+    capsules: Vec<CapsuleBody<'a>>,
 }
 
 impl<'a> Unit<'a> {
@@ -266,6 +269,8 @@ impl<'a> Unit<'a> {
             metrics: unit.metrics.iter().map(|(name, n)| (name.as_str(), *n)).collect(),
             fds_stored: unit.fds_stored,
             last_lines: unit.last_lines.iter().map(LogBody::from).collect(),
+            failures: unit.failures,
+            capsules: unit.capsules.iter().map(CapsuleBody::from).collect(),
         }
     }
 }
@@ -414,8 +419,9 @@ struct CauseBody<'a> {
     text: &'a str,
 }
 
+/// Who gave a command.
 #[derive(Serialize)]
-struct ByBody<'a> {
+pub struct ByBody<'a> {
     uid: u32,
     pid: u32,
     verb: &'a str,

@@ -8,6 +8,8 @@
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro)]
 
 mod again;
+mod analyze;
+mod capsule;
 mod cli;
 mod client;
 mod cmd;
@@ -99,6 +101,8 @@ fn run(session: &mut Session, verb: Option<Verb>) -> Result<u8, Stop> {
         Verb::Adopt(args) => cmd::adopt::run(session, &args),
         Verb::Logs(args) => cmd::logs::run(session, &args),
         Verb::Events(args) => cmd::events::run(session, &args),
+        Verb::Analyze(args) => cmd::analyze::run(session, &args),
+        Verb::Why(args) => cmd::why::run(session, &args),
         Verb::Show(args) => cmd::show::run(session, &args),
         Verb::Cat(args) => cmd::cat::run(session, &args),
         Verb::Deps(args) => cmd::deps::run(session, &args),

@@ -386,6 +386,7 @@ pub mod tests {
             stopping: false,
             summary,
             notices: vec![],
+            started_us: 0,
         }
     }
 
@@ -429,6 +430,8 @@ pub mod tests {
             held: None,
             metrics: vec![],
             fds_stored: 0,
+            capsules: vec![],
+            failures: 0,
         }
     }
 

@@ -564,8 +564,8 @@ fn a_mistyped_verb_names_the_nearest() {
 #[test]
 fn verbs_of_later_versions_are_refused_by_name() {
     for verb in [
-        "freeze", "thaw", "health", "why", "analyze", "plan", "apply", "rollback", "changes", "fleet",
-        "import", "export", "doctor",
+        "freeze", "thaw", "health", "plan", "apply", "rollback", "changes", "fleet", "import", "export",
+        "doctor",
     ] {
         usage(&[verb], &[&format!("{verb} is not supported yet")]);
     }

@@ -25,3 +25,4 @@ pub mod say;
 pub mod spec;
 pub mod standin;
 pub mod state;
+pub mod used;

@@ -376,6 +376,29 @@ pub const TAILS_AT_ONCE: usize = 64;
 /// Lines of each.
 pub const TAIL_LINES: u32 = 10;
 
+// --- failures ------------------------------------------------------------------------------------------------
+
+/// Failures of each unit that are kept.
+pub const CAPSULES_KEPT: usize = 3;
+/// Last lines that a failure keeps.
+pub const CAPSULE_TAIL_LINES: u32 = 20;
+/// Those lines in all, in bytes: with 78 units that all failed three times, 2 MiB of the state.
+pub const CAPSULE_TAIL_BYTES: usize = 8 * 1024;
+/// The longest sentence of a failure that is kept, in bytes.
+pub const CAPSULE_TEXT_MAX: usize = 1024;
+/// Files that a command names and that are compared with what they were when it last worked.
+pub const CAPSULE_FILES_MAX: usize = 8;
+/// Failures whose last words, or files, are asked for at once.
+pub const CAPSULES_AT_ONCE: usize = 16;
+/// How long the logger waits for the end of a pipe before it reads a life's last words without.
+pub const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(5);
+/// Units in one frame of an answer that has the failures and last lines of each.
+pub const DETAILS_PER_FRAME: usize = 4;
+/// Rows of the chain that `why` tells at most.
+pub const WHY_ROWS_MAX: usize = 1000;
+/// Units that `why` names as blocked by one cause at most; more are counted.
+pub const WHY_BLOCKS_MAX: usize = 1000;
+
 // --- state that outlives a process -----------------------------------------------------------------------------
 
 /// The longest payload of one record of state, in bytes. The whole state of 10 000 units with their files is some 40 MiB.

@@ -329,6 +329,7 @@ fn node_of(bytes: usize) -> proto::reply::NodeStatus {
         stopping: false,
         summary: proto::reply::Summary::default(),
         notices: vec![],
+        started_us: 0,
     }
 }
 

@@ -132,7 +132,9 @@ fn an_end_while_no_manager_is_there_is_told_to_the_next_with_its_code() {
         let mut signals = Vec::new();
         for (said, fds) in &told.inventory {
             match said {
-                FromKeeper::Exited { id, exit, remains } => {
+                FromKeeper::Exited {
+                    id, exit, remains, ..
+                } => {
                     ends.insert(*id, (*exit, remains.len()));
                 }
                 FromKeeper::Signal { signal, number } => signals.push((*signal, *number)),

@@ -3,6 +3,7 @@
 use clap::Args as ClapArgs;
 use proto::reply::State;
 
+use crate::capsule;
 use crate::json;
 use crate::measure;
 use crate::render::{Ink, Table, cell};
@@ -46,8 +47,19 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
             let style = session.style.clone();
             let mut table = Table::new(&["UNIT", "REASON", "EXIT", "AT", "TRIES", "LAST-LINE"]);
             for unit in &found {
-                let last = unit.last_lines.last().map(|l| style.clean_bytes(&l.message));
-                let at = unit.last_exit.map_or(unit.since_us, |e| e.at_us);
+                // The last words of the life that failed; a hook may have written since.
+                let failure = unit.capsules.last();
+                let line = failure.and_then(|f| f.tail.last()).or(unit.last_lines.last());
+                let last = line.map(|l| style.clean_bytes(&l.message));
+                let at = failure
+                    .map(|f| f.at_us)
+                    .or(unit.last_exit.map(|e| e.at_us))
+                    .unwrap_or(unit.since_us);
+                let exit = match (failure, unit.last_exit) {
+                    (Some(failure), _) => capsule::exit(failure),
+                    (None, Some(last)) => measure::exit(last.exit),
+                    (None, None) => String::new(),
+                };
                 table.row(vec![
                     cell(Ink::Bad, style.clean(&unit.name)),
                     cell(
@@ -57,10 +69,7 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
                             .map(|e| style.clean(e))
                             .unwrap_or_default(),
                     ),
-                    cell(
-                        Ink::Plain,
-                        unit.last_exit.map(|e| measure::exit(e.exit)).unwrap_or_default(),
-                    ),
+                    cell(Ink::Plain, exit),
                     cell(Ink::Plain, style.ago(at)),
                     cell(Ink::Plain, unit.starts.to_string()),
                     cell(Ink::Dim, last.unwrap_or_default()),

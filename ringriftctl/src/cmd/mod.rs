@@ -1,6 +1,7 @@
 //! One verb a file. Each asks one thing of the daemon, prints it, and gives an exit code.
 
 pub mod adopt;
+pub mod analyze;
 pub mod cat;
 pub mod completion;
 pub mod daemon_reload;
@@ -29,3 +30,4 @@ pub mod unhold;
 pub mod upgrade;
 pub mod version;
 pub mod wait;
+pub mod why;

@@ -8,6 +8,7 @@ use clap::Args as ClapArgs;
 use proto::reply::{NodeStatus, State, UnitStatus};
 use unicode_width::UnicodeWidthStr;
 
+use crate::capsule;
 use crate::client::Client;
 use crate::json;
 use crate::measure;
@@ -467,6 +468,7 @@ fn detail(session: &mut Session, unit: &UnitStatus) -> Result<(), Stop> {
             style.paint(Ink::Dim, &format!("{key:>11}"))
         ))?;
     }
+    capsule::block(session, &unit.capsules, unit.failures)?;
     if !unit.last_lines.is_empty() {
         session.out.line("")?;
         for line in &unit.last_lines {

@@ -213,6 +213,8 @@ pub fn unit(name: &str, state: State, minutes: u64) -> UnitStatus {
         held: None,
         metrics: vec![],
         fds_stored: 0,
+        capsules: vec![],
+        failures: 0,
     }
 }
 
@@ -253,6 +255,7 @@ pub fn node(summary: Summary) -> Reply {
         stopping: false,
         summary,
         notices: vec![],
+        started_us: now_us() - 11_520_000_000,
     }))
 }
 

@@ -24,3 +24,4 @@ pub mod verb;
 pub use fileset::FileSet;
 pub use load::{Loaded, Report, load, load_from, load_from_on, load_on};
 pub use profile::LoadedProfile;
+pub use values::digest;

@@ -55,7 +55,8 @@ pub const fn role(request: &Request) -> Role {
         | Request::Deprecated
         | Request::Wait { .. }
         | Request::Version
-        | Request::Names => Role::Viewer,
+        | Request::Names
+        | Request::Why { .. } => Role::Viewer,
         Request::Start(_)
         | Request::Stop(_)
         | Request::Restart { .. }
@@ -107,6 +108,7 @@ pub const fn verb(request: &Request) -> &'static str {
         Request::Unhold { .. } => "unhold",
         Request::Adopt { .. } => "adopt",
         Request::Upgrade { .. } => "upgrade",
+        Request::Why { .. } => "why",
     }
 }
 
@@ -202,6 +204,7 @@ pub fn validate(request: &Request) -> Result<(), Failure> {
                 )),
             }
         }
+        Request::Why { unit } => check(std::slice::from_ref(unit)),
         Request::Upgrade { binary: None } => Ok(()),
         Request::Upgrade { binary: Some(path) } => {
             text("the path", path, MAX_PATH)?;
@@ -440,6 +443,7 @@ mod tests {
             (adopt("a", None, Some("python3 x.py")), Role::Admin),
             (Request::Upgrade { binary: None }, Role::Admin),
             (upgrade("/usr/bin/ringriftd"), Role::Admin),
+            (Request::Why { unit: "a".to_owned() }, Role::Viewer),
         ]
     }
 

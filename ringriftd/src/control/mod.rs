@@ -13,3 +13,4 @@ pub mod select;
 pub mod server;
 pub mod view;
 pub mod watch;
+pub mod why;

@@ -126,6 +126,8 @@ pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
         held: unit.hold.as_ref().map(|held| held.hold.clone()),
         metrics: said.map(|s| s.metrics.clone()).unwrap_or_default(),
         fds_stored: facts.stored.get(spec.name.as_str()).copied().unwrap_or_default(),
+        capsules: Vec::new(),
+        failures: unit.failures,
     }
 }
 
@@ -208,6 +210,8 @@ pub struct NodeFacts {
     pub containment: String,
     /// Sentences for the operator.
     pub notices: Vec<String>,
+    /// Since when the daemon runs.
+    pub started_us: u64,
 }
 
 /// The header of `status`.
@@ -223,6 +227,7 @@ pub fn node(engine: &Engine, loaded: &Loaded, facts: &NodeFacts) -> NodeStatus {
         stopping: engine.is_shutting_down(),
         summary: summary(engine),
         notices: facts.notices.clone(),
+        started_us: facts.started_us,
     }
 }
 

@@ -146,6 +146,7 @@ impl Engine {
             } => self.on_main_changed(launch, pid, start_time),
             Event::Extend { invocation, by } => self.on_extend(invocation, by),
             Event::Tick => {}
+            Event::Used { launch, used } => return self.on_used(launch, used),
         }
         self.follow_up();
     }

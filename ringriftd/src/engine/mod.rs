@@ -14,6 +14,7 @@
 
 mod act;
 mod adopt;
+pub mod capsule;
 mod cause;
 pub mod hold;
 mod invariant;
@@ -32,6 +33,7 @@ pub mod snapshot;
 mod stop;
 pub mod types;
 pub mod unit;
+pub mod why;
 mod words;
 
 pub use cause::told;

@@ -39,9 +39,13 @@ impl Engine {
             self.advance_stop(ix);
             return;
         }
+        let now = self.now;
         let unit = self.unit_mut(ix);
         unit.starts += 1;
         unit.note = note;
+        if let Some(life) = unit.state.life_mut() {
+            life.witness.launched = Some(now);
+        }
         let began_by = unit.state.life().map_or(CauseKind::Command, |life| life.began_by);
         let is_foreign = unit.state.life().is_some_and(|life| life.foreign.is_some());
         let how = if is_foreign { "taken over" } else { "launched" };
@@ -165,6 +169,7 @@ impl Engine {
         unit.last_exit = Some((exit, now));
         if let Some(life) = unit.state.life_mut() {
             life.exit = Some(exit);
+            life.witness.ended = Some(now);
         }
         let said = describe(exit);
         match &self.unit(ix).state {
@@ -315,6 +320,7 @@ impl Engine {
                 let cause = self.own_cause(ix, CauseKind::Exit, format!("its main process is pid {pid}"));
                 if let Some(life) = self.unit_mut(ix).state.life_mut() {
                     life.exit = None;
+                    life.witness.ended = None;
                 }
                 self.become_ready(ix, cause);
             }

@@ -7,6 +7,7 @@ use proto::reply::{By, CauseKind, Outcome};
 use super::cause;
 use super::machine::Engine;
 use super::request::{Goal, verdict};
+use super::stop::SIGKILL;
 use super::types::{Action, ChangeKind, Op, Refusal, RequestAnswer, RequestId, UnitAnswer};
 use super::unit::{Desired, ProcessPhase, State};
 use crate::graph::Ix;
@@ -365,6 +366,10 @@ impl Engine {
             });
             match target.map(|p| p.launch) {
                 Some(launch) => {
+                    if signal == SIGKILL {
+                        self.note_kill(ix);
+                    }
+                    let unit = self.unit(ix);
                     let answer = verdict(&unit.spec.name, Outcome::Done, "sent");
                     self.actions.push_back(Action::Signal {
                         launch,

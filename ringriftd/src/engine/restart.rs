@@ -81,6 +81,11 @@ impl Restarts {
         self.total
     }
 
+    /// The limit was met, and no life has proved stable since.
+    pub fn is_slow(&self) -> bool {
+        self.is_slow
+    }
+
     /// The times of past restarts on another clock.
     pub fn on_other_clock(&mut self, past: &dyn Fn(Mono) -> Mono) {
         for at in &mut self.times {

@@ -76,6 +76,8 @@ impl Engine {
             last_stop_killed: unit.last_stop_killed,
             reload_error: unit.reload_error.clone(),
             note: unit.note.clone(),
+            failures: unit.failures,
+            last_failure: unit.last_failure,
         };
         (unit.spec.name.clone(), stored)
     }
@@ -330,6 +332,7 @@ fn stored_life(life: Life, present: &UnitSpec) -> StoredLife {
         is_main_found: life.is_main_found,
         foreign: life.foreign,
         word: life.word,
+        witness: life.witness,
     }
 }
 
@@ -347,6 +350,7 @@ fn restored_life(life: StoredLife, present: &Arc<UnitSpec>) -> Life {
         is_main_found: life.is_main_found,
         foreign: life.foreign,
         word: life.word,
+        witness: life.witness,
     }
 }
 
@@ -369,6 +373,8 @@ fn restored_unit(stored: StoredUnit, spec: Arc<UnitSpec>) -> Unit {
     unit.last_stop_killed = stored.last_stop_killed;
     unit.reload_error = stored.reload_error;
     unit.note = stored.note;
+    unit.failures = stored.failures;
+    unit.last_failure = stored.last_failure;
     unit.word = unit.shown();
     unit
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use proto::reply::{Cause, CauseKind, Exit};
 use serde::{Deserialize, Serialize};
 
+use super::capsule::Witness;
 use super::hold::Held;
 use super::machine::Shutdown;
 use super::request::{Pending, RequestChange};
@@ -118,6 +119,12 @@ pub struct StoredUnit {
     pub reload_error: Option<String>,
     /// A remark of the launcher.
     pub note: Option<String>,
+    /// Lives that failed.
+    #[serde(default)]
+    pub failures: u64,
+    /// The event of the last of them.
+    #[serde(default)]
+    pub last_failure: Option<u64>,
 }
 
 /// One life.
@@ -148,6 +155,9 @@ pub struct StoredLife {
     /// What it said of itself.
     #[serde(default)]
     pub word: OwnWord,
+    /// What was seen of it.
+    #[serde(default)]
+    pub witness: Witness,
 }
 
 impl Snapshot {
@@ -260,6 +270,7 @@ impl Snapshot {
                 is_main_found: true,
                 foreign: None,
                 word: OwnWord::default(),
+                witness: Witness::default(),
             }),
         };
         unit.desired = Desired::Up;
@@ -342,6 +353,8 @@ impl StoredUnit {
             last_stop_killed: false,
             reload_error: None,
             note: None,
+            failures: self.failures,
+            last_failure: self.last_failure,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use proto::reply::{Cause, CauseKind, Exit};
 
+use super::capsule;
 use super::machine::Engine;
 use super::restart::{Ending, GaveUp, Next, mix};
 use super::types::{Action, ChangeKind, Role};
@@ -13,9 +14,14 @@ use super::words::{describe, duration_text};
 use crate::graph::Ix;
 use crate::ids::Scope;
 
+/// signal(7): the same number on every machine.
+pub(super) const SIGKILL: i32 = 9;
+
 impl Engine {
     /// An active life ends. The first reason stays.
     pub(super) fn begin_stop(&mut self, ix: Ix, end: End, kind: ChangeKind, cause: Cause) {
+        let failing = capsule::kind_of(&self.unit(ix).state, &end, &cause);
+        let text = cause.text.clone();
         let Some(life) = self.take_life(ix) else { return };
         self.unit_mut(ix).last_stop_killed = false;
         let state = State::Stopping {
@@ -26,6 +32,7 @@ impl Engine {
             killed: false,
         };
         self.transition(ix, state, kind, cause);
+        self.note_failing(ix, failing, text);
         self.advance_stop(ix);
     }
 
@@ -182,6 +189,9 @@ impl Engine {
         let Some(&signal) = life.spec.stop.signals.get(rung) else {
             return;
         };
+        if signal == SIGKILL {
+            self.note_kill(ix);
+        }
         self.actions.push_back(Action::Signal {
             launch,
             signal,
@@ -193,6 +203,7 @@ impl Engine {
     /// SIGKILL to all that the main launch left.
     fn send_kill(&mut self, ix: Ix) {
         let is_wanted = matches!(&self.unit(ix).state, State::Stopping { end, .. } if *end != End::Exited);
+        self.note_kill(ix);
         if let State::Stopping {
             life,
             phase,
@@ -334,7 +345,11 @@ impl Engine {
         unit.restarts.on_life_end(&life.spec.restart, life.ready, now);
         let is_up = unit.desired == Desired::Up;
         unit.restart_pending = false;
+        self.tell_worked(ix, &life);
         if end == End::Wanted || !is_up {
+            if capsule::is_failure(&life) {
+                self.tell_failure(ix, &life);
+            }
             self.end_as_wanted(ix, &life, is_up, killed);
         } else {
             self.end_by_itself(ix, &life, &end);
@@ -378,6 +393,9 @@ impl Engine {
         let next = unit
             .restarts
             .decide(&spec.restart, spec.exec.kind, ending, now, salt);
+        if next != Next::Completed {
+            self.tell_failure(ix, life);
+        }
         match next {
             Next::Completed => {
                 let unit = self.unit_mut(ix);

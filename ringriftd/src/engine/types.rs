@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::reply::{By, Cause, Exit, Hold, Outcome, State};
+use proto::reply::{By, Cause, Exit, FailureKind, Hold, Oom, Outcome, State};
 use serde::{Deserialize, Serialize};
 
 use super::hold::Held;
@@ -13,6 +13,7 @@ use super::unit::Foreign;
 use crate::graph::Graph;
 use crate::ids::{Invocation, LaunchId, Scope};
 use crate::spec::{Membership, NodeSpec, UnitName, UnitSpec};
+use crate::used::Used;
 
 /// A point of the monotonic clock, in ns (clock_gettime(2), CLOCK_MONOTONIC): it stops in suspend, so that an
 /// hour with the lid closed expires nothing.
@@ -272,6 +273,13 @@ pub enum Event {
     },
     /// A deadline may have passed.
     Tick,
+    /// What a launch used, said just before [`Event::Exited`]: it decides nothing, and is told on with a failure.
+    Used {
+        /// Which.
+        launch: LaunchId,
+        /// What.
+        used: Used,
+    },
 }
 
 /// What the world is asked to do. In order; each launch's actions stay in order.
@@ -338,6 +346,45 @@ pub enum Action {
         /// The exit code.
         code: u8,
     },
+    /// A life that has just ended was ready for as long as counts as stable (`[restart] stable_after`). Said before a
+    /// [`Action::Failed`] of the same life.
+    Worked {
+        /// Whose.
+        unit: UnitName,
+        /// Which.
+        invocation: Invocation,
+    },
+    /// A life that has just ended is a failure: all of it is known now that will be.
+    Failed(Box<Failure>),
+}
+
+/// A life that failed, when nothing of it is left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Whose.
+    pub unit: UnitName,
+    /// Which life.
+    pub invocation: Invocation,
+    /// The number of the event that told of it.
+    pub seq: u64,
+    /// When that was.
+    pub at: Mono,
+    /// What kind.
+    pub kind: FailureKind,
+    /// Why, in one sentence.
+    pub text: String,
+    /// How the main process ended; absent when there was none.
+    pub exit: Option<Exit>,
+    /// Whether the kernel killed it for want of memory.
+    pub oom: Oom,
+    /// From the launch of the main process to its end.
+    pub lived: Option<std::time::Duration>,
+    /// Of those, how long it was ready.
+    pub ready: Option<std::time::Duration>,
+    /// What it used.
+    pub used: Used,
+    /// The digest of the definition that it ran by.
+    pub digest: String,
 }
 
 /// The one answer to a request.

@@ -66,6 +66,7 @@ use std::sync::Arc;
 use proto::reply::{Cause, CauseKind, Exit, State as Word};
 use serde::{Deserialize, Serialize};
 
+use super::capsule::Witness;
 use super::hold::Held;
 use super::restart::Restarts;
 use super::types::{Mono, Role};
@@ -151,6 +152,8 @@ pub struct Life {
     pub foreign: Option<Foreign>,
     /// What it said of itself that bears on what becomes of it.
     pub word: OwnWord,
+    /// What was seen of it, for the case that it fails.
+    pub witness: Witness,
 }
 
 /// What a life said of itself (sd_notify(3)) that bears on what becomes of it.
@@ -181,6 +184,7 @@ impl Life {
             is_main_found: false,
             foreign: None,
             word: OwnWord::default(),
+            witness: Witness::default(),
         }
     }
 
@@ -488,6 +492,10 @@ pub struct Unit {
     pub reload_error: Option<String>,
     /// A remark of the launcher, such as `stand-in`.
     pub note: Option<String>,
+    /// Lives that failed, in all.
+    pub failures: u64,
+    /// The number of the event that told of the last of them.
+    pub last_failure: Option<u64>,
 }
 
 impl Unit {
@@ -518,6 +526,8 @@ impl Unit {
             last_stop_killed: false,
             reload_error: None,
             note: None,
+            failures: 0,
+            last_failure: None,
         }
     }
 

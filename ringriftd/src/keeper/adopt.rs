@@ -8,6 +8,7 @@ use nix::fcntl::OFlag;
 use proto::reply::Exit;
 
 use super::cgroup::{Leaf, Root};
+use super::counted::Counted;
 use super::launch::{Containment, Held, Origin, Pipe, is_tag, leaf_name};
 use super::over::some_pids;
 use super::proc::{self, BirthMark};
@@ -244,6 +245,7 @@ impl Keeper {
             is_deaf,
             killing: None,
             is_released: false,
+            counted: Counted::default(),
         };
         self.launches.insert(id, held);
         if has_left {

@@ -18,6 +18,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use proto::reply::Exit;
 use serde::{Deserialize, Serialize};
 
+use super::counted::Counted;
 use super::launch::Origin;
 use super::wire::Output;
 use crate::door::HttpPlace;
@@ -216,6 +217,9 @@ pub struct LaunchLeft {
     /// It is to be forgotten when nothing of it is left.
     #[serde(default)]
     pub is_released: bool,
+    /// What the kernel counted of it.
+    #[serde(default)]
+    pub counted: Counted,
 }
 
 /// A log pipe.
@@ -501,6 +505,10 @@ mod tests {
                 foreign: Some(20),
                 is_destroyed: true,
                 is_released: true,
+                counted: Counted {
+                    oom_kills_before: Some(3),
+                    ..Counted::default()
+                },
             }],
             draining: vec![Draining {
                 id: LaunchId {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Leaf, Root};
 use super::child::{self, ChildSpec, Failure, Stack};
+use super::counted::Counted;
 use super::signal;
 use super::sockets::Notify;
 use super::store::{Store, Stored};
@@ -140,6 +141,8 @@ pub struct Held {
     pub killing: Option<Killing>,
     /// It is to be forgotten as soon as nothing of it is left.
     pub is_released: bool,
+    /// What the kernel counted of it.
+    pub counted: Counted,
 }
 
 impl Held {
@@ -297,6 +300,7 @@ impl Machine {
             ready,
             theirs,
         } = made;
+        let counted = Counted::begin(leaf.as_ref().map(Leaf::path));
         let spawned = match &leaf {
             None => child::spawn(&mut self.stack, &spec, &self.marker),
             Some(leaf) => leaf
@@ -333,6 +337,7 @@ impl Machine {
             is_deaf: false,
             killing: None,
             is_released: false,
+            counted,
         })
     }
 

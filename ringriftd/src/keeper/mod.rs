@@ -9,7 +9,7 @@
 //! A panic here would end the node, so the ways to one are denied: no `unwrap`, no `expect`, no indexing.
 //!
 //! Read first: [`config::KeeperConfig`], [`state::Keeper`]. The files, from the bottom: `proc`, `sys`, `types`;
-//! `signal`, `sweep`, `cgroup`, `child_steps`, `child`; `lock`, `links`, `launch`, `handover`; `state`, then what it does by cause (`requests`,
+//! `signal`, `sweep`, `cgroup`, `counted`, `child_steps`, `child`; `lock`, `links`, `launch`, `handover`; `state`, then what it does by cause (`requests`,
 //! `adopt`, `over`, `roles`, `lives`, `ending`; `rebuild`, `upgrade`, `in_place`), `start`, and `serve`, the loop.
 #![deny(
     clippy::unwrap_used,
@@ -34,6 +34,7 @@ pub mod child;
 #[allow(unsafe_code)] // likewise
 pub mod child_steps;
 pub mod config;
+pub mod counted;
 pub mod door;
 pub mod ending;
 pub mod handover;

@@ -36,12 +36,15 @@ impl Keeper {
         let mut is_any = false;
         while let Some(pid) = sys::peek_ended_child() {
             is_any = true;
-            let exit = sys::reap(pid).unwrap_or(Exit::Unknown);
+            let (exit, by_wait) = sys::reap_counting(pid).unwrap_or((Exit::Unknown, None));
             if self.on_role_end(pid, exit) || self.on_check_end(pid, exit) {
                 continue;
             }
             if let Some(id) = self.by_pid.remove(&pid) {
                 self.foreign.remove(&id);
+                if let Some(held) = self.launches.get_mut(&id) {
+                    held.counted.by_wait = by_wait;
+                }
                 ended.push((id, exit));
             }
         }
@@ -112,6 +115,7 @@ impl Keeper {
             };
             held.left = left;
             held.told_left.clone_from(&remains);
+            let used = held.counted.end(held.leaf.as_ref().map(Leaf::path));
             if remains.is_empty() {
                 self.clear_up(*id);
             }
@@ -120,6 +124,7 @@ impl Keeper {
                     id: *id,
                     exit: *exit,
                     remains: remains.clone(),
+                    used,
                 },
                 Vec::new(),
             );

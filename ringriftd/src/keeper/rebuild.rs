@@ -227,6 +227,7 @@ impl Keeper {
             is_deaf: false,
             killing: launch.is_destroyed.then(|| Killing::begin(Instant::now())),
             is_released: launch.is_released,
+            counted: launch.counted,
         };
         if held.exit.is_none() {
             self.by_pid.insert(held.main.pid(), id);
@@ -291,6 +292,7 @@ fn launch_left(id: LaunchId, held: &Held, numbers: &mut Numbers) -> LaunchLeft {
         foreign: None,
         is_destroyed: held.killing.is_some(),
         is_released: held.is_released,
+        counted: held.counted,
     }
 }
 

@@ -165,6 +165,7 @@ impl Keeper {
             super::over::some_pids(&held.left)
         };
         let (exit, fds, is_deaf) = (held.exit, held.attached(), held.is_deaf);
+        let used = held.counted.used.unwrap_or_default();
         let launched = FromKeeper::Launched {
             id,
             pid,
@@ -174,7 +175,13 @@ impl Keeper {
         self.tell_manager(&launched, fds);
         let Some(exit) = exit else { return };
         let was_anything_left = !remains.is_empty();
-        self.tell_manager(&FromKeeper::Exited { id, exit, remains }, Vec::new());
+        let exited = FromKeeper::Exited {
+            id,
+            exit,
+            remains,
+            used,
+        };
+        self.tell_manager(&exited, Vec::new());
         if is_over && was_anything_left {
             self.tell_manager(&FromKeeper::Emptied { id }, Vec::new());
         }

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use proto::reply::Exit;
 
+use super::counted::ByWait;
+
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 {
         Err(io::Error::last_os_error())
@@ -131,6 +133,34 @@ pub fn reap(pid: i32) -> io::Result<Exit> {
     match wait(libc::P_PID, pid, libc::WEXITED)? {
         Some((_, exit)) => Ok(exit),
         None => Ok(Exit::Unknown),
+    }
+}
+
+/// Reaps the child `pid`, which has ended or is about to, and hears what it used (wait4(2)).
+pub fn reap_counting(pid: i32) -> io::Result<(Exit, Option<ByWait>)> {
+    loop {
+        let mut status = 0;
+        // SAFETY: an all-zero rusage is a valid one.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: both are ours and writable for the whole call.
+        let result = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
+        if result < 0 {
+            let e = io::Error::last_os_error();
+            if e.raw_os_error() == Some(libc::EINTR) {
+                continue;
+            }
+            return Err(e);
+        }
+        let us = |time: libc::timeval| {
+            let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+            seconds.saturating_mul(1_000_000) + u64::try_from(time.tv_usec).unwrap_or(0)
+        };
+        let by_wait = ByWait {
+            cpu_us: us(usage.ru_utime) + us(usage.ru_stime),
+            // In KiB (getrusage(2)).
+            max_rss: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
+        };
+        return Ok((exit_of_status(status), Some(by_wait)));
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::door::HttpPlace;
 use crate::ids::{LaunchId, Scope};
 use crate::spec::Rlimit;
+use crate::used::Used;
 use proto::reply::Exit;
 
 /// The version of this file. All roles are one binary, so it only differs across an upgrade.
@@ -347,6 +348,8 @@ pub enum FromKeeper {
         exit: Exit,
         /// Some of what is left of it; empty: nothing is.
         remains: Vec<u32>,
+        /// What it used so far.
+        used: Used,
     },
     /// Nothing of a launch is left.
     Emptied {
@@ -507,6 +510,18 @@ pub enum LogQuery {
         unit: String,
         /// Only this life (its serial); absent: any.
         invocation: Option<u64>,
+        /// At most so many.
+        lines: u32,
+    },
+    /// The last lines of one life that is over, for the manager itself: answered like `Tail`, as soon as its pipes are at
+    /// their end, so that its last words are among them.
+    LastWords {
+        /// Any number.
+        nonce: u64,
+        /// Of this unit.
+        unit: String,
+        /// This life (its serial).
+        invocation: u64,
         /// At most so many.
         lines: u32,
     },

@@ -48,11 +48,15 @@ struct Tails {
 
 /// One of the manager's queries.
 #[derive(Debug)]
-struct Tail {
-    nonce: u64,
-    unit: String,
-    invocation: Option<u64>,
-    lines: u32,
+pub struct Tail {
+    /// Its number.
+    pub nonce: u64,
+    /// Of which unit.
+    pub unit: String,
+    /// Of which life; absent: any.
+    pub invocation: Option<u64>,
+    /// At most so many.
+    pub lines: u32,
 }
 
 impl Tail {
@@ -190,27 +194,31 @@ impl Queries {
                     invocation,
                     lines,
                 };
-                let (mut reader, mut tail) = match Reader::begin(&self.tails, tail) {
-                    Ok(Some(begun)) => begun,
-                    Ok(None) => return,
-                    Err(refused) => {
-                        let (nonce, lines) = (refused.nonce, Vec::new());
-                        let _ = link::send(peer, &LogTail { nonce, lines });
-                        return;
-                    }
-                };
-                let (shared, peer) = (self.shared.clone(), peer.clone());
-                spawn("log-tail", move || {
-                    loop {
-                        tail.answer(&shared, &peer);
-                        match reader.next() {
-                            Some(next) => tail = next,
-                            None => return,
-                        }
-                    }
-                });
+                if let Err(refused) = self.tail(tail, peer) {
+                    let (nonce, lines) = (refused.nonce, Vec::new());
+                    let _ = link::send(peer, &LogTail { nonce, lines });
+                }
             }
+            LogQuery::LastWords { .. } => {} // the writer's own, who says when
         }
+    }
+
+    /// Answers a query for last lines, in a thread; gives it back when too many wait.
+    pub fn tail(&self, tail: Tail, peer: &Arc<OwnedFd>) -> Result<(), Tail> {
+        let Some((mut reader, mut tail)) = Reader::begin(&self.tails, tail)? else {
+            return Ok(());
+        };
+        let (shared, peer) = (self.shared.clone(), peer.clone());
+        spawn("log-tail", move || {
+            loop {
+                tail.answer(&shared, &peer);
+                match reader.next() {
+                    Some(next) => tail = next,
+                    None => return,
+                }
+            }
+        });
+        Ok(())
     }
 }
 

@@ -18,16 +18,18 @@ use super::journal::{Journal, Splitter, Stop};
 use super::link::{Received, receive, send};
 use super::memory::waiting;
 use super::place::Shared;
-use super::query::Queries;
+use super::query::{Queries, Tail};
 use super::record::{Clock, Record};
-use crate::ids::LaunchId;
+use crate::ids::{Invocation, LaunchId};
 use crate::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
-use crate::limits::{LOG_END_READ, LOG_FILES_OPEN_MAX, LOG_PIPES_WAITING, LOG_READ};
+use crate::limits::{LAST_WORDS_PATIENCE, LOG_END_READ, LOG_FILES_OPEN_MAX, LOG_PIPES_WAITING, LOG_READ};
 
 const KEEPER: u64 = u64::MAX;
 const PEER: u64 = u64::MAX - 1;
 /// Events taken from one epoll_wait(2).
 const EVENTS: usize = 64;
+/// When a query for last words that found too many others is tried again.
+const LAST_WORDS_AGAIN: Duration = Duration::from_millis(100);
 /// Messages taken from a link before the pipes have their turn.
 const MESSAGES: usize = 64;
 
@@ -71,6 +73,8 @@ pub struct Writer {
     spare: Vec<u8>,
     message: Vec<u8>,
     is_ending: bool,
+    /// Queries for the last words of lives whose pipes are not at their end, and until when each waits.
+    last_words: Vec<(Tail, Instant)>,
 }
 
 /// What a turn of reading a pipe came to.
@@ -109,6 +113,7 @@ impl Writer {
             spare: Vec::new(),
             message: Vec::new(),
             is_ending: false,
+            last_words: Vec::new(),
         })
     }
 
@@ -129,12 +134,13 @@ impl Writer {
             };
             for event in &events[..count] {
                 match event.data() {
-                    KEEPER => self.hear_keeper()?,
+                    KEEPER => self.hear_keeper(MESSAGES)?,
                     PEER => self.hear_peer()?,
                     token => self.turn(token, &mut buffer),
                 }
             }
             self.after(Instant::now(), &mut buffer)?;
+            self.tell_last_words(Instant::now());
         }
     }
 
@@ -145,7 +151,8 @@ impl Writer {
             .iter()
             .filter_map(|t| self.pipes.get(t).filter(|p| !p.is_waiting)?.close_at);
         let blocked = self.blocked.iter().filter_map(|j| self.journals[*j].retry_at());
-        let Some(next) = closing.chain(blocked).min() else {
+        let words = self.last_words.iter().map(|(_, until)| *until);
+        let Some(next) = closing.chain(blocked).chain(words).min() else {
             return EpollTimeout::NONE;
         };
         // One ms more: epoll counts whole ms, and waking a little early would be waking twice.
@@ -155,8 +162,8 @@ impl Writer {
 
     // --- the links -------------------------------------------------------------------------------------------
 
-    fn hear_keeper(&mut self) -> io::Result<()> {
-        for _ in 0..MESSAGES {
+    fn hear_keeper(&mut self, most: usize) -> io::Result<()> {
+        for _ in 0..most {
             let Some(keeper) = &self.keeper else { break };
             match receive::<ToLogger>(keeper, &mut self.message) {
                 Ok(Received::Message(message, fds)) => self.on_keeper(message, fds)?,
@@ -269,6 +276,25 @@ impl Writer {
                         crate::say!("ringriftd logger: cannot hear the new keeper: no link to it came along")
                     }
                 },
+                Ok(Received::Message(
+                    LogQuery::LastWords {
+                        nonce,
+                        unit,
+                        invocation,
+                        lines,
+                    },
+                    _,
+                )) => {
+                    let tail = Tail {
+                        nonce,
+                        unit,
+                        invocation: Some(invocation),
+                        lines,
+                    };
+                    self.last_words.push((tail, Instant::now() + LAST_WORDS_PATIENCE));
+                    // Whether the life has a pipe at all was said there, before the manager heard of the life.
+                    self.hear_keeper(usize::MAX)?;
+                }
                 Ok(Received::Message(query, fds)) => self.queries.start(query, fds.into_iter().next(), &peer),
                 Ok(Received::Nothing) => break,
                 Ok(Received::Garbage(why)) => {
@@ -278,12 +304,37 @@ impl Writer {
                     // The manager died. The keeper sends a link to the next one, if there is a keeper.
                     let _ = self.epoll.delete(&peer);
                     self.peer = None;
+                    self.last_words.clear();
                     self.is_ending |= self.keeper.is_none();
                     break;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Answers those whose life has no pipe left, or that have waited long enough.
+    fn tell_last_words(&mut self, now: Instant) {
+        let Some(peer) = self.peer.clone() else { return };
+        for (tail, until) in std::mem::take(&mut self.last_words) {
+            let is_open = tail
+                .invocation
+                .is_some_and(|life| self.has_pipe(Invocation(life)));
+            if is_open && now < until {
+                self.last_words.push((tail, until));
+            } else if let Err(tail) = self.queries.tail(tail, &peer) {
+                // Too many wait already: in a moment.
+                self.last_words.push((tail, now + LAST_WORDS_AGAIN));
+            }
+        }
+    }
+
+    fn has_pipe(&self, life: Invocation) -> bool {
+        let of_it = LaunchId::main(life)..=LaunchId {
+            invocation: life,
+            step: u16::MAX,
+        };
+        self.by_id.range(of_it).next().is_some()
     }
 
     // --- pipes -----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ use crate::control::outbox::{Answers, Refused};
 use crate::control::select::{self, Candidate, Known};
 use crate::control::server::Asked;
 use crate::control::view::{self, refused};
+use crate::control::why::why;
 use crate::engine::Engine;
 use crate::engine::hold::Held;
 use crate::engine::types::{Event, Op, RequestId};
@@ -23,7 +24,7 @@ use crate::host::outside::{self, Ours, Wanted};
 use crate::host::usage::usage;
 use crate::ids::Scope;
 use crate::keeper::wire::LogQuery;
-use crate::limits::PREPARE_TIMEOUT;
+use crate::limits::{DETAILS_PER_FRAME, PREPARE_TIMEOUT};
 use crate::spec::{ON_EVENT_UNIT, UnitName};
 
 /// What selectors are resolved against.
@@ -253,6 +254,7 @@ impl Manager {
                 }
             }
             Request::Upgrade { binary } => self.begin_upgrade(binary, token, answers),
+            Request::Why { unit } => self.why(&unit, answers),
         }
     }
 
@@ -576,7 +578,11 @@ impl Manager {
                 .state
                 .life()
                 .and_then(|life| self.launches.leaf(crate::ids::LaunchId::main(life.invocation)));
-            rows.push((view::unit(&self.engine, ix, &facts), leaf));
+            let mut row = view::unit(&self.engine, ix, &facts);
+            if detail {
+                row.capsules = self.capsules.of(&unit.spec.name, self.hello.seed);
+            }
+            rows.push((row, leaf));
         }
         let node = view::node(&self.engine, &self.loaded, &self.node_facts(now));
         let tails = if detail { self.ask_tails(&rows) } else { Vec::new() };
@@ -602,11 +608,39 @@ impl Manager {
             }
             let mut replies = vec![Reply::Node(Box::new(node))];
             while !rows.is_empty() {
-                let rest = rows.split_off(rows.len().min(UNITS_PER_FRAME));
+                let most = if detail {
+                    DETAILS_PER_FRAME
+                } else {
+                    UNITS_PER_FRAME
+                };
+                let rest = rows.split_off(rows.len().min(most));
                 replies.push(Reply::Units(std::mem::replace(&mut rows, rest)));
             }
             answers.stream(replies);
         });
+    }
+
+    /// Why a unit is where it is.
+    fn why(&mut self, unit: &str, answers: Answers) {
+        let asked = [unit.to_owned()];
+        let Some((units, answers)) = self.selected(&asked, answers) else {
+            return;
+        };
+        let [unit] = units.as_slice() else {
+            let mut failure = refused(
+                2,
+                format!("why is asked of one unit, and {unit} means {}", units.len()),
+            );
+            failure.hint = Some("ringriftctl status shows which are not well".to_owned());
+            return answers.fail(failure);
+        };
+        let Some((ix, _)) = self.engine.find(unit) else {
+            return answers.fail(refused(4, format!("there is no unit {unit}")));
+        };
+        let seed = self.hello.seed;
+        let capsule = |unit: &UnitName, seq: u64| self.capsules.find(unit, seq, seed);
+        let why = why(&self.engine, ix, self.clock.now(), &capsule);
+        answers.stream([Reply::Why(Box::new(why))]);
     }
 
     fn version(&self) -> VersionInfo {

@@ -211,6 +211,7 @@ impl Manager {
         for event in &base.events {
             self.shown.on_event(event);
         }
+        self.capsules = base.capsules;
         // One that the engine has answered, and whose answer was lost with a damaged end, is no job any more.
         let under_way = &base.engine.requests;
         let jobs = base

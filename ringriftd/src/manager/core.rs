@@ -15,8 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::ask::FoundOutside;
 use super::begin::Beginning;
+use super::capsules::Capsules;
 use super::door::Doorway;
 use super::events::Events;
+use super::failures::{Looked, UnderWay};
 use super::hooks::Hooks;
 use super::jobs::Jobs;
 use super::launches::{Launches, News};
@@ -93,6 +95,8 @@ pub(super) enum Inside {
     HookTime,
     /// The HTTP thread wants a unit's last lines.
     Tail(TailAsked),
+    /// Files of a unit's command.
+    Looked(Looked),
     /// A job's or wait's time is up.
     TimedOut(RequestId),
     /// A job's or wait's client has gone.
@@ -164,6 +168,12 @@ pub(super) struct Manager {
     pub(super) shown: Shown,
     /// HTTP.
     pub(super) door: Doorway,
+    /// What is kept of failures.
+    pub(super) capsules: Capsules,
+    /// What is being asked for about them.
+    pub(super) under_way: UnderWay,
+    /// One of them may lack something that was not asked for.
+    pub(super) is_capsule_lacking: bool,
 }
 
 /// What the loop listens to.
@@ -260,6 +270,7 @@ impl Manager {
             Inside::News(News::Prepared { launch, result }) => match result {
                 Ok(prepared) => {
                     if let Some(request) = self.launches.on_prepared(launch, *prepared) {
+                        self.note_launch(launch, &request);
                         self.pending
                             .launches
                             .extend(self.launches.record(launch).cloned());
@@ -289,6 +300,7 @@ impl Manager {
                 token,
                 answers,
             } => self.on_reloaded(*result, token, answers),
+            Inside::Looked(looked) => self.on_looked(looked),
             Inside::Candidate(candidate) => self.on_candidate(*candidate),
             Inside::HookPrepared { nr, result } => self.on_hook_prepared(nr, result),
             Inside::HookTimeout(nr) => self.on_hook_timeout(nr),
@@ -329,6 +341,9 @@ impl Manager {
     pub(super) fn on_tail(&mut self, tail: std::io::Result<Option<(LogTail, Vec<OwnedFd>)>>) {
         match tail {
             Ok(Some((tail, _))) => {
+                let Some(tail) = self.on_last_words(tail) else {
+                    return;
+                };
                 if let Some(waiting) = self.tails.remove(&tail.nonce) {
                     // Whoever asked may have gone.
                     let _ = waiting.send(tail);
@@ -432,6 +447,7 @@ impl Manager {
                 .unwrap_or_default(),
             containment: self.hello.containment.clone(),
             notices,
+            started_us: now.wall_of(self.started.mono),
         }
     }
 

@@ -47,7 +47,17 @@ impl Manager {
             FromKeeper::LaunchFailed { id, stage, errno } => {
                 self.launches.on_launch_failed(id, stage, errno);
             }
-            FromKeeper::Exited { id, exit, remains } => self.on_exited(id, exit, remains),
+            FromKeeper::Exited {
+                id,
+                exit,
+                remains,
+                used,
+            } => {
+                // Kept with what follows from the end, and not without it.
+                let now = self.clock.now();
+                self.engine.handle(now.mono, Event::Used { launch: id, used });
+                self.on_exited(id, exit, remains);
+            }
             FromKeeper::Emptied { id } => {
                 self.release_exit(id);
                 self.tell(Event::Emptied { launch: id });
@@ -98,6 +108,7 @@ impl Manager {
                             self.is_logger_gone = false;
                             // What the old one was asked it will not answer.
                             self.tails.clear();
+                            self.ask_again();
                         }
                         Err(e) => tracing::error!("cannot reach the new logger: {e}"),
                     }

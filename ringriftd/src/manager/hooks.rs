@@ -400,7 +400,9 @@ impl Manager {
                     let _ = inside.send(Inside::HookPrepared { nr, result }).await;
                 });
             }
-            FromKeeper::Exited { id, exit, remains } => {
+            FromKeeper::Exited {
+                id, exit, remains, ..
+            } => {
                 let Some(nr) = self.hooks.run_of(*id).map(|run| run.nr) else {
                     return self.send(&ToKeeper::Release { id: *id });
                 };

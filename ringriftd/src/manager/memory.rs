@@ -11,6 +11,7 @@ use std::sync::Arc;
 use proto::reply::Event;
 use serde::{Deserialize, Serialize};
 
+use super::capsules::{Capsules, Noted};
 use super::hooks::HookState;
 use super::jobs::{Answered, JobRecord};
 use super::launches::LaunchRecord;
@@ -95,6 +96,9 @@ pub struct Base {
     /// What was counted.
     #[serde(default)]
     pub counts: Counts,
+    /// Failures, and what worked before.
+    #[serde(default)]
+    pub capsules: Capsules,
 }
 
 /// What one event changed.
@@ -145,6 +149,9 @@ pub struct Step {
     /// once in a while.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, u64>,
+    /// What is new about failures.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub noted: Vec<Noted>,
 }
 
 impl Step {
@@ -166,6 +173,7 @@ impl Step {
             upgrade,
             hooks,
             requests: _,
+            noted,
         } = self;
         files.is_none()
             && engine.is_none()
@@ -180,6 +188,7 @@ impl Step {
             && !is_announced
             && upgrade.is_none()
             && hooks.is_none()
+            && noted.is_empty()
     }
 }
 
@@ -252,6 +261,9 @@ impl Base {
             Some(UpgradeChange::Begun(record)) => self.upgrade = Some(record),
             Some(UpgradeChange::Over) => self.upgrade = None,
             None => {}
+        }
+        for noted in step.noted {
+            self.capsules.apply(noted);
         }
     }
 }

@@ -6,14 +6,16 @@
 //!   [`launches`]: between the engine's wish and the keeper's answer. * [`events`]: what is remembered of changes.
 //! * [`publish`]: what the HTTP thread sees. * [`door`]: where it listens.
 //! * [`memory`]: what outlives the manager. * [`remember`]: where it is kept. * [`recover`] and [`begin`]: how it is taken
-//!   up again.
+//!   up again. * [`capsules`]: what is kept of failures. * [`failures`]: how it gets there.
 
 mod ask;
 mod begin;
 pub mod candidate;
+mod capsules;
 mod core;
 mod door;
 mod events;
+mod failures;
 mod hear;
 mod hooks;
 mod jobs;

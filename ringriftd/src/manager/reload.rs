@@ -72,6 +72,8 @@ impl Manager {
                     self.door.spec = http;
                     self.ask_for_door();
                 }
+                let engine = &self.engine;
+                self.capsules.retain(|unit| engine.find(unit).is_some());
                 let did = reloaded(&before, &self.loaded, &self.engine);
                 tracing::info!(
                     "reloaded: {} added, {} removed, {} need a restart",

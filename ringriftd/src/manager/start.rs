@@ -10,9 +10,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::begin::{Beginning, Files, Heard};
+use super::capsules::Capsules;
 use super::core::{BUG, CONFIG, Channels, Hello, Manager};
 use super::door::Doorway;
 use super::events::Events;
+use super::failures::UnderWay;
 use super::hooks::Hooks;
 use super::jobs::Jobs;
 use super::launches::Launches;
@@ -266,6 +268,9 @@ async fn start(
         counts: Counts::default(),
         shown: Shown::new(header),
         door: Doorway::new(http, door),
+        capsules: Capsules::default(),
+        under_way: UnderWay::default(),
+        is_capsule_lacking: true,
         hello,
         places,
     };

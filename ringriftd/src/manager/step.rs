@@ -83,6 +83,7 @@ impl Manager {
         for deed in todo {
             self.obey(deed);
         }
+        self.complete_capsules();
         self.jobs.look(&self.engine);
         if !self.stored.is_empty() {
             self.drop_stored();
@@ -173,6 +174,14 @@ impl Manager {
             Action::Destroy { launch } => Deed::Destroy(launch),
             Action::FindMain { launch, .. } => Deed::FindMain(launch),
             Action::Finish { code } => Deed::Finish(code),
+            Action::Worked { unit, invocation } => {
+                self.note_worked(unit, invocation, now);
+                Deed::Nothing
+            }
+            Action::Failed(failure) => {
+                self.note_failure(&failure, now);
+                Deed::Nothing
+            }
         }
     }
 
@@ -309,6 +318,7 @@ impl Manager {
             upgrade: self.upgrade.clone(),
             hooks: self.hooks.state().clone(),
             counts: self.counts.clone(),
+            capsules: self.capsules.clone(),
         }
     }
 

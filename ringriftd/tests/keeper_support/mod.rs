@@ -486,7 +486,9 @@ impl Node {
 
     pub fn exited(&mut self, id: LaunchId) -> (Exit, Vec<u32>) {
         self.wait_for(|m| match m {
-            FromKeeper::Exited { id: i, exit, remains } if *i == id => Some((*exit, remains.clone())),
+            FromKeeper::Exited {
+                id: i, exit, remains, ..
+            } if *i == id => Some((*exit, remains.clone())),
             _ => None,
         })
         .0
@@ -767,7 +769,9 @@ impl Played {
 
     pub fn exited(&self, launch: LaunchId) -> (Exit, Vec<u32>) {
         self.wait_for(|m| match m {
-            FromKeeper::Exited { id, exit, remains } if *id == launch => Some((*exit, remains.clone())),
+            FromKeeper::Exited {
+                id, exit, remains, ..
+            } if *id == launch => Some((*exit, remains.clone())),
             _ => None,
         })
         .0

@@ -60,6 +60,7 @@ pub(super) fn is_told_by_inventory(event: &Event) -> bool {
         | Event::Reloading { .. }
         | Event::MainChanged { .. }
         | Event::Extend { .. }
+        | Event::Used { .. }
         | Event::Tick => false,
     }
 }
@@ -142,6 +143,8 @@ impl World {
                     | Action::FindMain { .. }
                     | Action::Release { .. }
                     | Action::Emit(_)
+                    | Action::Worked { .. }
+                    | Action::Failed(_)
                     | Action::Finish { .. } => true,
                 }
             });

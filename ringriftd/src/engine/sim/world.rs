@@ -10,7 +10,9 @@ use proto::reply::{By, Exit, Hold};
 use crate::engine::hold::Held;
 use crate::engine::machine::Engine;
 use crate::engine::restart::mix;
-use crate::engine::types::{Action, Event, LaunchFailure, Mono, Op, Plan, RequestAnswer, RequestId, Role};
+use crate::engine::types::{
+    Action, Event, Failure, LaunchFailure, Mono, Op, Plan, RequestAnswer, RequestId, Role,
+};
 use crate::engine::unit::Foreign;
 use crate::ids::LaunchId;
 use crate::spec::{Kind, UnitName, UnitSpec};
@@ -88,6 +90,8 @@ pub(super) struct World {
     pub(super) first: Arc<Plan>,
     pub(super) seed: u64,
     pub(super) kept: Kept,
+    /// Lives that failed, by the events that told of them.
+    pub(super) failures: BTreeMap<u64, Failure>,
 }
 
 impl World {
@@ -111,6 +115,7 @@ impl World {
             plan,
             seed,
             kept: Kept::default(),
+            failures: BTreeMap::new(),
         }
     }
 
@@ -175,6 +180,8 @@ impl World {
             }
             Action::Finish { code } => self.finished = Some(code),
             Action::Emit(change) => self.hear(&change),
+            Action::Worked { .. } => {}
+            Action::Failed(failure) => self.note_failure(*failure),
         }
     }
 

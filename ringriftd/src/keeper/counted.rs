@@ -1,0 +1,158 @@
+//! What the kernel counted of a launch: from its cgroup while that is there, else from what wait4(2) said of its main
+//! process. Read once, when that has ended.
+
+use std::path::Path;
+
+use nix::sys::resource::{UsageWho, getrusage};
+use proto::reply::Oom;
+use serde::{Deserialize, Serialize};
+
+use crate::used::Used;
+
+/// What is known of a launch so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counted {
+    /// How often the kernel had killed for want of memory, anywhere, when it began. Absent where it does not say.
+    pub oom_kills_before: Option<u64>,
+    /// What wait4(2) said of its main process.
+    pub by_wait: Option<ByWait>,
+    /// What the manager was told.
+    pub used: Option<Used>,
+}
+
+/// The part of getrusage(2) that is told on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByWait {
+    /// User and system time, in µs.
+    pub cpu_us: u64,
+    /// The largest resident set of one process, in bytes.
+    pub max_rss: u64,
+}
+
+impl Counted {
+    /// Of a launch that begins now. `leaf` is its cgroup.
+    pub fn begin(leaf: Option<&Path>) -> Self {
+        // Where its own group counts, nobody else's numbers matter.
+        let is_own = leaf.is_some_and(|leaf| leaf.join("memory.events").exists());
+        Self {
+            oom_kills_before: if is_own { None } else { oom_kills() },
+            ..Self::default()
+        }
+    }
+
+    /// Reads what there is to read, at the end of the main process.
+    pub fn end(&mut self, leaf: Option<&Path>) -> Used {
+        let own = leaf.and_then(|leaf| number(&leaf.join("memory.events"), "oom_kill"));
+        let of_leaf = |file: &str, key: &str| leaf.and_then(|leaf| number(&leaf.join(file), key));
+        let used = Used {
+            cpu_us: of_leaf("cpu.stat", "usage_usec").or(self.by_wait.map(|by| by.cpu_us)),
+            memory_peak: of_leaf("memory.peak", "").or_else(|| self.peak_by_wait(own_max_rss())),
+            oom: match own {
+                Some(0) => Oom::No,
+                Some(_) => Oom::Yes,
+                None => word(self.oom_kills_before, oom_kills()),
+            },
+        };
+        self.used = Some(used);
+        used
+    }
+
+    /// A child shares the keeper's memory until it executes its program, and the kernel counts that too: a smaller number
+    /// says nothing of the program.
+    fn peak_by_wait(&self, own: u64) -> Option<u64> {
+        self.by_wait.map(|by| by.max_rss).filter(|rss| *rss > own)
+    }
+}
+
+/// The most memory that this process had, in bytes.
+fn own_max_rss() -> u64 {
+    let own = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss());
+    u64::try_from(own).unwrap_or(0).saturating_mul(1024)
+}
+
+/// What the count of the whole machine says of one launch.
+fn word(before: Option<u64>, after: Option<u64>) -> Oom {
+    match (before, after) {
+        (Some(before), Some(after)) if before == after => Oom::No,
+        (_, _) => Oom::Maybe,
+    }
+}
+
+/// How often the kernel has killed for want of memory since it started (Linux 4.13).
+fn oom_kills() -> Option<u64> {
+    number(Path::new("/proc/vmstat"), "oom_kill")
+}
+
+/// The number behind `key` in a file of such lines; without a key, the number that is all of it.
+fn number(path: &Path, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    if key.is_empty() {
+        return text.trim().parse().ok();
+    }
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(' ')?;
+        (name == key).then(|| value.trim().parse().ok()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).expect("a file");
+        }
+        folder
+    }
+
+    #[test]
+    fn its_own_cgroup_says_whether_it_was_killed_for_want_of_memory() {
+        for (kills, expected) in [("0", Oom::No), ("2", Oom::Yes)] {
+            let events = format!("low 0\noom 3\noom_kill {kills}\noom_group_kill 0\n");
+            let folder = leaf(&[
+                ("memory.events", &events),
+                ("memory.peak", "1048576\n"),
+                ("cpu.stat", "usage_usec 1234\nuser_usec 1000\n"),
+            ]);
+            let mut counted = Counted::begin(Some(folder.path()));
+            assert_eq!(counted.oom_kills_before, None, "nobody else's count is asked for");
+            counted.by_wait = Some(ByWait {
+                cpu_us: 1,
+                max_rss: 1,
+            });
+            let used = counted.end(Some(folder.path()));
+            let whole = Used {
+                cpu_us: Some(1234),
+                memory_peak: Some(1_048_576),
+                oom: expected,
+            };
+            assert_eq!(used, whole);
+            assert_eq!(counted.used, Some(whole));
+        }
+    }
+
+    #[test]
+    fn without_a_cgroup_the_machines_count_can_only_say_no() {
+        assert_eq!(word(Some(4), Some(4)), Oom::No);
+        assert_eq!(word(Some(4), Some(5)), Oom::Maybe);
+        assert_eq!(word(None, Some(5)), Oom::Maybe);
+        assert_eq!(word(None, None), Oom::Maybe);
+    }
+
+    #[test]
+    fn without_a_cgroup_wait_says_what_was_used() {
+        let mut counted = Counted {
+            by_wait: Some(ByWait {
+                cpu_us: 77,
+                max_rss: 1 << 40,
+            }),
+            ..Counted::default()
+        };
+        let used = counted.end(None);
+        assert_eq!((used.cpu_us, used.memory_peak), (Some(77), Some(1 << 40)));
+        assert_eq!(counted.peak_by_wait(1 << 40), None, "that is the keeper's own");
+    }
+}
