@@ -871,3 +871,127 @@ fn the_reference_for_people_is_the_schema() {
         );
     }
 }
+
+#[test]
+fn what_is_wrong_with_a_check_is_told_at_its_place() {
+    let node = Node::new();
+    for (text, place, said) in [
+        (
+            "[health]\nprobe = { http = \"ftp://x/\" }",
+            "units/a.toml:2:18",
+            "cannot be asked",
+        ),
+        (
+            "[health]\nprobe = { http = \"https://x/\" }",
+            "units/a.toml:2:18",
+            "plain http",
+        ),
+        (
+            "[health]\nprobe = { http = \"http://u:p@x/\" }",
+            "units/a.toml:2:18",
+            "no password",
+        ),
+        (
+            "[ready]\nprobe = { tcp = \"localhost\" }",
+            "units/a.toml:2:17",
+            "host:port",
+        ),
+        (
+            "[ready]\nprobe = { tcp = \"localhost:0\" }",
+            "units/a.toml:2:17",
+            "1 to 65535",
+        ),
+        (
+            "[ready]\nprobe = { file = \"here\" }",
+            "units/a.toml:2:18",
+            "begins with",
+        ),
+        (
+            "[ready]\nprobe = { log_line = \"(\" }",
+            "units/a.toml:2:22",
+            "regular expression",
+        ),
+        (
+            "[ready]\nprobe = { log_line = 1 }",
+            "units/a.toml:2:22",
+            "must be text",
+        ),
+        (
+            "[ready]\nprobe = { command = [] }",
+            "units/a.toml:2:21",
+            "names no program",
+        ),
+        (
+            "[ready]\nprobe = { tcp = \"x:1\", http = \"http://x\" }",
+            "units/a.toml:2:",
+            "two kinds in one probe",
+        ),
+        ("[ready]\nprobe = {}", "units/a.toml:2:9", "asks nothing"),
+        (
+            "[ready]\nprobe = { htpp = \"http://x\" }",
+            "units/a.toml:2:11",
+            "did you mean \"http\"?",
+        ),
+        ("[ready]\nprobe = \"http://x\"", "units/a.toml:2:9", "must be"),
+        (
+            "[health]\nwatchdog = \"20s\"",
+            "units/a.toml:2:1",
+            "kind = \"notify\"",
+        ),
+        (
+            "[health]\ninterval = \"1s\"\ntimeout = \"2s\"",
+            "units/a.toml:3:11",
+            "longer than \"interval\"",
+        ),
+        ("[health]\nfailures = 0", "units/a.toml:2:12", "out of bounds"),
+        (
+            "[health]\non_failure = \"restrat\"",
+            "units/a.toml:2:14",
+            "did you mean \"restart\"?",
+        ),
+        (
+            "[health]\nprobe = { http = \"http://x/${NOWHERE}\" }",
+            "units/a.toml:2:18",
+            "variable \"NOWHERE\" is not set",
+        ),
+    ] {
+        node.unit("a", text);
+        says(&node.fault(&[]), &[place, said]);
+    }
+    node.file(
+        "units/a.toml",
+        "[ready]\nprobe = { tcp = \"x:1\" }\n[exec]\nkind = \"oneshot\"\ncommand = [\"/bin/true\"]\n",
+    );
+    says(&node.fault(&[]), &["units/a.toml:2:1", "oneshot"]);
+}
+
+#[test]
+fn a_check_is_what_its_file_says_and_a_default_watchdog_is_for_whom_it_can_be() {
+    use ringriftd::spec::{OnUnhealthy, Probe};
+    use std::time::Duration;
+    let node = Node::new();
+    node.file("ringriftd.toml", "[defaults.unit.health]\nwatchdog = \"1m\"\n");
+    node.unit(
+        "a",
+        "[health]\ninterval = \"2s\"\nfailures = 2\non_failure = \"mark\"\nprobe = { http = \"http://127.0.0.1:${PORT:-80}/\" }",
+    );
+    node.unit("b", "[ready]\n[ready.probe]\ncommand = [\"/bin/true\", \"x\"]");
+    node.file(
+        "units/c.toml",
+        "[exec]\nkind = \"notify\"\ncommand = [\"/bin/true\"]\n",
+    );
+    let loaded = node.loads(&[]);
+    let unit = |text: &str| &loaded.plan.units[&name(text)];
+    let a = unit("a").health.as_ref().expect("it has one");
+    assert!(matches!(&a.probe, Some(Probe::Http(_))));
+    assert_eq!((a.failures, a.on_failure), (2, OnUnhealthy::Mark));
+    // No longer than the interval, so that no two overlap.
+    assert_eq!(
+        (a.timeout, a.grace),
+        (Duration::from_secs(2), Duration::from_secs(60))
+    );
+    assert_eq!(a.watchdog, None);
+    assert!(matches!(&unit("b").ready_probe, Some(Probe::Command(argv)) if argv.len() == 2));
+    let c = unit("c").health.as_ref().expect("by the default");
+    assert_eq!(c.watchdog, Some(Duration::from_secs(60)));
+}

@@ -176,8 +176,8 @@ fn a_line_of_its_log_makes_a_unit_ready_and_one_of_an_earlier_life_does_not() {
     let builder = Node::builder();
     let gate = builder.path("gate");
     nix::unistd::mkfifo(gate.as_str(), nix::sys::stat::Mode::S_IRWXU).expect("a place for it");
-    let unit = simple(&["/bin/sh", "-c", &script.replace('$', "$"), &gate])
-        .set("ready.probe", "{ log_line = '^ready on port \\d+$' }");
+    let unit =
+        simple(&["/bin/sh", "-c", script, &gate]).set("ready.probe", "{ log_line = '^ready on port \\d+$' }");
     let node = builder.unit("a", &unit).start_without_waiting();
     for _ in 0..2 {
         let life = node.wait_unit("a", "looked at, and not ready", |u| {

@@ -218,7 +218,7 @@ impl<'a> Check<'a> {
             ready_probe: unit.probe("ready.probe"),
             health: health(unit),
         };
-        self.health(name, unit, &spec);
+        self.health(name, unit, &mut spec, home);
         for (typed, span) in &unit.dependencies {
             match self.names.get(&fold(typed)) {
                 Some(other) => {
@@ -239,10 +239,17 @@ impl<'a> Check<'a> {
     }
 
     /// What of `[ready]` and `[health]` does not fit to the rest.
-    fn health(&mut self, name: &UnitName, unit: &Merged, spec: &UnitSpec) {
+    fn health(&mut self, name: &UnitName, unit: &Merged, spec: &mut UnitSpec, home: Span) {
         let kind = spec.exec.kind;
+        if kind != Kind::Notify
+            && let Some(health) = &mut spec.health
+        {
+            // A default for all units is for those that it can be for.
+            health.watchdog = None;
+        }
         if let Some(leaf) = unit.leaves.get("health.watchdog")
             && kind != Kind::Notify
+            && leaf.span.file == home.file
         {
             self.fault(
                 leaf.key,

@@ -103,7 +103,7 @@ impl Engine {
         if let Some(life) = self.unit_mut(ix).state.life_mut() {
             if launch.is_main() {
                 life.witness.used = Some(used);
-            } else {
+            } else if life.probe.as_ref().is_none_or(|probe| probe.launch != launch) {
                 life.witness.hook_used = Some(used);
             }
         }

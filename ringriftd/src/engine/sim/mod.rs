@@ -3,8 +3,8 @@
 //! invariants are checked, and the world's own truth against what the engine does. One seed gives one run.
 //!
 //! * `make`: dice, units and random graphs. * `world`: what happens to them. * `crash`: the manager's deaths. * `runs`:
-//!   the tests. * `unwell`: how well its processes are. * `recovery`: those of what is stored, held and taken over. * `failures`: those of
-//!   failures and of their causes. * `causes`: the words of `why`.
+//!   the tests. * `unwell`: how well its processes are. * `watched`: the tests of that. * `recovery`: those of what is
+//!   stored, held and taken over. * `failures`: those of failures and of their causes. * `causes`: the words of `why`.
 
 mod causes;
 mod crash;
@@ -13,4 +13,5 @@ mod make;
 mod recovery;
 mod runs;
 mod unwell;
+mod watched;
 mod world;
