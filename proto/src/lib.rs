@@ -9,6 +9,8 @@
 //! [`reply::Reply::Failed`]. See `docs/protocol.md`.
 #![forbid(unsafe_code)]
 
+pub mod answers;
+pub mod checks;
 pub mod codec;
 pub mod frame;
 pub mod reply;

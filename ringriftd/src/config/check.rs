@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::diagnostic::{Diagnostic, list_and, nearest_names};
 use super::merged::{Merged, Names};
+use super::probe;
 use super::source::{Sources, Span};
 use super::tree::Typed;
 use super::values::{self, fold};
@@ -216,7 +217,7 @@ impl<'a> Check<'a> {
             deprecated: self.deprecated(name, unit),
             digest: String::new(),
             ready_probe: unit.probe("ready.probe"),
-            health: health(unit),
+            health: probe::health(unit),
         };
         self.health(name, unit, &mut spec, home);
         for (typed, span) in &unit.dependencies {
@@ -594,27 +595,6 @@ impl<'a> Check<'a> {
             );
         }
     }
-}
-
-/// `[health]`, when it says more than how often.
-fn health(unit: &Merged) -> Option<HealthSpec> {
-    let interval = unit.time("health.interval").unwrap_or(limits::HEALTH_INTERVAL);
-    let is_set = unit.below("health.").any(|(key, _)| key != "interval");
-    is_set.then(|| HealthSpec {
-        probe: unit.probe("health.probe"),
-        grace: unit.time("health.grace").unwrap_or(limits::HEALTH_GRACE),
-        failures: unit.whole("health.failures").unwrap_or(limits::HEALTH_FAILURES),
-        timeout: unit
-            .time("health.timeout")
-            .unwrap_or(limits::HEALTH_TIMEOUT)
-            .min(interval),
-        watchdog: unit.time("health.watchdog"),
-        on_failure: match unit.word("health.on_failure") {
-            "mark" => OnUnhealthy::Mark,
-            "ignore" => OnUnhealthy::Ignore,
-            _ => OnUnhealthy::Restart,
-        },
-    })
 }
 
 fn on_dependency(unit: &Merged, path: &str, otherwise: OnDependency) -> OnDependency {

@@ -25,6 +25,7 @@ mod machine;
 mod news;
 mod ops;
 mod order;
+mod probing;
 pub mod request;
 mod restart;
 mod restore;
@@ -34,6 +35,7 @@ pub mod snapshot;
 mod stop;
 pub mod types;
 pub mod unit;
+mod verdict;
 pub mod why;
 mod words;
 

@@ -53,13 +53,12 @@ pub struct Tail {
     pub nonce: u64,
     /// Of which unit.
     pub unit: String,
-    /// What.
-    pub wanted: Wanted,
+    wanted: Wanted,
 }
 
 /// What a query asks for.
 #[derive(Debug)]
-pub enum Wanted {
+enum Wanted {
     /// The last lines of one life (absent: any).
     Last {
         /// Its serial.
@@ -79,6 +78,15 @@ pub enum Wanted {
 }
 
 impl Tail {
+    /// For the last lines of one life.
+    pub fn last(nonce: u64, unit: String, invocation: u64, lines: u32) -> Self {
+        let wanted = Wanted::Last {
+            invocation: Some(invocation),
+            lines,
+        };
+        Self { nonce, unit, wanted }
+    }
+
     fn answer(&self, shared: &Arc<Shared>, peer: &OwnedFd) {
         let found = match &self.wanted {
             Wanted::Last { invocation, lines } => {

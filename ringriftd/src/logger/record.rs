@@ -3,6 +3,8 @@
 //!
 //! No files here. Read first: [`push`] and [`parse`].
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use proto::reply::LineEnd;
 
 /// The length of `2026-11-22T01:27:03.123456Z`.
@@ -223,6 +225,13 @@ fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
         return None;
     }
     Some(days_to_year(year) + lengths[..index].iter().sum::<u64>() + day - 1)
+}
+
+/// The present, µs since 1970.
+pub fn now_us() -> u64 {
+    // Before 1970 every record reads 1970.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -18,8 +18,8 @@ use super::journal::{Journal, Splitter, Stop};
 use super::link::{Received, receive, send};
 use super::memory::waiting;
 use super::place::Shared;
-use super::query::{Queries, Tail, Wanted};
-use super::record::{Clock, Record};
+use super::query::{Queries, Tail};
+use super::record::{Clock, Record, now_us};
 use crate::ids::{Invocation, LaunchId};
 use crate::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
 use crate::limits::{LAST_WORDS_PATIENCE, LOG_END_READ, LOG_FILES_OPEN_MAX, LOG_PIPES_WAITING, LOG_READ};
@@ -285,14 +285,7 @@ impl Writer {
                     },
                     _,
                 )) => {
-                    let tail = Tail {
-                        nonce,
-                        unit,
-                        wanted: Wanted::Last {
-                            invocation: Some(invocation),
-                            lines,
-                        },
-                    };
+                    let tail = Tail::last(nonce, unit, invocation, lines);
                     let until = Instant::now() + LAST_WORDS_PATIENCE;
                     self.last_words.push((Invocation(invocation), tail, until));
                     // Whether the life has a pipe at all was said there, before the manager heard of the life.
@@ -702,10 +695,4 @@ fn write_last(
     }
     exact.forget(&mut pipe.source);
     Ok(())
-}
-
-fn now_us() -> u64 {
-    // Before 1970 every record reads 1970.
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

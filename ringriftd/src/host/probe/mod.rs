@@ -7,6 +7,7 @@
 //! Read first: [`Prober::ask`].
 
 mod http;
+mod types;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
@@ -16,21 +17,14 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+use types::Bad;
+
 use crate::config::probe::{absolute, address, url};
 use crate::engine::types::{LaunchFailure, ProbeResult, Role};
 use crate::host::prepare::Preparer;
 use crate::ids::LaunchId;
 use crate::limits::{PROBE_LATE, PROBE_LOOKUPS_AT_ONCE};
 use crate::spec::{Piece, Probe, Template, UnitSpec};
-
-/// Why a question has no good answer.
-#[derive(Debug, PartialEq, Eq)]
-enum Bad {
-    /// The unit's fault.
-    Failed(String),
-    /// It could not be asked.
-    Cannot(String),
-}
 
 /// Asks. Cloning it is cheap.
 #[derive(Debug, Clone)]
@@ -80,7 +74,8 @@ impl Prober {
             Probe::Http(text) => {
                 let target = fill(text).await?;
                 url(&target).map_err(Bad::Cannot)?;
-                http::get(self, &target).await
+                let (uri, at) = http::target(&target)?;
+                http::get(self.connect(&at).await?, &target, &uri).await
             }
             Probe::Tcp(text) => {
                 let target = fill(text).await?;
