@@ -56,6 +56,15 @@ impl Walk<'_> {
         let place = value.span();
         let probe = match (word, value.get_ref()) {
             ("log_line", DeValue::String(text)) => self.pattern(place.clone(), text),
+            ("log_line", value) => {
+                let found = article(value);
+                self.fault(
+                    place.clone(),
+                    format!("\"log_line\" must be text, not {found}"),
+                    |d| d,
+                );
+                None
+            }
             (_, value) => {
                 let typed = self.leaf(kind, word, place.clone(), value, &mut items);
                 match (word, typed) {
@@ -68,15 +77,6 @@ impl Walk<'_> {
                     }
                     ("file", Some(Typed::Template(text))) => {
                         self.judged(place.clone(), text, absolute, Probe::File)
-                    }
-                    _ if word == "log_line" => {
-                        let found = article(value);
-                        self.fault(
-                            place.clone(),
-                            format!("\"log_line\" must be text, not {found}"),
-                            |d| d,
-                        );
-                        None
                     }
                     _ => None,
                 }

@@ -4,8 +4,9 @@
 use hyper::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 
-use super::{Bad, Prober};
+use super::types::Bad;
 use crate::limits::{PROBE_HEAD_MAX, PROBE_HEADERS_MAX};
 
 /// Ends with the question.
@@ -17,15 +18,26 @@ impl Drop for Driven {
     }
 }
 
+/// Where `url` is served: `host:port`.
+pub(super) fn place(url: &str) -> Result<String, Bad> {
+    let uri: Uri = url.parse().map_err(|e| Bad::Cannot(format!("{url}: {e}")))?;
+    let authority = uri
+        .authority()
+        .ok_or_else(|| Bad::Cannot(format!("{url} names no host")))?;
+    Ok(format!(
+        "{}:{}",
+        authority.host(),
+        authority.port_u16().unwrap_or(80)
+    ))
+}
+
 /// Whether `url`, which was judged before, is answered with 2xx.
-pub(super) async fn get(prober: &Prober, url: &str) -> Result<(), Bad> {
+pub(super) async fn get(stream: TcpStream, url: &str) -> Result<(), Bad> {
     let failed = |what: &str, why: &dyn std::fmt::Display| Bad::Failed(format!("{what} {url}: {why}"));
     let uri: Uri = url.parse().map_err(|e| Bad::Cannot(format!("{url}: {e}")))?;
     let authority = uri
         .authority()
         .ok_or_else(|| Bad::Cannot(format!("{url} names no host")))?;
-    let port = authority.port_u16().unwrap_or(80);
-    let stream = prober.connect(&format!("{}:{port}", authority.host())).await?;
     let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
         .header(HOST, authority.as_str())
         .header(USER_AGENT, concat!("ringriftd/", env!("CARGO_PKG_VERSION")))

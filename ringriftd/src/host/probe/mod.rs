@@ -7,6 +7,7 @@
 //! Read first: [`Prober::ask`].
 
 mod http;
+mod types;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
@@ -16,21 +17,13 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+use self::types::Bad;
 use crate::config::probe::{absolute, address, url};
 use crate::engine::types::{LaunchFailure, ProbeResult, Role};
 use crate::host::prepare::Preparer;
 use crate::ids::LaunchId;
 use crate::limits::{PROBE_LATE, PROBE_LOOKUPS_AT_ONCE};
 use crate::spec::{Piece, Probe, Template, UnitSpec};
-
-/// Why a question has no good answer.
-#[derive(Debug, PartialEq, Eq)]
-enum Bad {
-    /// The unit's fault.
-    Failed(String),
-    /// It could not be asked.
-    Cannot(String),
-}
 
 /// Asks. Cloning it is cheap.
 #[derive(Debug, Clone)]
@@ -80,7 +73,7 @@ impl Prober {
             Probe::Http(text) => {
                 let target = fill(text).await?;
                 url(&target).map_err(Bad::Cannot)?;
-                http::get(self, &target).await
+                self.get(&target).await
             }
             Probe::Tcp(text) => {
                 let target = fill(text).await?;
@@ -96,6 +89,12 @@ impl Prober {
                 "it is asked elsewhere: a bug in ringriftd".to_owned(),
             )),
         }
+    }
+
+    async fn get(&self, target: &str) -> Result<(), Bad> {
+        let place = http::place(target)?;
+        let stream = self.connect(&place).await?;
+        http::get(stream, target).await
     }
 
     /// A connection to `host:port`, to whichever of the host's addresses takes it.
