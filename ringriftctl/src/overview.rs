@@ -340,12 +340,12 @@ pub fn advice(verdict: &Verdict, troubles: &[Trouble<'_>]) -> Vec<(String, &'sta
     let mut list = Vec::new();
     match first.kind {
         Kind::Failed => {
-            list.push((format!("status {name}"), "everything known of it"));
+            list.push((format!("why {name}"), "what is known of it, and what changed"));
             list.push((format!("logs {name}"), "what it said"));
             list.push((format!("restart {name}"), "once it is mended"));
         }
         Kind::Backoff => {
-            list.push((format!("logs {name}"), "what it said"));
+            list.push((format!("why {name}"), "what is known of it, and what changed"));
             list.push((format!("restart {name}"), "to try it now"));
         }
         Kind::Unhealthy | Kind::Degraded => {

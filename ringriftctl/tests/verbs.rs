@@ -15,7 +15,14 @@ fn timeless(value: &mut Value) {
             for (key, value) in map.iter_mut() {
                 let time = matches!(
                     key.as_str(),
-                    "since" | "until" | "ready_since" | "at" | "next_try"
+                    "since"
+                        | "until"
+                        | "ready_since"
+                        | "at"
+                        | "next_try"
+                        | "next"
+                        | "watchdog_due"
+                        | "watchdog_fed"
                 );
                 match value {
                     Value::String(_) if key == "socket" => *value = Value::from("<path>"),

@@ -211,7 +211,7 @@ fn nodes_of_every_size_are_shown_on_every_screen() {
                     assert!(cause.contains("failed 3m ago, next try in 2h"), "{cause}");
                     assert!(cause.contains("because: restart limit"), "{cause}");
                     assert!(cause.contains("holds up "), "{cause}");
-                    assert!(cause.contains("ringriftctl logs "), "{cause}");
+                    assert!(cause.contains("ringriftctl why "), "{cause}");
                     let boxes = "document.querySelectorAll('#drawing a.box').length";
                     let lines = "document.querySelectorAll('#drawing path.blocks').length > 0";
                     assert!(browser.value(boxes).as_u64() <= Some(150), "{count}");

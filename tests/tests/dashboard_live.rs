@@ -80,6 +80,12 @@ fn the_page_of_a_real_node_is_true_and_harmless() {
     browser.open(&format!("{origin}/#unit=s3_sync"));
     browser.wait("document.getElementById('lines').textContent.includes('said <img')");
     browser.wait("document.getElementById('events').textContent.includes('→ failed')");
+    // The failure as it was kept, with its tail.
+    let failure = browser.text("document.getElementById('capsules').innerText");
+    assert!(
+        failure.contains("exited with code 3") && failure.contains("said <img"),
+        "{failure}"
+    );
     let says = browser.text("document.getElementById('unit-says').textContent");
     assert_eq!(says, EVIL);
     assert_eq!(browser.value("document.querySelectorAll('img').length"), json!(0));
@@ -92,6 +98,8 @@ fn the_page_of_a_real_node_is_true_and_harmless() {
         .map(|u| (u.name, u.state, u.starts))
         .collect();
     assert_eq!(before, after, "a page never changes anything");
+    // Its connections are open as long as it is.
+    drop(browser);
     node.check();
 }
 
@@ -125,6 +133,7 @@ fn the_page_follows_a_real_node_over_its_managers_death() {
         browser.value("document.body.textContent.includes('said <img')"),
         json!(false)
     );
+    drop(browser);
     node.check();
 }
 

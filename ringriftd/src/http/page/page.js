@@ -157,7 +157,7 @@ function command(trouble) {
   const unit = trouble.unit;
   if (unit && unit.held !== null && unit.held !== undefined) return "ringriftctl unhold " + trouble.name;
   if (trouble.level === 3) return "ringriftctl start " + trouble.name;
-  return "ringriftctl " + (isUp(unit) ? "status " : "logs ") + trouble.name;
+  return "ringriftctl " + (isUp(unit) ? "status " : "why ") + trouble.name;
 }
 
 // ---- the node's page
@@ -583,9 +583,11 @@ function showUnit(unit) {
   byId("unit-lines").hidden = !lines;
   byId("lines").textContent = lines ? lines.map((l) => clean(l.text)).join("\n") || "(it has written nothing)" : "";
   const capsules = (unit.capsules || []).map((c) => [
-    el("p", {}, c.time ? clock(c.time) + ": " : "", c.text || "", c.oom ? " (out of memory)" : ""),
+    el("p", {}, c.time ? clock(c.time) + ": " : "", c.text || "", c.oom ? (c.oom === "maybe" ? " (perhaps out of memory)" : " (out of memory)") : "",
+      c.lived_seconds !== null && c.lived_seconds !== undefined ? ", after " + span(c.lived_seconds) : "",
+      c.memory_peak_bytes ? ", at most " + bytes(c.memory_peak_bytes) + " of memory" : ""),
     c.changed && c.changed.length ? el("p", { class: "note" }, "changed since it last worked: ", c.changed.join("; ")) : null,
-    c.lines && c.lines.length ? el("pre", { tabindex: "0" }, c.lines.map((l) => clean(l.text)).join("\u0009\n")) : null,
+    c.lines && c.lines.length ? el("pre", { tabindex: "0" }, el("span", {}, c.lines.map((l) => [clean(l.text), el("br")]))) : null,
   ]);
   byId("unit-failures").hidden = !capsules.length;
   byId("capsules").replaceChildren();
