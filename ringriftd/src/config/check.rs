@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use super::diagnostic::{Diagnostic, list_and, nearest_names};
 use super::merged::{Merged, Names};
-use super::probe;
 use super::source::{Sources, Span};
 use super::tree::Typed;
 use super::values::{self, fold};
+use super::watched;
 use crate::limits;
 use crate::spec::*;
 
@@ -51,7 +51,12 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn fault(&mut self, span: Span, what: impl Into<String>, finish: impl FnOnce(Diagnostic) -> Diagnostic) {
+    pub(super) fn fault(
+        &mut self,
+        span: Span,
+        what: impl Into<String>,
+        finish: impl FnOnce(Diagnostic) -> Diagnostic,
+    ) {
         let what = what.into();
         if self.told.insert((span, what.clone())) {
             self.faults
@@ -59,7 +64,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn warn(&mut self, span: Span, what: impl Into<String>) {
+    pub(super) fn warn(&mut self, span: Span, what: impl Into<String>) {
         let what = what.into();
         if self.told.insert((span, what.clone())) {
             self.warnings
@@ -217,7 +222,7 @@ impl<'a> Check<'a> {
             deprecated: self.deprecated(name, unit),
             digest: String::new(),
             ready_probe: unit.probe("ready.probe"),
-            health: probe::health(unit),
+            health: watched::health(unit),
         };
         self.health(name, unit, &mut spec, home);
         for (typed, span) in &unit.dependencies {
@@ -237,57 +242,6 @@ impl<'a> Check<'a> {
         }
         spec.digest = format!("{:016x}", values::digest(format!("{spec:?}").as_bytes()));
         spec
-    }
-
-    /// What of `[ready]` and `[health]` does not fit to the rest.
-    fn health(&mut self, name: &UnitName, unit: &Merged, spec: &mut UnitSpec, home: Span) {
-        let kind = spec.exec.kind;
-        if kind != Kind::Notify
-            && let Some(health) = &mut spec.health
-        {
-            // A default for all units is for those that it can be for.
-            health.watchdog = None;
-        }
-        if let Some(leaf) = unit.leaves.get("health.watchdog")
-            && kind != Kind::Notify
-            && leaf.span.file == home.file
-        {
-            self.fault(
-                leaf.key,
-                format!("\"{name}\" has a watchdog and is not of kind \"notify\""),
-                |d| {
-                    d.why("WATCHDOG=1 comes over the notify socket, which only units of that kind have")
-                        .help("write kind = \"notify\" below [exec], or use a probe")
-                },
-            );
-        }
-        if let Some(leaf) = unit.leaves.get("health.timeout")
-            && unit
-                .time("health.timeout")
-                .is_some_and(|timeout| timeout > spec.health_interval)
-        {
-            self.fault(leaf.span, "\"timeout\" is longer than \"interval\"", |d| {
-                d.why("the next probe would begin before this one is over")
-            });
-        }
-        if let Some(leaf) = unit.leaves.get("ready.probe")
-            && kind == Kind::Oneshot
-        {
-            self.fault(
-                leaf.key,
-                format!("\"{name}\" is a oneshot with a [ready] probe"),
-                |d| d.why("a oneshot is ready by its exit with 0"),
-            );
-        }
-        if let Some(leaf) = unit.leaves.get("health.probe")
-            && kind == Kind::Oneshot
-            && !spec.exec.remain
-        {
-            self.warn(
-                leaf.key,
-                format!("\"probe\" has no effect: \"{name}\" is a oneshot that does not remain"),
-            );
-        }
     }
 
     /// Where a unit's list names another.

@@ -21,6 +21,7 @@ pub mod source;
 pub mod tree;
 pub mod values;
 pub mod verb;
+mod watched;
 
 pub use fileset::FileSet;
 pub use load::{Loaded, Report, load, load_from, load_from_on, load_on};

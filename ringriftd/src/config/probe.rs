@@ -1,16 +1,14 @@
-//! `probe = { … }`: which one it is, and what can be wrong with it before any variable is filled in; and `[health]`, which
-//! has one.
+//! `probe = { … }`: which one it is, and what can be wrong with it before any variable is filled in.
 
 use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::nearest;
-use super::merged::Merged;
 use super::schema::Kind;
 use super::tree::{Typed, Walk, article, clip};
 use crate::limits;
-use crate::spec::{HealthSpec, OnUnhealthy, Piece, Probe, Template};
+use crate::spec::{Piece, Probe, Template};
 
 /// The keys of which a probe has one.
 const WORDS: [&str; 5] = ["http", "tcp", "command", "file", "log_line"];
@@ -58,6 +56,15 @@ impl Walk<'_> {
         let place = value.span();
         let probe = match (word, value.get_ref()) {
             ("log_line", DeValue::String(text)) => self.pattern(place.clone(), text),
+            ("log_line", value) => {
+                let found = article(value);
+                self.fault(
+                    place.clone(),
+                    format!("\"log_line\" must be text, not {found}"),
+                    |d| d,
+                );
+                None
+            }
             (_, value) => {
                 let typed = self.leaf(kind, word, place.clone(), value, &mut items);
                 match (word, typed) {
@@ -70,15 +77,6 @@ impl Walk<'_> {
                     }
                     ("file", Some(Typed::Template(text))) => {
                         self.judged(place.clone(), text, absolute, Probe::File)
-                    }
-                    _ if word == "log_line" => {
-                        let found = article(value);
-                        self.fault(
-                            place.clone(),
-                            format!("\"log_line\" must be text, not {found}"),
-                            |d| d,
-                        );
-                        None
                     }
                     _ => None,
                 }
@@ -205,27 +203,6 @@ pub fn absolute(text: &str) -> Result<(), String> {
     } else {
         Err("the path of a file begins with \"/\"".to_owned())
     }
-}
-
-/// `[health]`, when it says more than how often.
-pub(super) fn health(unit: &Merged) -> Option<HealthSpec> {
-    let interval = unit.time("health.interval").unwrap_or(limits::HEALTH_INTERVAL);
-    let is_set = unit.below("health.").any(|(key, _)| key != "interval");
-    is_set.then(|| HealthSpec {
-        probe: unit.probe("health.probe"),
-        grace: unit.time("health.grace").unwrap_or(limits::HEALTH_GRACE),
-        failures: unit.whole("health.failures").unwrap_or(limits::HEALTH_FAILURES),
-        timeout: unit
-            .time("health.timeout")
-            .unwrap_or(limits::HEALTH_TIMEOUT)
-            .min(interval),
-        watchdog: unit.time("health.watchdog"),
-        on_failure: match unit.word("health.on_failure") {
-            "mark" => OnUnhealthy::Mark,
-            "ignore" => OnUnhealthy::Ignore,
-            _ => OnUnhealthy::Restart,
-        },
-    })
 }
 
 #[cfg(test)]

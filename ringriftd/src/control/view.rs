@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Now;
 use crate::config::{Loaded, LoadedProfile};
-use crate::engine::health::{Check, CheckBy, Checked, Turn};
 use crate::engine::hold::hold_text;
 use crate::engine::types::{Refusal, UnitAnswer};
 use crate::engine::unit::{Desired, Unit};
+use crate::engine::watch::{Check, CheckBy, Checked, Turn};
 use crate::engine::{Engine, told};
 use crate::graph::Ix;
 use crate::ids::invocation_text;

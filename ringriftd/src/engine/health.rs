@@ -1,460 +1,215 @@
-//! How well a life is: what is asked of it and when, what its answers come to, and what follows.
+//! How well a life is, and what follows. Three things tell: a *probe* that is asked when its turn comes (`probing`),
+//! *reports* that the unit makes of itself, and the *watchdog*, a deadline that the unit itself puts off. Probes and reports
+//! have a row each (`watch`): `failures` in a row make it ill, one success makes it well. What then is `on_failure`'s
+//! business; a missed watchdog always ends the life, since a process that hangs has no opinion.
 //!
-//! Three things tell of a life's health. A *probe* is asked when its turn comes ([`Turn`]); *reports* are what the unit
-//! says of itself; the *watchdog* is a deadline that the unit itself puts off. Probes and reports have a [`Row`] each:
-//! `failures` in a row make it ill, one success makes it well. What then is `on_failure`'s business; a missed watchdog
-//! always ends the life, since a process that hangs has no opinion.
-//!
-//! A life has one probe under way at most, and the node so many ([`Lanes`]); whose turn it is and who has no place
-//! waits, the longest waiting first. Turns of different units are spread over the interval by their names.
-//!
-//! An answer that nobody could hear in time is none ([`ProbeResult::Void`]), and a probe that could not be asked (its
-//! command is missing) says nothing of the unit: both are no failures.
-//!
-//! This file is what is known; `probing` asks, and `verdict` says what follows.
-//!
-//! Read first: [`Watch`].
+//! Read first: `Engine::judge_health`.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use proto::reply::Health;
-use serde::{Deserialize, Serialize};
+use proto::reply::{CauseKind, Health};
 
-use super::types::Mono;
-use super::unit::{End, Life, StartPhase, State, Unit};
+use super::cause;
+use super::machine::Engine;
+use super::types::ChangeKind;
+use super::unit::End;
+use super::watch::{Check, CheckBy, Checked, Report, cut, word};
 use crate::graph::Ix;
+use crate::ids::Invocation;
 use crate::limits;
-use crate::spec::{HealthSpec, OnUnhealthy, Probe};
+use crate::spec::{HealthSpec, OnUnhealthy};
 
-/// Where the probe of a life stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum Turn {
-    /// There is none, or the life is not that far.
-    #[default]
-    None,
-    /// It is asked then.
-    At(Mono),
-    /// It was due then, and waits for a place among the node's probes.
-    Waiting {
-        /// Since when.
-        due: Mono,
-        /// It is a command.
-        is_command: bool,
-    },
-    /// It is under way.
-    Asked {
-        /// Its number: answers to older ones are none.
-        nr: u64,
-        /// When it was due.
-        due: Mono,
-        /// When it was asked.
-        at: Mono,
-        /// By when there must be an answer.
-        until: Mono,
-        /// It is a command.
-        is_command: bool,
-    },
-    /// Its verdict is given, and what is left of its process is being killed.
-    Clearing {
-        /// When the next one is asked at the earliest.
-        next: Mono,
-    },
-}
-
-impl Turn {
-    /// It takes a place among the node's probes; which.
-    pub(super) fn place(self) -> Option<bool> {
-        match self {
-            Self::Asked { is_command, .. } => Some(is_command),
-            Self::Clearing { .. } => Some(true),
-            Self::None | Self::At(_) | Self::Waiting { .. } => None,
+impl Engine {
+    pub(super) fn remember_check(&mut self, ix: Ix, took: Duration, by: CheckBy, result: Checked) {
+        let at = self.now;
+        let checks = &mut self.unit_mut(ix).checks;
+        if checks.len() >= limits::CHECKS_KEPT {
+            checks.pop_front();
         }
+        checks.push_back(Check { at, took, by, result });
     }
 
-    pub(super) fn deadline(self) -> Option<Mono> {
-        match self {
-            Self::At(at) => Some(at),
-            Self::Asked { until, .. } => Some(until),
-            Self::None | Self::Waiting { .. } | Self::Clearing { .. } => None,
-        }
-    }
-}
-
-/// What the answers of one kind have come to.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Row {
-    /// Failures since the last success.
-    pub failed: u32,
-    /// When the first of them was.
-    pub since: Option<Mono>,
-    /// There was a success in this life.
-    pub has_passed: bool,
-    /// What the last failure said.
-    pub text: Option<String>,
-    /// Why the last one could not be asked.
-    pub cannot: Option<String>,
-    /// When the last one was booked.
-    pub at: Option<Mono>,
-}
-
-impl Row {
-    pub(super) fn passed(&mut self, now: Mono) {
-        *self = Self {
-            has_passed: true,
-            at: Some(now),
-            ..Self::default()
+    /// `X_RINGRIFT_HEALTH=`.
+    pub(super) fn on_health_said(&mut self, invocation: Invocation, health: Health, text: Option<String>) {
+        let Some(&ix) = self.lives.get(&invocation) else {
+            self.stale += 1;
+            return;
         };
-    }
-
-    pub(super) fn failed(&mut self, now: Mono, text: String) {
-        self.failed = self.failed.saturating_add(1);
-        self.since.get_or_insert(now);
-        self.text = Some(text);
-        self.cannot = None;
-        self.at = Some(now);
-    }
-
-    /// Until when it was surely well.
-    pub(super) fn well_until(&self) -> Option<Mono> {
-        self.since.filter(|_| self.has_passed)
-    }
-}
-
-/// What a unit said of itself last.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// Its word.
-    pub health: Health,
-    /// Its status text at that time.
-    pub text: Option<String>,
-}
-
-/// The unit's own deadline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Watchdog {
-    /// What the unit chose instead of its file's (`WATCHDOG_USEC=`); zero: none.
-    pub chosen: Option<Duration>,
-    /// By when it must be heard of again.
-    pub until: Option<Mono>,
-    /// When it was last heard of.
-    pub fed: Option<Mono>,
-}
-
-/// All that is known of a life's health.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Watch {
-    /// Its probe. Only `Engine::set_turn` changes it.
-    pub turn: Turn,
-    /// The number of the last probe.
-    pub nr: u64,
-    /// Tries of the `[ready]` probe so far.
-    pub tries: u32,
-    /// When the last probe was asked.
-    pub asked: Option<Mono>,
-    /// Probes.
-    pub probes: Row,
-    /// Reports.
-    pub reports: Row,
-    /// The last report.
-    pub said: Option<Report>,
-    /// The watchdog.
-    pub watchdog: Watchdog,
-    /// The word that was last told to the world.
-    pub told: Option<Health>,
-    /// When.
-    pub told_at: Option<Mono>,
-    /// A change that is told then: words that flap are told once a while.
-    pub tell_at: Option<Mono>,
-}
-
-impl Watch {
-    /// The one time at which something must happen if nothing else does.
-    pub fn deadline(&self) -> Option<Mono> {
-        [self.turn.deadline(), self.watchdog.until, self.tell_at]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// The word for a life that is up, with the reason.
-    pub(super) fn verdict(&self, spec: Option<&HealthSpec>) -> (Health, Option<String>) {
-        let mut found: Vec<(Health, Option<String>)> = Vec::new();
-        if self.watchdog.fed.is_some() {
-            found.push((Health::Healthy, None));
+        let now = self.now;
+        let is_up = self.unit(ix).is_up();
+        let Some(life) = self.unit_mut(ix).state.life_mut() else {
+            return;
+        };
+        let text = text.map(cut);
+        let is_news = life.watch.said.as_ref().is_none_or(|said| said.health != health);
+        life.watch.said = Some(Report {
+            health,
+            text: text.clone(),
+        });
+        let grace = life
+            .spec
+            .health
+            .as_ref()
+            .map_or(Duration::ZERO, |spec| spec.grace);
+        let is_in_force = is_up && life.ready.is_some_and(|ready| ready.after(grace) <= now);
+        // A unit that repeats itself without a pause is counted as often as it was asked to speak.
+        let half = life.spec.health_interval / 2;
+        let row = &mut life.watch.reports;
+        let is_due = row.at.is_none_or(|at| now.since(at) >= half);
+        if !is_news && !is_due {
+            return;
         }
-        match spec {
-            None => found.extend(self.said.iter().map(|said| (said.health, said.text.clone()))),
-            Some(spec) if spec.on_failure == OnUnhealthy::Ignore => {}
-            Some(spec) => {
-                found.extend(self.of_probes(spec.failures));
-                found.extend(self.of_reports(spec.failures));
+        let checked = match health {
+            Health::Unhealthy => {
+                let text = text.unwrap_or_else(|| "it gave no reason".to_owned());
+                if is_in_force {
+                    row.failed(now, text.clone());
+                }
+                Checked::Failed(text)
             }
-        }
-        let badness = |health: Health| match health {
-            Health::Unknown => 0,
-            Health::Healthy => 1,
-            Health::Degraded => 2,
-            Health::Unhealthy => 3,
-        };
-        let remark = found.iter().find_map(|(_, text)| text.clone());
-        // The first of the worst.
-        let worst = found.into_iter().rev().max_by_key(|(health, _)| badness(*health));
-        match worst {
-            Some((health, text)) => (health, text.or(remark)),
-            None => (Health::Unknown, None),
-        }
-    }
-
-    pub(super) fn of_probes(&self, failures: u32) -> Option<(Health, Option<String>)> {
-        let row = &self.probes;
-        if row.failed > 0 {
-            return Some(judged(row, failures, "the check failed"));
-        }
-        if let Some(why) = &row.cannot {
-            return Some((Health::Unknown, Some(format!("cannot be checked: {why}"))));
-        }
-        row.has_passed.then_some((Health::Healthy, None))
-    }
-
-    pub(super) fn of_reports(&self, failures: u32) -> Option<(Health, Option<String>)> {
-        let said = self.said.as_ref()?;
-        Some(match said.health {
-            Health::Unhealthy if self.reports.failed > 0 => {
-                judged(&self.reports, failures, "it says that it is unhealthy")
+            Health::Degraded => {
+                row.passed(now);
+                Checked::Degraded(text)
             }
-            // Within its grace nothing counts.
-            Health::Unhealthy => (Health::Degraded, said.text.clone()),
-            Health::Unknown | Health::Healthy | Health::Degraded => (said.health, said.text.clone()),
-        })
-    }
-}
-
-/// A row with failures in it.
-pub(super) fn judged(row: &Row, failures: u32, what: &str) -> (Health, Option<String>) {
-    let why = row.text.as_deref().unwrap_or("no reason is known");
-    if row.failed >= failures {
-        let times = match row.failed {
-            1 => String::new(),
-            n => format!(" {n} times in a row"),
+            Health::Healthy | Health::Unknown => {
+                row.passed(now);
+                Checked::Passed
+            }
         };
-        (Health::Unhealthy, Some(format!("{what}{times}: {why}")))
-    } else {
-        let text = format!("{what} {} of {failures} times in a row: {why}", row.failed);
-        (Health::Degraded, Some(text))
+        row.at = Some(now);
+        self.remember_check(ix, Duration::ZERO, CheckBy::Report, checked);
+        self.judge_health(ix);
     }
-}
 
-/// Who told of a unit's health.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CheckBy {
-    /// The `[ready]` probe.
-    Ready,
-    /// The `[health]` probe.
-    Probe,
-    /// The unit itself.
-    Report,
-    /// Its watchdog.
-    Watchdog,
-}
+    /// `WATCHDOG=1`.
+    pub(super) fn on_watchdog(&mut self, invocation: Invocation) {
+        let Some(&ix) = self.lives.get(&invocation) else {
+            self.stale += 1;
+            return;
+        };
+        self.feed(ix);
+    }
 
-/// What came of one check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Checked {
-    /// It is well.
-    Passed,
-    /// It works, but not well: only a report says so.
-    Degraded(Option<String>),
-    /// It is not well: why.
-    Failed(String),
-    /// It could not be asked: why.
-    Cannot(String),
-}
+    fn feed(&mut self, ix: Ix) {
+        let now = self.now;
+        let (is_up, every) = (self.unit(ix).is_up(), self.unit(ix).watchdog());
+        if !is_up {
+            return;
+        }
+        if let Some(life) = self.unit_mut(ix).state.life_mut() {
+            life.watch.watchdog.until = every.map(|every| now.after(every));
+            life.watch.watchdog.fed = every.map(|_| now);
+        }
+        self.rearm(ix);
+        self.tell_health(ix);
+    }
 
-/// One check that is remembered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Check {
-    /// When.
-    pub at: Mono,
-    /// From the question to the answer; zero where there was none.
-    pub took: Duration,
-    /// Who told.
-    pub by: CheckBy,
-    /// What.
-    pub result: Checked,
-}
+    /// `WATCHDOG_USEC=`: from here on it speaks this often; zero: not at all.
+    pub(super) fn on_watchdog_every(&mut self, invocation: Invocation, every: Duration) {
+        let Some(&ix) = self.lives.get(&invocation) else {
+            self.stale += 1;
+            return;
+        };
+        if let Some(life) = self.unit_mut(ix).state.life_mut() {
+            life.watch.watchdog.chosen = Some(every);
+        }
+        self.feed(ix);
+    }
 
-/// The last checks of a unit, the oldest first.
-pub type Checks = VecDeque<Check>;
+    /// `WATCHDOG=trigger`.
+    pub(super) fn on_watchdog_trigger(&mut self, invocation: Invocation) {
+        let Some(&ix) = self.lives.get(&invocation) else {
+            self.stale += 1;
+            return;
+        };
+        if self.unit(ix).is_up() && self.unit(ix).watchdog().is_some() {
+            self.on_hung(ix, "it asked to be treated as hung (WATCHDOG=trigger)".to_owned());
+        }
+    }
 
-/// Places of probes under way, of one kind.
-#[derive(Debug, Default)]
-pub(super) struct Lane {
-    pub(super) taken: u32,
-    /// By how long they wait.
-    pub(super) waiting: BTreeSet<(Mono, Ix)>,
-}
+    pub(super) fn on_hung(&mut self, ix: Ix, why: String) {
+        let took = Duration::ZERO;
+        self.remember_check(ix, took, CheckBy::Watchdog, Checked::Failed(why.clone()));
+        let text = format!("unhealthy: {why}");
+        self.end_unhealthy(ix, End::Hung(text.clone()), text);
+    }
 
-/// Both kinds. Not stored: they follow from the turns.
-#[derive(Debug, Default)]
-pub(super) struct Lanes {
-    questions: Lane,
-    commands: Lane,
-}
-
-impl Lanes {
-    pub(super) fn of(&self, is_command: bool) -> (&Lane, u32) {
-        if is_command {
-            (&self.commands, limits::PROBE_COMMANDS_AT_ONCE)
+    /// A row has changed: the world is told, and what follows is done.
+    pub(super) fn judge_health(&mut self, ix: Ix) {
+        let unit = self.unit(ix);
+        let Some(life) = unit.state.life() else { return };
+        let (health, why) = unit.health();
+        let ends_it = |spec: &HealthSpec| spec.on_failure == OnUnhealthy::Restart;
+        let is_over = health == Health::Unhealthy && life.spec.health.as_ref().is_some_and(ends_it);
+        if is_over && unit.is_up() {
+            let text = format!("unhealthy: {}", why.unwrap_or_default());
+            self.end_unhealthy(ix, End::Unhealthy(text.clone()), text);
         } else {
-            (&self.questions, limits::PROBES_AT_ONCE)
+            self.tell_health(ix);
         }
     }
 
-    pub(super) fn of_mut(&mut self, is_command: bool) -> &mut Lane {
-        if is_command {
-            &mut self.commands
-        } else {
-            &mut self.questions
-        }
+    fn end_unhealthy(&mut self, ix: Ix, end: End, text: String) {
+        let unit = self.unit_mut(ix);
+        unit.restarts.book_unhealthy();
+        unit.last_error = Some(text.clone());
+        self.emit_health(ix, Health::Unhealthy, &text);
+        let cause = self.own_cause(ix, CauseKind::Probe, text);
+        self.begin_stop(ix, end, ChangeKind::StatusChanged, cause);
     }
 
-    pub(super) fn has_room(&self, is_command: bool) -> bool {
-        let (lane, most) = self.of(is_command);
-        lane.taken < most
-    }
-
-    pub(super) fn leave(&mut self, turn: Turn, ix: Ix) {
-        if let Some(is_command) = turn.place() {
-            let lane = self.of_mut(is_command);
-            lane.taken = lane.taken.saturating_sub(1);
+    /// Tells the world, if the word is another one; one that flaps, once a while.
+    pub(super) fn tell_health(&mut self, ix: Ix) {
+        let now = self.now;
+        let unit = self.unit(ix);
+        if !unit.is_up() {
+            return;
         }
-        if let Turn::Waiting { due, is_command } = turn {
-            self.of_mut(is_command).waiting.remove(&(due, ix));
-        }
-    }
-
-    pub(super) fn enter(&mut self, turn: Turn, ix: Ix) {
-        if let Some(is_command) = turn.place() {
-            self.of_mut(is_command).taken += 1;
-        }
-        if let Turn::Waiting { due, is_command } = turn {
-            self.of_mut(is_command).waiting.insert((due, ix));
-        }
-    }
-}
-
-impl Life {
-    /// The probe whose turn comes in this state, with how long it may take and who it is.
-    pub(super) fn probe_in(&self, is_starting: bool) -> Option<(&Probe, Duration, CheckBy)> {
-        let health = self.spec.health.as_ref();
-        if is_starting {
-            let timeout = health.map_or(limits::HEALTH_TIMEOUT, |health| health.timeout);
-            return self
-                .spec
-                .ready_probe
-                .as_ref()
-                .map(|probe| (probe, timeout, CheckBy::Ready));
-        }
-        let health = health?;
-        let probe = health.probe.as_ref()?;
-        Some((probe, health.timeout, CheckBy::Probe))
-    }
-}
-
-impl Unit {
-    /// How well it is, and why. A unit without a life, or on its way down, is `unknown`; one that goes down because it
-    /// was not well still is not.
-    pub fn health(&self) -> (Health, Option<String>) {
-        match &self.state {
-            State::Stopping {
-                end: End::Unhealthy(text) | End::Hung(text),
-                ..
-            } => (Health::Unhealthy, Some(text.clone())),
-            State::Starting { life, phase, .. } => {
-                let (health, text) = life.watch.verdict(None);
-                let probe = match phase {
-                    StartPhase::Probing => life
-                        .watch
-                        .probes
-                        .text
-                        .clone()
-                        .map(|why| format!("not ready: {why}")),
-                    StartPhase::Pre(_)
-                    | StartPhase::Activating
-                    | StartPhase::FindingMain
-                    | StartPhase::Post(_) => None,
-                };
-                (health, text.or(probe))
+        let (health, why) = unit.health();
+        let Some(life) = unit.state.life() else { return };
+        let watch = &life.watch;
+        if watch.told.unwrap_or(Health::Unknown) == health {
+            if watch.tell_at.is_some() {
+                if let Some(life) = self.unit_mut(ix).state.life_mut() {
+                    life.watch.tell_at = None;
+                }
+                self.rearm(ix);
             }
-            State::Running { life } | State::Reloading { life, .. } => {
-                life.watch.verdict(life.spec.health.as_ref())
-            }
-            State::Stopping { .. }
-            | State::Stopped
-            | State::Waiting
-            | State::Backoff { .. }
-            | State::Failed { .. }
-            | State::Completed => (Health::Unknown, None),
+            return;
         }
-    }
-
-    pub(super) fn is_probing_ready(&self) -> bool {
-        matches!(
-            self.state,
-            State::Starting {
-                phase: StartPhase::Probing,
-                ..
+        let free = watch.told_at.map(|at| at.after(limits::HEALTH_TELL_PAUSE));
+        if let Some(free) = free.filter(|free| *free > now) {
+            if let Some(life) = self.unit_mut(ix).state.life_mut() {
+                life.watch.tell_at = Some(free);
             }
-        )
-    }
-
-    pub(super) fn is_up(&self) -> bool {
-        matches!(self.state, State::Running { .. } | State::Reloading { .. })
-    }
-
-    /// The watchdog that is in force.
-    pub fn watchdog(&self) -> Option<Duration> {
-        let life = self.state.life()?;
-        let configured = life.spec.health.as_ref()?.watchdog?;
-        let every = life.watch.watchdog.chosen.unwrap_or(configured);
-        // Nobody hears what a process from outside says.
-        (!every.is_zero() && life.foreign.is_none()).then_some(every)
-    }
-}
-
-/// Until when a life that ends for its health was well; none: never.
-pub(super) fn well_until(life: &Life, end: &End) -> Option<Mono> {
-    let rows = [&life.watch.probes, &life.watch.reports];
-    match end {
-        End::Hung(_) => life.watch.watchdog.fed,
-        End::Unhealthy(_) => rows.into_iter().filter_map(Row::well_until).max(),
-        End::Wanted | End::Exited | End::AttemptFailed(_) | End::HostFailed(_) => None,
-    }
-}
-
-/// The stable word.
-pub fn word(health: Health) -> &'static str {
-    match health {
-        Health::Unknown => "unknown",
-        Health::Healthy => "healthy",
-        Health::Degraded => "degraded",
-        Health::Unhealthy => "unhealthy",
-    }
-}
-
-/// A text that is kept, within its bound.
-pub(super) fn cut(mut text: String) -> String {
-    if text.len() > limits::HEALTH_TEXT_MAX {
-        let mut at = limits::HEALTH_TEXT_MAX;
-        while !text.is_char_boundary(at) {
-            at -= 1;
+            return self.rearm(ix);
         }
-        text.truncate(at);
-        text.push('…');
+        let text = match why {
+            Some(why) => format!("{}: {why}", word(health)),
+            None => word(health).to_owned(),
+        };
+        self.emit_health(ix, health, &text);
     }
-    text
+
+    fn emit_health(&mut self, ix: Ix, health: Health, text: &str) {
+        let now = self.now;
+        let unit = self.unit_mut(ix);
+        let shown = unit.word;
+        let last_seq = unit.last_seq;
+        let before = match unit.state.life_mut() {
+            Some(life) => {
+                life.watch.tell_at = None;
+                life.watch.told_at = Some(now);
+                life.watch.told.replace(health).unwrap_or(Health::Unknown)
+            }
+            None => Health::Unknown,
+        };
+        self.rearm(ix);
+        if before == health {
+            return;
+        }
+        let text = format!("{text} (was {})", word(before));
+        let cause = cause::own(CauseKind::Probe, last_seq, text);
+        self.emit(ix, ChangeKind::HealthChanged, shown, shown, cause);
+    }
 }

@@ -1,9 +1,9 @@
 //! What must hold after every step, told as sentences when it does not. Checked in tests and simulations after each
 //! event; in a live daemon the checks can be run and counted, never fatal.
 
-use super::health::Turn;
 use super::machine::Engine;
 use super::unit::{Desired, ProcessPhase, StartPhase, State};
+use super::watch::Turn;
 
 impl Engine {
     /// What does not fit of probes and watchdogs.

@@ -10,10 +10,10 @@ use proto::reply::{Cause, CauseKind, State as Word};
 use serde::{Deserialize, Serialize};
 
 use super::cause;
-use super::health::Lanes;
 use super::request::Requests;
 use super::types::{Action, Change, ChangeKind, Event, Mono};
 use super::unit::{Desired, State, Unit};
+use super::watch::Lanes;
 use crate::door::HttpSpec;
 use crate::graph::{Graph, Ix};
 use crate::ids::{Invocation, LaunchId};

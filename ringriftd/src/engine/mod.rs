@@ -16,7 +16,7 @@ mod act;
 mod adopt;
 pub mod capsule;
 mod cause;
-pub mod health;
+mod health;
 pub mod hold;
 mod invariant;
 mod life;
@@ -35,7 +35,7 @@ pub mod snapshot;
 mod stop;
 pub mod types;
 pub mod unit;
-mod verdict;
+pub mod watch;
 pub mod why;
 mod words;
 

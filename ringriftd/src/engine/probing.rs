@@ -1,18 +1,22 @@
-//! Asking a life how it is: whose turn it is, who has a place among the node's probes, and what came of a question. What is
-//! known of a life's health is `health`; what follows from it, `verdict`.
+//! Probes: whose turn it is, how it is asked, and its answer. One of a life is under way at most, and so many on the node
+//! (`Lanes`); who has no place waits, the longest waiting first. Turns of different units are spread over the interval by
+//! their names.
 //!
-//! Read first: [`Engine::ask_probe`] and [`Engine::on_answer`].
+//! An answer that nobody could hear in time is none ([`ProbeResult::Void`]), and a probe that could not be asked (its
+//! command is missing) says nothing of the unit: both are no failures.
+//!
+//! Read first: `Engine::ask_probe` and `Engine::on_answer`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::reply::{Cause, CauseKind, Exit};
 
-use super::health::{Check, CheckBy, Checked, Lanes, Row, Turn, cut};
 use super::machine::Engine;
 use super::restart::{mix, name_hash};
 use super::types::{Action, Mono, ProbeResult, Role};
 use super::unit::{Life, Process, ProcessPhase, StartPhase, State, Unit};
+use super::watch::{CheckBy, Checked, Lanes, Row, Turn, cut};
 use super::words::{describe, duration_text};
 use crate::graph::Ix;
 use crate::ids::{Invocation, LaunchId};
@@ -74,7 +78,7 @@ impl Engine {
     }
 
     /// The only writer of a life's turn: keeps the node's places in line.
-    fn set_turn(&mut self, ix: Ix, turn: Turn) {
+    pub(super) fn set_turn(&mut self, ix: Ix, turn: Turn) {
         let Some(life) = self.unit(ix).state.life() else {
             return;
         };
@@ -536,15 +540,6 @@ impl Engine {
             let cause = self.own_cause(ix, CauseKind::Probe, "its [ready] probe succeeded");
             self.become_ready(ix, cause);
         }
-    }
-
-    pub(super) fn remember_check(&mut self, ix: Ix, took: Duration, by: CheckBy, result: Checked) {
-        let at = self.now;
-        let checks = &mut self.unit_mut(ix).checks;
-        if checks.len() >= limits::CHECKS_KEPT {
-            checks.pop_front();
-        }
-        checks.push_back(Check { at, took, by, result });
     }
 }
 

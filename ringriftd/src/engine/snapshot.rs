@@ -16,13 +16,13 @@ use proto::reply::{Cause, CauseKind, Exit};
 use serde::{Deserialize, Serialize};
 
 use super::capsule::Witness;
-use super::health::{Checks, Watch};
 use super::hold::Held;
 use super::machine::Shutdown;
 use super::request::{Pending, RequestChange};
 use super::restart::Restarts;
 use super::types::{Mono, RequestId, Role};
 use super::unit::{Desired, Foreign, OwnWord, Process, ProcessPhase, State};
+use super::watch::{Checks, Watch};
 use crate::ids::{Invocation, LaunchId};
 use crate::spec::{Membership, UnitName, UnitSpec};
 

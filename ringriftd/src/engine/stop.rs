@@ -6,11 +6,11 @@
 use proto::reply::{Cause, CauseKind, Exit};
 
 use super::capsule;
-use super::health::well_until;
 use super::machine::Engine;
 use super::restart::{Ending, GaveUp, Next, mix, name_hash};
 use super::types::{Action, ChangeKind, Role};
 use super::unit::{Desired, End, Life, ProcessPhase, State, StopPhase};
+use super::watch::well_until;
 use super::words::{describe, duration_text};
 use crate::graph::Ix;
 use crate::ids::Scope;

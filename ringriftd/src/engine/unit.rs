@@ -68,10 +68,10 @@ use proto::reply::{Cause, CauseKind, Exit, State as Word};
 use serde::{Deserialize, Serialize};
 
 use super::capsule::Witness;
-use super::health::{Checks, Watch};
 use super::hold::Held;
 use super::restart::Restarts;
 use super::types::{Mono, Role};
+use super::watch::{Checks, Watch};
 use crate::ids::{Invocation, LaunchId};
 use crate::spec::{Membership, UnitSpec};
 

@@ -171,6 +171,13 @@ fn watch(dice: &mut Dice, unit: &mut UnitSpec) {
     }
 }
 
+/// A rich random graph whose units are watched in all ways.
+pub(super) fn random_watched_units(dice: &mut Dice, count: usize) -> Vec<UnitSpec> {
+    let mut units = random_units(dice, count, true);
+    units.iter_mut().for_each(|unit| watch(dice, unit));
+    units
+}
+
 /// A random graph without rings: each unit only looks at those before it, and the names are shuffled by the positions.
 pub(super) fn random_units(dice: &mut Dice, count: usize, is_rich: bool) -> Vec<UnitSpec> {
     let mut units: Vec<UnitSpec> = (0..count).map(unit).collect();
@@ -210,7 +217,6 @@ pub(super) fn random_units(dice: &mut Dice, count: usize, is_rich: bool) -> Vec<
             if dice.percent(20) {
                 unit.restart.policy = RestartPolicy::OnFailure;
             }
-            watch(dice, unit);
         }
     }
     units

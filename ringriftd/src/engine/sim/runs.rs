@@ -59,7 +59,7 @@ fn live_through(malice: Malice, seeds: u64) -> (usize, u32) {
         let mut dice = Dice(mix(seed ^ 0x5EED));
         let count = 2 + dice.below(11) as usize;
         let limit = dice.percent(30).then(|| 1 + dice.below(3) as u32);
-        let plan = plan(random_units(&mut dice, count, true), limit);
+        let plan = plan(random_watched_units(&mut dice, count), limit);
         let mut world = World::new(seed, Arc::clone(&plan), malice);
         world.tell(Event::Loaded(Arc::clone(&plan)));
         world.run(900, 40);
@@ -134,7 +134,7 @@ fn a_manager_that_dies_at_any_moment_comes_back_and_all_goes_on_as_if_it_had_not
 fn the_same_seed_gives_the_same_actions() {
     for seed in 0..50 {
         let run = || {
-            let plan = plan(random_units(&mut Dice(mix(seed)), 8, true), None);
+            let plan = plan(random_watched_units(&mut Dice(mix(seed)), 8), None);
             let mut world = World::new(seed, Arc::clone(&plan), HOSTILE);
             world.tell(Event::Loaded(plan));
             world.run(600, 20);

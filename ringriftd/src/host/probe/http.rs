@@ -18,22 +18,28 @@ impl Drop for Driven {
     }
 }
 
-/// Whom a URL names, and where: its authority, and what to connect to.
-pub(super) fn target(url: &str) -> Result<(Uri, String), Bad> {
+/// Where `url` is served: `host:port`.
+pub(super) fn place(url: &str) -> Result<String, Bad> {
     let uri: Uri = url.parse().map_err(|e| Bad::Cannot(format!("{url}: {e}")))?;
     let authority = uri
         .authority()
         .ok_or_else(|| Bad::Cannot(format!("{url} names no host")))?;
-    let at = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
-    Ok((uri, at))
+    Ok(format!(
+        "{}:{}",
+        authority.host(),
+        authority.port_u16().unwrap_or(80)
+    ))
 }
 
-/// Whether `url`, which was judged before, is answered with 2xx over a connection to its [`target`].
-pub(super) async fn get(stream: TcpStream, url: &str, uri: &Uri) -> Result<(), Bad> {
+/// Whether `url`, which was judged before, is answered with 2xx.
+pub(super) async fn get(stream: TcpStream, url: &str) -> Result<(), Bad> {
     let failed = |what: &str, why: &dyn std::fmt::Display| Bad::Failed(format!("{what} {url}: {why}"));
-    let host = uri.authority().map_or("", |authority| authority.as_str());
+    let uri: Uri = url.parse().map_err(|e| Bad::Cannot(format!("{url}: {e}")))?;
+    let authority = uri
+        .authority()
+        .ok_or_else(|| Bad::Cannot(format!("{url} names no host")))?;
     let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
-        .header(HOST, host)
+        .header(HOST, authority.as_str())
         .header(USER_AGENT, concat!("ringriftd/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, "*/*")
         .header(CONNECTION, "close")

@@ -17,8 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use types::Bad;
-
+use self::types::Bad;
 use crate::config::probe::{absolute, address, url};
 use crate::engine::types::{LaunchFailure, ProbeResult, Role};
 use crate::host::prepare::Preparer;
@@ -74,8 +73,7 @@ impl Prober {
             Probe::Http(text) => {
                 let target = fill(text).await?;
                 url(&target).map_err(Bad::Cannot)?;
-                let (uri, at) = http::target(&target)?;
-                http::get(self.connect(&at).await?, &target, &uri).await
+                self.get(&target).await
             }
             Probe::Tcp(text) => {
                 let target = fill(text).await?;
@@ -91,6 +89,12 @@ impl Prober {
                 "it is asked elsewhere: a bug in ringriftd".to_owned(),
             )),
         }
+    }
+
+    async fn get(&self, target: &str) -> Result<(), Bad> {
+        let place = http::place(target)?;
+        let stream = self.connect(&place).await?;
+        http::get(stream, target).await
     }
 
     /// A connection to `host:port`, to whichever of the host's addresses takes it.

@@ -1,4 +1,4 @@
-//! What the prober and its means share.
+//! What the kinds of probes share.
 
 /// Why a question has no good answer.
 #[derive(Debug, PartialEq, Eq)]
