@@ -178,6 +178,11 @@ impl Engine {
         }
     }
 
+    /// A life of this serial was: none gets it again. The state that was stored may be from before it began.
+    pub fn keep_clear_of(&mut self, serial: u64) {
+        self.next_invocation = self.next_invocation.max(serial.saturating_add(1));
+    }
+
     /// Where a unit was last told to be, which is not where the state that was stored has it: the disk had not taken all. Told,
     /// so that each event goes on from the one before.
     pub fn tell_step_back(&mut self, unit: &UnitName, told: Word) {

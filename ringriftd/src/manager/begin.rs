@@ -133,6 +133,12 @@ impl Manager {
             tracing::error!("of what was recorded: {damage}");
             self.notes.push(damage);
         }
+        for life in events.iter().filter_map(|event| event.invocation.as_deref()) {
+            let serial = life.get(16..).and_then(|low| u64::from_str_radix(low, 16).ok());
+            serial
+                .into_iter()
+                .for_each(|serial| self.engine.keep_clear_of(serial));
+        }
         let told = recover::last_told(&events);
         self.events.restore(events);
         for (unit, state) in told {
