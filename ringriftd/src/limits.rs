@@ -394,6 +394,8 @@ pub const CAPSULE_TAIL_BYTES: usize = 8 * 1024;
 pub const CAPSULE_TEXT_MAX: usize = 1024;
 /// Files that a command names and that are compared with what they were when it last worked.
 pub const CAPSULE_FILES_MAX: usize = 8;
+/// Threads that look at files of commands at once.
+pub const CAPSULE_LOOKS_AT_ONCE: usize = 4;
 /// Failures whose last words, or files, are asked for at once.
 pub const CAPSULES_AT_ONCE: usize = 16;
 /// How long the logger waits for the end of a pipe before it reads a life's last words without.

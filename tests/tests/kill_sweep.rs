@@ -299,6 +299,13 @@ fn sweep(cases: &[Case], bound: Option<Duration>) -> Tally {
             if bound.is_some_and(|bound| begun.elapsed() > bound) {
                 return;
             }
+            if is_full() && n.is_multiple_of(100) {
+                tell(&format!(
+                    "kill sweep: {n} of {} cases, {:?}",
+                    cases.len(),
+                    begun.elapsed()
+                ));
+            }
             let containment = if n.is_multiple_of(2) {
                 Containment::Any
             } else {

@@ -8,6 +8,9 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
 
 use super::capsules::{FileMark, LifeMarks, Noted, Present, changed_files, keys, words};
 use super::core::{Inside, Manager};
@@ -20,12 +23,24 @@ use crate::limits;
 use crate::spec::UnitName;
 
 /// What is under way of it. Not remembered: it is asked for again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct UnderWay {
     /// Questions to the logger.
     words: BTreeMap<u64, (UnitName, u64, Invocation)>,
     /// Failures whose files are being looked at.
     looks: BTreeSet<(UnitName, u64)>,
+    /// Who may look at files: each that does has a thread.
+    eyes: Arc<Semaphore>,
+}
+
+impl Default for UnderWay {
+    fn default() -> Self {
+        Self {
+            words: BTreeMap::new(),
+            looks: BTreeSet::new(),
+            eyes: Arc::new(Semaphore::new(limits::CAPSULE_LOOKS_AT_ONCE)),
+        }
+    }
 }
 
 /// Files that were looked at, off the loop.
@@ -188,14 +203,23 @@ impl Manager {
     }
 
     fn look(&self, unit: UnitName, why: Why, paths: Vec<PathBuf>) {
-        let inside = self.inside.clone();
+        let (inside, eyes) = (self.inside.clone(), Arc::clone(&self.under_way.eyes));
         tokio::spawn(async move {
-            let look = tokio::task::spawn_blocking(move || paths.iter().map(|path| mark(path)).collect());
-            // A disk that does not answer says nothing of its files.
-            let files = match tokio::time::timeout(limits::PREPARE_TIMEOUT, look).await {
-                Ok(Ok(files)) => files,
-                Ok(Err(_)) | Err(_) => Vec::new(),
+            let look = async {
+                let eye = eyes.acquire_owned().await.ok()?;
+                let look = tokio::task::spawn_blocking(move || {
+                    // Held as long as the thread is, should the disk not answer.
+                    let _eye = eye;
+                    paths.iter().map(|path| mark(path)).collect()
+                });
+                look.await.ok()
             };
+            // A disk that does not answer says nothing of its files.
+            let looked: Option<Vec<FileMark>> = tokio::time::timeout(limits::PREPARE_TIMEOUT, look)
+                .await
+                .ok()
+                .flatten();
+            let files = looked.unwrap_or_default();
             // A manager that is ending no longer listens.
             let _ = inside.send(Inside::Looked(Looked { unit, why, files })).await;
         });
