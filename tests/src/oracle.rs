@@ -17,6 +17,8 @@ use crate::{Node, until, until_within};
 const DESCRIPTORS_MORE: usize = 2;
 /// Memory that a daemon may have more than a fresh one has, in KiB: its ring of events and its buffers may fill.
 const RSS_MORE_KIB: u64 = 16 * 1024;
+/// And for each unit: its definition, its state in memory and in both halves of what is stored, its last failures.
+const RSS_PER_UNIT_KIB: u64 = 48;
 /// How long wake-ups are counted.
 const IDLE_WINDOW: Duration = Duration::from_millis(1500);
 /// How many of them are no spin in that window, for one process.
@@ -174,6 +176,8 @@ impl Node {
     #[track_caller]
     fn check_descriptors_and_memory(&self) {
         let fresh = fresh_daemon();
+        let units = std::fs::read_dir(self.path("units")).map_or(0, |files| files.count() as u64);
+        let more = RSS_MORE_KIB + RSS_PER_UNIT_KIB * units;
         for (role, pid) in self.role_pids() {
             let (fds, rss) = fresh[role];
             let mut now = 0;
@@ -191,7 +195,7 @@ impl Node {
             );
             let now = processes::status_number(pid, "VmRSS").unwrap_or(0);
             assert!(
-                now <= rss + RSS_MORE_KIB,
+                now <= rss + more,
                 "G4: the {role} has {now} KiB, a fresh one {rss}"
             );
         }
