@@ -343,6 +343,11 @@ impl Manager {
     pub(super) fn ask_for_launch(&mut self, launch: LaunchId, request: &crate::keeper::wire::Launch) {
         let message = ToKeeper::Launch(Box::new(request.clone()));
         if let Err(e) = self.keeper.send(&message, Vec::new()) {
+            use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+            if matches!(e.kind(), BrokenPipe | ConnectionReset) {
+                // The keeper died, which is heard next. The launch stays asked for: the next keeper is asked again.
+                return;
+            }
             self.launches.forget(launch);
             let text = format!("cannot pass the launch to the keeper: {e}");
             self.tell(Event::LaunchFailed {
