@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use super::diagnostic::{Diagnostic, list_and, nearest_names};
 use super::merged::{Merged, Names};
+use super::probe;
 use super::source::{Sources, Span};
 use super::tree::Typed;
 use super::values::{self, fold};
-use super::watched;
 use crate::limits;
 use crate::spec::*;
 
@@ -222,7 +222,7 @@ impl<'a> Check<'a> {
             deprecated: self.deprecated(name, unit),
             digest: String::new(),
             ready_probe: unit.probe("ready.probe"),
-            health: watched::health(unit),
+            health: probe::health(unit),
         };
         self.health(name, unit, &mut spec, home);
         for (typed, span) in &unit.dependencies {

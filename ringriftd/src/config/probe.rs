@@ -5,10 +5,11 @@ use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::nearest;
+use super::merged::Merged;
 use super::schema::Kind;
 use super::tree::{Typed, Walk, article, clip};
 use crate::limits;
-use crate::spec::{Piece, Probe, Template};
+use crate::spec::{HealthSpec, OnUnhealthy, Piece, Probe, Template};
 
 /// The keys of which a probe has one.
 const WORDS: [&str; 5] = ["http", "tcp", "command", "file", "log_line"];
@@ -203,6 +204,27 @@ pub fn absolute(text: &str) -> Result<(), String> {
     } else {
         Err("the path of a file begins with \"/\"".to_owned())
     }
+}
+
+/// `[health]`, when it says more than how often.
+pub(super) fn health(unit: &Merged) -> Option<HealthSpec> {
+    let interval = unit.time("health.interval").unwrap_or(limits::HEALTH_INTERVAL);
+    let is_set = unit.below("health.").any(|(key, _)| key != "interval");
+    is_set.then(|| HealthSpec {
+        probe: unit.probe("health.probe"),
+        grace: unit.time("health.grace").unwrap_or(limits::HEALTH_GRACE),
+        failures: unit.whole("health.failures").unwrap_or(limits::HEALTH_FAILURES),
+        timeout: unit
+            .time("health.timeout")
+            .unwrap_or(limits::HEALTH_TIMEOUT)
+            .min(interval),
+        watchdog: unit.time("health.watchdog"),
+        on_failure: match unit.word("health.on_failure") {
+            "mark" => OnUnhealthy::Mark,
+            "ignore" => OnUnhealthy::Ignore,
+            _ => OnUnhealthy::Restart,
+        },
+    })
 }
 
 #[cfg(test)]

@@ -1,31 +1,9 @@
-//! `[ready]` and `[health]` of a unit: what they come to, and what of them does not fit to the rest.
+//! `[ready]` and `[health]` of a unit: what of them does not fit to the rest.
 
 use super::check::Check;
 use super::merged::Merged;
 use super::source::Span;
-use crate::limits;
-use crate::spec::{HealthSpec, Kind, OnUnhealthy, UnitName, UnitSpec};
-
-/// `[health]`, when it says more than how often.
-pub(super) fn health(unit: &Merged) -> Option<HealthSpec> {
-    let interval = unit.time("health.interval").unwrap_or(limits::HEALTH_INTERVAL);
-    let is_set = unit.below("health.").any(|(key, _)| key != "interval");
-    is_set.then(|| HealthSpec {
-        probe: unit.probe("health.probe"),
-        grace: unit.time("health.grace").unwrap_or(limits::HEALTH_GRACE),
-        failures: unit.whole("health.failures").unwrap_or(limits::HEALTH_FAILURES),
-        timeout: unit
-            .time("health.timeout")
-            .unwrap_or(limits::HEALTH_TIMEOUT)
-            .min(interval),
-        watchdog: unit.time("health.watchdog"),
-        on_failure: match unit.word("health.on_failure") {
-            "mark" => OnUnhealthy::Mark,
-            "ignore" => OnUnhealthy::Ignore,
-            _ => OnUnhealthy::Restart,
-        },
-    })
-}
+use crate::spec::{Kind, UnitName, UnitSpec};
 
 impl Check<'_> {
     /// What of `[ready]` and `[health]` does not fit to the rest.
