@@ -1,9 +1,7 @@
-//! Failures as words and as JSON: what `status UNIT`, `failed` and `why` show of one.
+//! Failures as words: what `status UNIT`, `failed` and `why` show of one.
 
-use proto::reply::{Capsule, Changed, ChangedKind, Exit, FailureKind, Oom};
-use serde::Serialize;
+use proto::reply::{Capsule, Changed, ChangedKind, FailureKind, Oom};
 
-use crate::json::{self, LogBody};
 use crate::measure;
 use crate::render::{Ink, Style};
 use crate::session::Session;
@@ -145,78 +143,4 @@ pub fn block(session: &mut Session, capsules: &[Capsule], failures: u64) -> Resu
         session.out.line(format!("  {}", headline(&style, capsule)))?;
     }
     Ok(())
-}
-
-/// One failure as JSON.
-#[derive(Serialize)]
-pub struct CapsuleBody<'a> {
-    seq: u64,
-    at: String,
-    invocation: &'a str,
-    kind: FailureKind,
-    text: &'a str,
-    code: Option<i32>,
-    signal: Option<String>,
-    core: Option<bool>,
-    oom: Oom,
-    lived_s: Option<f64>,
-    ready_s: Option<f64>,
-    cpu_s: Option<f64>,
-    memory_peak_bytes: Option<u64>,
-    digest: &'a str,
-    last_worked: Option<WorkedBody<'a>>,
-    changed: Vec<ChangedBody<'a>>,
-    last_lines: Option<Vec<LogBody<'a>>>,
-}
-
-#[derive(Serialize)]
-struct WorkedBody<'a> {
-    invocation: &'a str,
-    until: String,
-    is_this: bool,
-}
-
-#[derive(Serialize)]
-struct ChangedBody<'a> {
-    kind: ChangedKind,
-    text: &'a str,
-}
-
-impl<'a> From<&'a Capsule> for CapsuleBody<'a> {
-    fn from(capsule: &'a Capsule) -> Self {
-        let (code, signal, core) = match capsule.exit {
-            Some(Exit::Code(code)) => (Some(code), None, None),
-            Some(Exit::Signal { signal, core }) => (None, Some(measure::signal_name(signal)), Some(core)),
-            Some(Exit::Unknown) | None => (None, None, None),
-        };
-        let changed = |changed: &'a Changed| ChangedBody {
-            kind: changed.kind,
-            text: &changed.text,
-        };
-        Self {
-            seq: capsule.seq,
-            at: measure::utc(capsule.at_us),
-            invocation: &capsule.invocation,
-            kind: capsule.kind,
-            text: &capsule.text,
-            code,
-            signal,
-            core,
-            oom: capsule.oom,
-            lived_s: capsule.lived_ms.map(json::seconds_ms),
-            ready_s: capsule.ready_ms.map(json::seconds_ms),
-            cpu_s: capsule.cpu_us.map(json::seconds_us),
-            memory_peak_bytes: capsule.memory_peak,
-            digest: &capsule.digest,
-            last_worked: capsule.worked.as_ref().map(|worked| WorkedBody {
-                invocation: &worked.invocation,
-                until: measure::utc(worked.until_us),
-                is_this: worked.is_this,
-            }),
-            changed: capsule.changed.iter().map(changed).collect(),
-            last_lines: capsule
-                .is_tail_known
-                .then(|| capsule.tail.iter().map(LogBody::from).collect()),
-        }
-    }
 }

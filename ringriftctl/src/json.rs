@@ -2,12 +2,11 @@
 //! are only ever added. Times are RFC 3339 in UTC, durations seconds; what is unknown is null.
 
 use proto::reply::{
-    Blocker, By, CauseKind, Event, Exit, Failure, Health, Hold, JobPlan, LastExit, LineEnd, LogLine,
-    NodeStatus, Outcome, State, Summary, UnitStatus, Verdict,
+    Blocker, By, Capsule, CauseKind, Changed, ChangedKind, Event, Exit, Failure, FailureKind, Health, Hold,
+    JobPlan, LastExit, LineEnd, LogLine, NodeStatus, Oom, Outcome, State, Summary, UnitStatus, Verdict,
 };
 use serde::Serialize;
 
-use crate::capsule::CapsuleBody;
 use crate::measure::{signal_name, utc};
 use crate::render::{Out, deceives};
 use crate::stop::Stop;
@@ -548,5 +547,79 @@ mod tests {
             serde_json::from_str::<String>(&json).expect("reads back"),
             foreign
         );
+    }
+}
+
+/// One failure as JSON.
+#[derive(Serialize)]
+pub struct CapsuleBody<'a> {
+    seq: u64,
+    at: String,
+    invocation: &'a str,
+    kind: FailureKind,
+    text: &'a str,
+    code: Option<i32>,
+    signal: Option<String>,
+    core: Option<bool>,
+    oom: Oom,
+    lived_s: Option<f64>,
+    ready_s: Option<f64>,
+    cpu_s: Option<f64>,
+    memory_peak_bytes: Option<u64>,
+    digest: &'a str,
+    last_worked: Option<WorkedBody<'a>>,
+    changed: Vec<ChangedBody<'a>>,
+    last_lines: Option<Vec<LogBody<'a>>>,
+}
+
+#[derive(Serialize)]
+struct WorkedBody<'a> {
+    invocation: &'a str,
+    until: String,
+    is_this: bool,
+}
+
+#[derive(Serialize)]
+struct ChangedBody<'a> {
+    kind: ChangedKind,
+    text: &'a str,
+}
+
+impl<'a> From<&'a Capsule> for CapsuleBody<'a> {
+    fn from(capsule: &'a Capsule) -> Self {
+        let (code, signal, core) = match capsule.exit {
+            Some(Exit::Code(code)) => (Some(code), None, None),
+            Some(Exit::Signal { signal, core }) => (None, Some(signal_name(signal)), Some(core)),
+            Some(Exit::Unknown) | None => (None, None, None),
+        };
+        let changed = |changed: &'a Changed| ChangedBody {
+            kind: changed.kind,
+            text: &changed.text,
+        };
+        Self {
+            seq: capsule.seq,
+            at: utc(capsule.at_us),
+            invocation: &capsule.invocation,
+            kind: capsule.kind,
+            text: &capsule.text,
+            code,
+            signal,
+            core,
+            oom: capsule.oom,
+            lived_s: capsule.lived_ms.map(seconds_ms),
+            ready_s: capsule.ready_ms.map(seconds_ms),
+            cpu_s: capsule.cpu_us.map(seconds_us),
+            memory_peak_bytes: capsule.memory_peak,
+            digest: &capsule.digest,
+            last_worked: capsule.worked.as_ref().map(|worked| WorkedBody {
+                invocation: &worked.invocation,
+                until: utc(worked.until_us),
+                is_this: worked.is_this,
+            }),
+            changed: capsule.changed.iter().map(changed).collect(),
+            last_lines: capsule
+                .is_tail_known
+                .then(|| capsule.tail.iter().map(LogBody::from).collect()),
+        }
     }
 }

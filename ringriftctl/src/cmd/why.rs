@@ -5,8 +5,8 @@ use proto::reply::{Advice, EdgeKind, Reply, RootKind, State, Why, WhyRoot, WhySt
 use proto::request::Request;
 use serde::Serialize;
 
-use crate::capsule::{self, CapsuleBody};
-use crate::json::{self, ByBody, time};
+use crate::capsule;
+use crate::json::{self, ByBody, CapsuleBody, time};
 use crate::measure;
 use crate::render::{Ink, Style};
 use crate::session::{Session, state_ink, state_mark};
