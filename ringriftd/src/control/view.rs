@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Now;
 use crate::config::{Loaded, LoadedProfile};
+use crate::engine::Engine;
 use crate::engine::hold::hold_text;
 use crate::engine::types::{Refusal, UnitAnswer};
 use crate::engine::unit::{Desired, Unit};
 use crate::engine::watch::{Check, CheckBy, Checked, Turn};
-use crate::engine::{Engine, told};
 use crate::graph::Ix;
 use crate::ids::invocation_text;
 use crate::spec::{Lifecycle, Membership, NotifyAccess, OnUnhealthy, Probe, UnitName, UnitSpec};
@@ -86,7 +86,7 @@ pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
     let added_by = match &unit.member {
         Some(Membership::AddedBy { unit }) => Some(unit.to_string()),
         Some(Membership::Listed { .. }) => None,
-        None => (unit.desired == Desired::Up).then(|| told(&unit.desired_cause)),
+        None => (unit.desired == Desired::Up).then(|| unit.desired_cause.text.clone()),
     };
     let (health, health_text) = unit.health();
     UnitStatus {

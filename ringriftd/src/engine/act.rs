@@ -145,10 +145,7 @@ impl Engine {
         let unit = self.unit(ix);
         let name = &unit.spec.name;
         if unit.desired == Desired::Down {
-            let text = format!(
-                "a later request wants it down: {}",
-                cause::told(&unit.desired_cause)
-            );
+            let text = format!("a later request wants it down: {}", unit.desired_cause.text);
             let outcome = match unit.desired_cause.kind {
                 CauseKind::Dependency => Outcome::Failed,
                 CauseKind::Command
@@ -219,10 +216,7 @@ impl Engine {
             }
             State::Starting { .. } | State::Running { .. } | State::Reloading { .. } => {
                 self.stop_reason(ix).is_none().then(|| {
-                    let text = format!(
-                        "a later request wants it up: {}",
-                        cause::told(&unit.desired_cause)
-                    );
+                    let text = format!("a later request wants it up: {}", unit.desired_cause.text);
                     verdict(name, Outcome::Superseded, text)
                 })
             }

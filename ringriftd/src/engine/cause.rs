@@ -38,11 +38,3 @@ pub fn own(kind: CauseKind, seq: u64, text: impl Into<String>) -> Cause {
         text: text.into(),
     }
 }
-
-/// A cause in one phrase, with who gave the command if somebody did.
-pub fn told(cause: &Cause) -> String {
-    match &cause.by {
-        Some(by) => format!("{} by uid {} (pid {})", cause.text, by.uid, by.pid),
-        None => cause.text.clone(),
-    }
-}

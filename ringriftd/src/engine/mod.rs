@@ -39,7 +39,7 @@ pub mod watch;
 pub mod why;
 mod words;
 
-pub use cause::told;
+pub use cause::command;
 pub use machine::Engine;
 pub use order::Blocker;
 pub use words::{describe, signal_name};

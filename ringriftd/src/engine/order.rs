@@ -243,13 +243,13 @@ fn why_down(unit: &Unit) -> String {
     let error = unit.last_error.as_deref().unwrap_or("no reason is known");
     match &unit.state {
         State::Stopped if unit.desired == Desired::Down => {
-            format!("is stopped ({})", cause::told(&unit.desired_cause))
+            format!("is stopped ({})", unit.desired_cause.text)
         }
         State::Stopped => "is about to start".to_owned(),
         State::Waiting => "waits itself".to_owned(),
         State::Starting { .. } => "is starting".to_owned(),
         State::Running { .. } if unit.desired == Desired::Down => {
-            format!("is to stop ({})", cause::told(&unit.desired_cause))
+            format!("is to stop ({})", unit.desired_cause.text)
         }
         State::Running { .. } if unit.is_held_down => "is about to stop for one that it requires".to_owned(),
         State::Running { .. } => "is running".to_owned(),

@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::reply::{By, CauseKind, EdgeKind, RootKind};
 
-use super::cause;
 use super::hold::hold_text;
 use super::machine::Engine;
 use super::order::Blocker;
@@ -430,9 +429,9 @@ impl Engine {
                 Some(held) => format!("is {}", hold_text(&held.hold)),
                 None => "is held".to_owned(),
             },
-            RootKind::Stopped => format!("was stopped: {}", told_once(unit)),
+            RootKind::Stopped => format!("was stopped: {}", &unit.desired_cause.text),
             RootKind::Unwanted => match unit.desired_cause.kind {
-                CauseKind::Config => format!("is not wanted any more: {}", told_once(unit)),
+                CauseKind::Config => format!("is not wanted any more: {}", &unit.desired_cause.text),
                 _ => "is not wanted: no active profile has it, and nobody started it".to_owned(),
             },
             RootKind::Completed => "has completed, and its restart policy does not start it again".to_owned(),
@@ -457,7 +456,7 @@ impl Engine {
                     few(&starting)
                 )
             }
-            RootKind::Shutdown => format!("ringriftd is shutting down ({})", told_once(unit)),
+            RootKind::Shutdown => format!("ringriftd is shutting down ({})", &unit.desired_cause.text),
             RootKind::Moving => "has nothing in its way, and moves now".to_owned(),
         }
     }
@@ -524,21 +523,12 @@ fn stopping_text(unit: &Unit) -> String {
         } else {
             ""
         };
-        return format!("is to stop{then}: {}", told_once(unit));
+        return format!("is to stop{then}: {}", &unit.desired_cause.text);
     };
     match &life.witness.failing {
         Some(failing) => format!("{}; what is left of it is being cleared away", failing.text),
         None if unit.desired == Desired::Up => "is stopping, to start again".to_owned(),
-        None => format!("is stopping: {}", told_once(unit)),
-    }
-}
-
-/// Who wanted it so; some causes name them already.
-fn told_once(unit: &Unit) -> String {
-    if unit.desired_cause.text.contains(" by uid ") {
-        unit.desired_cause.text.clone()
-    } else {
-        cause::told(&unit.desired_cause)
+        None => format!("is stopping: {}", &unit.desired_cause.text),
     }
 }
 

@@ -207,13 +207,7 @@ impl Manager {
             Request::DaemonReload => self.begin_reload(token, Some(answers)),
             Request::Shutdown => {
                 self.jobs.shutdown.push(answers);
-                let cause = proto::reply::Cause {
-                    kind: proto::reply::CauseKind::Command,
-                    seq: None,
-                    unit: None,
-                    text: by.verb.clone(),
-                    by: Some(by),
-                };
+                let cause = crate::engine::command(&by);
                 self.tell(Event::Shutdown { cause });
             }
             Request::Version => answers.stream([Reply::Version(self.version())]),
