@@ -14,9 +14,11 @@ mod journal;
 mod link;
 mod memory;
 mod note;
+mod pipe;
 mod place;
 mod query;
 pub mod record;
+mod telling;
 mod writer;
 
 use std::io;

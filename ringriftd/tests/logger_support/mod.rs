@@ -18,7 +18,7 @@ use nix::sys::socket::{
 use proto::frame::Answer;
 use proto::reply::{LineEnd, LogLine, Reply};
 use ringriftd::ids::{Invocation, LaunchId};
-use ringriftd::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
+use ringriftd::keeper::wire::{FromLogger, LogQuery, LogTail, LogWord, Output, ToLogger};
 use ringriftd::logger::{Given, record, serve};
 
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -146,6 +146,15 @@ impl Logger {
         let id = LaunchId::main(Invocation(u64::MAX));
         tell(&self.keeper, &ToLogger::Close { id }, None);
         while hear::<FromLogger>(&self.keeper) != (FromLogger::Closed { id }) {}
+    }
+
+    /// The next answer to a query of the manager's.
+    pub fn hear_tail(&self) -> LogTail {
+        loop {
+            if let LogWord::Tail(tail) = hear(&self.manager) {
+                return tail;
+            }
+        }
     }
 
     pub fn text(&self, name: &str) -> Vec<u8> {
