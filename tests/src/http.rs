@@ -194,7 +194,9 @@ impl Events {
     /// The next one; `None` when the stream has ended.
     pub fn hear(&mut self) -> Option<Told> {
         let (mut kind, mut id, mut data) = ("message".to_owned(), None, None);
-        loop {
+        // Signs of life, which come all the time, are none of what is waited for.
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
             let mut line = String::new();
             if self.lines.read_line(&mut line).ok()? == 0 {
                 return None;
@@ -210,6 +212,20 @@ impl Events {
                 && let Some(data) = data.take()
             {
                 return Some(Told { kind, id, data });
+            }
+        }
+        None
+    }
+
+    /// Waits for the next line; true when that is a comment, which tells only that the stream lives.
+    pub fn is_heartbeat(&mut self) -> bool {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            match self.lines.read_line(&mut line) {
+                Ok(n) if n > 0 && line.trim_end().is_empty() => {}
+                Ok(n) => return n > 0 && line.starts_with(':'),
+                Err(_) => return false,
             }
         }
     }

@@ -89,7 +89,9 @@ async fn tell(shared: Arc<Shared>, after: Option<u64>, pieces: mpsc::Sender<Byte
 
 async fn tell_all(shared: &Shared, after: Option<u64>, pieces: &mpsc::Sender<Bytes>) -> Result<(), Gone> {
     let events = &shared.sources.events;
-    let newest = shared.sources.published.look().header.last_seq;
+    // What is published of the node is a moment behind its events.
+    let published = shared.sources.published.look().header.last_seq;
+    let newest = events.last().map_or(published, |last| last.max(published));
     // A number that was never given comes from another life of the node's state: nothing follows it.
     let from = after.filter(|after| *after <= newest);
     let (kept, mut live) = events.after(from.unwrap_or(u64::MAX));
