@@ -32,4 +32,4 @@ mod stored;
 pub mod takeover;
 mod upgrade;
 
-pub use start::run;
+pub use start::{Flags, run};
