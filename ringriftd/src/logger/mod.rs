@@ -19,6 +19,8 @@ mod query;
 pub mod record;
 mod writer;
 
+pub use journal::{Splitter, Stop};
+
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;

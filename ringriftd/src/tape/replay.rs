@@ -209,22 +209,12 @@ impl Replaying<'_> {
                 format!("{lost} steps before section {number} were not recorded: the disk was too slow");
             self.done.notes.push(note);
         }
-        let mut engine = match beginning.from {
-            From::New { seed } => Engine::new(seed),
-            From::Restored {
-                snapshot,
-                files,
-                profiles,
-            } => {
-                if let Some(before) = self.engine.take().filter(|_| beginning.is_continued) {
-                    self.compare_states(&snapshot, &before)?;
-                }
-                let loaded =
-                    config::load_from(files, &profiles).map_err(|report| refused(&self.section, &report))?;
-                Engine::restore(*snapshot, &loaded.plan)
-            }
-        };
-        engine.pause_deadlines(beginning.is_paused);
+        if let (Some(before), From::Restored { snapshot, .. }) = (self.engine.take(), &beginning.from)
+            && beginning.is_continued
+        {
+            self.compare_states(snapshot, &before)?;
+        }
+        let engine = begin(beginning).map_err(|why| format!("section {}: {why}", self.section))?;
         self.engine = Some(engine);
         Ok(())
     }
@@ -264,7 +254,7 @@ impl Replaying<'_> {
             .collect::<Vec<_>>();
         let now = step.inputs.iter().find_map(Input::now);
         for input in &step.inputs {
-            tell(engine, input, &self.section)?;
+            tell(engine, input).map_err(|why| format!("section {}: {why}", self.section))?;
         }
         let mut replayed = Vec::new();
         while let Some(action) = engine.poll_action() {
@@ -311,16 +301,34 @@ pub fn shortened(input: &Input) -> Input {
     }
 }
 
-fn refused(section: &str, report: &config::Report) -> String {
-    format!("section {section}: the files that it ran by are refused by this ringriftd:\n{report}")
+fn refused(report: &config::Report) -> String {
+    format!("the files that it ran by are refused by this ringriftd:\n{report}")
 }
 
-fn tell(engine: &mut Engine, input: &Input, section: &str) -> Result<(), String> {
+/// The engine that a section begins with. The error is for people.
+pub fn begin(beginning: Beginning) -> Result<Engine, String> {
+    let mut engine = match beginning.from {
+        From::New { seed } => Engine::new(seed),
+        From::Restored {
+            snapshot,
+            files,
+            profiles,
+        } => {
+            let loaded = config::load_from(files, &profiles).map_err(|report| refused(&report))?;
+            Engine::restore(*snapshot, &loaded.plan)
+        }
+    };
+    engine.pause_deadlines(beginning.is_paused);
+    Ok(engine)
+}
+
+/// Tells the engine one thing. The error is for people.
+pub fn tell(engine: &mut Engine, input: &Input) -> Result<(), String> {
     match input {
         Input::Told { now, event } => engine.handle(*now, (**event).clone()),
         Input::Loaded { now, files, profiles } => {
             let loaded = config::load_from(std::sync::Arc::clone(files), profiles)
-                .map_err(|report| refused(section, &report))?;
+                .map_err(|report| refused(&report))?;
             engine.handle(*now, Event::Loaded(loaded.plan));
         }
         Input::Resume { now } => engine.resume(*now),
