@@ -464,3 +464,17 @@ pub const RECORDER_SEGMENT: u64 = 8 * 1024 * 1024;
 pub const RECORDER_QUEUE: usize = 8192;
 /// Events of the flight recorder in one piece of an answer.
 pub const RECORDER_CHUNK: usize = 1024;
+
+// --- recordings ------------------------------------------------------------------------------------------------
+
+/// One file of a recording, in bytes: hours of a busy node. Past it the file is put aside as `FILE.1`, in the place of
+/// the one there, and begun anew with the whole engine.
+pub const RECORDING_MAX: u64 = 64 * 1024 * 1024;
+/// Records of a recording that wait for a slow disk.
+pub const RECORDING_QUEUE: usize = 8192;
+/// The same in bytes. Past it steps are counted as lost, until the disk has taken all that waits.
+pub const RECORDING_QUEUE_BYTES: usize = 32 * 1024 * 1024;
+/// How long the end of a manager waits for its recording to be in the file.
+pub const RECORDING_FLUSH: Duration = Duration::from_secs(2);
+/// The longest recording that is replayed, in bytes: a file may be as long as its bound and one record.
+pub const RECORDING_READ_MAX: u64 = RECORDING_MAX + STATE_RECORD_MAX as u64;

@@ -20,6 +20,8 @@ pub mod record;
 mod sought;
 mod writer;
 
+pub use journal::{Splitter, Stop};
+
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;

@@ -36,7 +36,6 @@ use crate::control::server::Asked;
 use crate::control::view::{NodeFacts, Said};
 use crate::control::watch::Renewal;
 use crate::counts::Counts;
-use crate::engine::Engine;
 use crate::engine::types::{Event, LaunchFailure, Mono, RequestId};
 use crate::host::link::Link;
 use crate::host::notify::Told;
@@ -46,6 +45,7 @@ use crate::keeper::wire::{FromKeeper, LogQuery, LogTail, ToKeeper};
 use crate::limits;
 use crate::places::Places;
 use crate::spec::UnitName;
+use crate::tape::taped::Taped;
 
 /// The exit code for a bug of ours.
 pub(super) const BUG: u8 = 70;
@@ -105,7 +105,7 @@ pub(super) enum Inside {
 
 /// The manager. See the head of this file.
 pub(super) struct Manager {
-    pub(super) engine: Engine,
+    pub(super) engine: Taped,
     pub(super) loaded: Loaded,
     pub(super) places: Places,
     pub(super) profiles: Vec<String>,
@@ -426,6 +426,7 @@ impl Manager {
         notices.extend(self.hello.note.clone());
         notices.extend(self.hooks.notices());
         notices.extend(self.door.notice());
+        notices.extend(self.engine.notice());
         match self.hello.manager_deaths {
             0 => {}
             1 => notices.push("the manager died once and was started again; no unit was touched".to_owned()),
@@ -484,6 +485,7 @@ impl Manager {
             return BUG;
         }
         tracing::error!("the keeper has gone; the manager takes its place, and no unit is touched");
+        self.engine.flush();
         let [first, second, state_lock, run_lock] = self.kept.each_ref().map(OwnedFd::as_fd);
         let why = takeover::take_over(&Knows {
             state: [first, second],
@@ -536,6 +538,7 @@ impl Manager {
         let now = self.clock.now();
         let mut whole = self.whole(now);
         whole.has_ended = true;
+        self.engine.flush();
         if let Some(promise) = self.remember.end(&whole) {
             match tokio::time::timeout(limits::PROMISE_TIMEOUT, promise).await {
                 Ok(Ok(Ok(()))) => {}

@@ -33,4 +33,4 @@ mod stored;
 pub mod takeover;
 mod upgrade;
 
-pub use start::run;
+pub use start::{Flags, run};
