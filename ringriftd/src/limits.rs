@@ -330,11 +330,11 @@ pub const OUTSIDE_SHOWN: usize = 200;
 pub const USAGE_PROCESSES_MAX: usize = 4096;
 /// Messages that wait in the keeper for the manager or the logger before it reads no more requests.
 pub const KEEPER_OUTBOX: usize = 1024;
+/// Reloads that wait for the one that is under way: one reading answers them all.
+pub const RELOADS_WAITING: usize = 256;
 /// How often the keeper looks again where the kernel would not tell: an inotify watch or a descriptor in flight that
 /// could not be had, a cgroup that is still counted busy.
 pub const KEEPER_LOOK_AGAIN: Duration = Duration::from_millis(200);
-/// Signals to the daemon that the keeper keeps for a manager that has not taken them.
-pub const SIGNALS_KEPT: usize = 16;
 /// How long a keeper that looks for what an earlier one left waits for a process that is on the way to its program.
 pub const BIRTH_WAIT: Duration = Duration::from_millis(500);
 /// How long one look at what earlier keepers left counts.

@@ -77,6 +77,12 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    // A role with a fault in it ends as a whole, in every build and on every thread and task: its keeper replaces it. One
+    // that went on without the part that panicked would be half dead, and nobody would know.
+    std::panic::set_hook(Box::new(|what| {
+        ringriftd::say!("ringriftd: {what}; this is a fault of ringriftd, please report it");
+        std::process::abort();
+    }));
     // 78 stand-ins start at a boot: they do without the parser of everything else.
     let mut args = std::env::args_os();
     if args.nth(1).as_deref() == Some(OsStr::new("stand-in")) {

@@ -8,6 +8,7 @@ use super::core::{Inside, Manager};
 use super::events::{self, Wished};
 use super::jobs::Known as Before;
 use super::launches::VIEW_TIMEOUT;
+use super::reload::Asker;
 use crate::config::Loaded;
 use crate::control::access::verb;
 use crate::control::outbox::{Answers, Refused};
@@ -204,7 +205,7 @@ impl Manager {
             } => {
                 self.wait(&selectors, target, timeout_ms, answers);
             }
-            Request::DaemonReload => self.begin_reload(token, Some(answers)),
+            Request::DaemonReload => self.begin_reload(Asker::Client { token, answers }),
             Request::Shutdown => {
                 self.jobs.shutdown.push(answers);
                 let cause = crate::engine::command(&by);

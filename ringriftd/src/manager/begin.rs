@@ -8,6 +8,7 @@ use super::core::Manager;
 use super::jobs::Jobs;
 use super::memory::{Base, Order};
 use super::recover::{self, Past};
+use super::reload::Asker;
 use crate::clock::Now;
 use crate::engine::Engine;
 use crate::engine::snapshot::{Snapshot, Survivor};
@@ -280,7 +281,7 @@ impl Manager {
                 self.drop_stored();
                 match files {
                     Files::Kept => {}
-                    Files::ReadAgain => self.begin_reload(None, None),
+                    Files::ReadAgain => self.begin_reload(Asker::Start),
                     Files::Load => self.tell(Event::Loaded(std::sync::Arc::clone(&self.loaded.plan))),
                 }
             }

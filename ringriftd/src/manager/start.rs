@@ -22,6 +22,7 @@ use super::memory::Step;
 use super::probes::Probes;
 use super::publish::Shown;
 use super::recover::{self, Past};
+use super::reload::Reload;
 use super::remember::{self, Remember};
 use crate::clock::Clock;
 use crate::config::{self, FileSet, Loaded};
@@ -246,7 +247,7 @@ async fn start(
         inside: inside_tx,
         started: now,
         clock,
-        is_reloading: false,
+        reload: Reload::default(),
         is_announced: false,
         end: None,
         next_nonce: 0,
