@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use proto::reply::{Health, State};
+use proto::reply::{BreakerStatus, Health, State};
 
 use super::health::{self, is_up, node_uptime, uptime, word};
 use super::reply::{self, Answer};
@@ -185,8 +185,40 @@ pub async fn metrics(shared: &Arc<Shared>, accept: &str) -> Answer {
         out.sample(&[("verb", verb)], *n as f64);
     }
 
+    breakers(&mut out, &header.breakers);
     per_unit(&mut out, &rows, &picture.counts, &used, now);
     reply::whole(StatusCode::OK, if is_open { OPEN } else { TEXT }, out.end())
+}
+
+/// What limits restarts. The node's has an empty category.
+fn breakers(out: &mut Exposition, breakers: &[BreakerStatus]) {
+    type Of = fn(&BreakerStatus) -> f64;
+    let mut family = |kind, name, help: &str, of: Of| {
+        out.family(kind, name, help);
+        for breaker in breakers {
+            out.sample(&[("category", &breaker.category)], of(breaker));
+        }
+    };
+    let name = "ringrift_breaker_open";
+    let help = "1 while automatic restarts of this category (or of the node) are held back.";
+    family(
+        Kind::Gauge,
+        name,
+        help,
+        |b| if b.open.is_some() { 1.0 } else { 0.0 },
+    );
+    let name = "ringrift_breaker_restarts";
+    let help = "Automatic restarts within the breaker's window.";
+    family(Kind::Gauge, name, help, |b| f64::from(b.restarts));
+    let name = "ringrift_breaker_limit";
+    let help = "How many automatic restarts may be made within the breaker's window.";
+    family(Kind::Gauge, name, help, |b| f64::from(b.limit));
+    let name = "ringrift_breaker_held_units";
+    let help = "Units that wait for the breaker to close.";
+    family(Kind::Gauge, name, help, |b| b.held.len() as f64);
+    let name = "ringrift_breaker_trips";
+    let help = "How often the breaker has opened since the node began.";
+    family(Kind::Counter, name, help, |b| b.trips as f64);
 }
 
 /// A unit's number, where it has one.
