@@ -80,6 +80,16 @@ pub const HEALTH_FAILURES: u32 = 3;
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time that a file may give.
 pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// `[breaker] restarts`: automatic restarts of all units within [`BREAKER_WINDOW`].
+pub const BREAKER_RESTARTS: u32 = 15;
+/// What `[breaker] restarts` may be at most: the times of so many are stored.
+pub const BREAKER_RESTARTS_MAX: i64 = 1000;
+/// `[breaker] window`.
+pub const BREAKER_WINDOW: Duration = Duration::from_secs(300);
+/// `[breaker] cooldown`.
+pub const BREAKER_COOLDOWN: Duration = Duration::from_secs(120);
+/// `[breaker] startup_grace`.
+pub const BREAKER_STARTUP_GRACE: Duration = Duration::from_secs(180);
 /// `shutdown_timeout`.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(90);
 /// Back-off after the host could not fork, open or allocate: first, then doubled.

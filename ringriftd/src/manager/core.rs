@@ -464,6 +464,7 @@ impl Manager {
             containment: self.hello.containment.clone(),
             notices,
             started_us: now.wall_of(self.started.mono),
+            breakers: crate::control::view::breakers(&self.engine, now),
         }
     }
 
