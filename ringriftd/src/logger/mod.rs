@@ -17,6 +17,7 @@ mod note;
 mod place;
 mod query;
 pub mod record;
+mod sought;
 mod writer;
 
 pub use journal::{Splitter, Stop};

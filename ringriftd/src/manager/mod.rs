@@ -20,6 +20,7 @@ mod hear;
 mod hooks;
 mod jobs;
 mod launches;
+mod logs;
 mod memory;
 mod probes;
 mod publish;
