@@ -2,8 +2,8 @@
 //! are only ever added. Times are RFC 3339 in UTC, durations seconds; what is unknown is null.
 
 use proto::reply::{
-    Blocker, By, Capsule, Changed, ChangedKind, Exit, Failure, FailureKind, Health, Hold, JobPlan, LastExit,
-    LineEnd, LogLine, NodeStatus, Oom, Outcome, State, Summary, UnitStatus, Verdict,
+    Blocker, BreakerStatus, By, Capsule, Changed, ChangedKind, Exit, Failure, FailureKind, Health, Hold,
+    JobPlan, LastExit, LineEnd, LogLine, NodeStatus, Oom, Outcome, State, Summary, UnitStatus, Verdict,
 };
 use serde::Serialize;
 
@@ -109,6 +109,7 @@ pub struct StatusBody<'a> {
     settled: bool,
     stopping: bool,
     notices: &'a [String],
+    breakers: Vec<Breaker<'a>>,
     summary: SummaryBody,
     units: Vec<Unit<'a>>,
 }
@@ -126,8 +127,48 @@ impl<'a> StatusBody<'a> {
             settled: node.settled,
             stopping: node.stopping,
             notices: &node.notices,
+            breakers: node.breakers.iter().map(Breaker::new).collect(),
             summary: node.summary.into(),
             units: units.iter().map(|u| Unit::new(u, now_us)).collect(),
+        }
+    }
+}
+
+/// A limit on restarts; of the node, where `category` is null.
+#[derive(Serialize)]
+struct Breaker<'a> {
+    category: Option<&'a str>,
+    restarts: u32,
+    limit: u32,
+    window_s: f64,
+    trips: u64,
+    open: Option<BreakerOpen<'a>>,
+    held: &'a [String],
+}
+
+#[derive(Serialize)]
+struct BreakerOpen<'a> {
+    since: Option<String>,
+    until: Option<String>,
+    seq: u64,
+    unit: &'a str,
+}
+
+impl<'a> Breaker<'a> {
+    fn new(breaker: &'a BreakerStatus) -> Self {
+        Self {
+            category: Some(breaker.category.as_str()).filter(|name| !name.is_empty()),
+            restarts: breaker.restarts,
+            limit: breaker.limit,
+            window_s: seconds_ms(breaker.window_ms),
+            trips: breaker.trips,
+            open: breaker.open.as_ref().map(|open| BreakerOpen {
+                since: time(Some(open.since_us)),
+                until: time(Some(open.until_us)),
+                seq: open.seq,
+                unit: &open.unit,
+            }),
+            held: &breaker.held,
         }
     }
 }

@@ -80,6 +80,16 @@ pub const HEALTH_FAILURES: u32 = 3;
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time that a file may give.
 pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// `[breaker] restarts`: automatic restarts of all units within [`BREAKER_WINDOW`].
+pub const BREAKER_RESTARTS: u32 = 15;
+/// What `[breaker] restarts` may be at most: the times of so many are stored.
+pub const BREAKER_RESTARTS_MAX: i64 = 1000;
+/// `[breaker] window`.
+pub const BREAKER_WINDOW: Duration = Duration::from_secs(300);
+/// `[breaker] cooldown`.
+pub const BREAKER_COOLDOWN: Duration = Duration::from_secs(120);
+/// `[breaker] startup_grace`.
+pub const BREAKER_STARTUP_GRACE: Duration = Duration::from_secs(180);
 /// `shutdown_timeout`.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(90);
 /// Back-off after the host could not fork, open or allocate: first, then doubled.
@@ -330,11 +340,11 @@ pub const OUTSIDE_SHOWN: usize = 200;
 pub const USAGE_PROCESSES_MAX: usize = 4096;
 /// Messages that wait in the keeper for the manager or the logger before it reads no more requests.
 pub const KEEPER_OUTBOX: usize = 1024;
+/// Reloads that wait for the one that is under way: one reading answers them all.
+pub const RELOADS_WAITING: usize = 256;
 /// How often the keeper looks again where the kernel would not tell: an inotify watch or a descriptor in flight that
 /// could not be had, a cgroup that is still counted busy.
 pub const KEEPER_LOOK_AGAIN: Duration = Duration::from_millis(200);
-/// Signals to the daemon that the keeper keeps for a manager that has not taken them.
-pub const SIGNALS_KEPT: usize = 16;
 /// How long a keeper that looks for what an earlier one left waits for a process that is on the way to its program.
 pub const BIRTH_WAIT: Duration = Duration::from_millis(500);
 /// How long one look at what earlier keepers left counts.
@@ -472,3 +482,17 @@ pub const RECORDER_SEGMENT: u64 = 8 * 1024 * 1024;
 pub const RECORDER_QUEUE: usize = 8192;
 /// Events of the flight recorder in one piece of an answer.
 pub const RECORDER_CHUNK: usize = 1024;
+
+// --- recordings ------------------------------------------------------------------------------------------------
+
+/// One file of a recording, in bytes: hours of a busy node. Past it the file is put aside as `FILE.1`, in the place of
+/// the one there, and begun anew with the whole engine.
+pub const RECORDING_MAX: u64 = 64 * 1024 * 1024;
+/// Records of a recording that wait for a slow disk.
+pub const RECORDING_QUEUE: usize = 8192;
+/// The same in bytes. Past it steps are counted as lost, until the disk has taken all that waits.
+pub const RECORDING_QUEUE_BYTES: usize = 32 * 1024 * 1024;
+/// How long the end of a manager waits for its recording to be in the file.
+pub const RECORDING_FLUSH: Duration = Duration::from_secs(2);
+/// The longest recording that is replayed, in bytes: a file may be as long as its bound and one record.
+pub const RECORDING_READ_MAX: u64 = RECORDING_MAX + STATE_RECORD_MAX as u64;

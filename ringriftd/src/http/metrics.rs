@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use hyper::StatusCode;
 use proto::checks::CheckStatus;
-use proto::reply::{Health, State};
+use proto::reply::{BreakerStatus, Health, State};
 
 use super::health::{self, is_up, node_uptime, uptime, word};
 use super::reply::{self, Answer};
@@ -200,10 +200,42 @@ pub async fn metrics(shared: &Arc<Shared>, accept: &str) -> Answer {
     out.gauge("ringrift_http_streams", "Streams of events that are open.");
     out.sample(&[], shared.streams.load(Ordering::Relaxed) as f64);
 
+    breakers(&mut out, &header.breakers);
     per_unit(&mut out, &rows, &picture.counts, &used, now);
     per_log(&mut out, &rows, &picture.counts);
     per_check(&mut out, &rows, &picture.counts);
     reply::whole(StatusCode::OK, if is_open { OPEN } else { TEXT }, out.end())
+}
+
+/// What limits restarts. The node's has an empty category.
+fn breakers(out: &mut Exposition, breakers: &[BreakerStatus]) {
+    type Of = fn(&BreakerStatus) -> f64;
+    let mut family = |kind, name, help: &str, of: Of| {
+        out.family(kind, name, help);
+        for breaker in breakers {
+            out.sample(&[("category", &breaker.category)], of(breaker));
+        }
+    };
+    let name = "ringrift_breaker_open";
+    let help = "1 while automatic restarts of this category (or of the node) are held back.";
+    family(
+        Kind::Gauge,
+        name,
+        help,
+        |b| if b.open.is_some() { 1.0 } else { 0.0 },
+    );
+    let name = "ringrift_breaker_restarts";
+    let help = "Automatic restarts within the breaker's window.";
+    family(Kind::Gauge, name, help, |b| f64::from(b.restarts));
+    let name = "ringrift_breaker_limit";
+    let help = "How many automatic restarts may be made within the breaker's window.";
+    family(Kind::Gauge, name, help, |b| f64::from(b.limit));
+    let name = "ringrift_breaker_held_units";
+    let help = "Units that wait for the breaker to close.";
+    family(Kind::Gauge, name, help, |b| b.held.len() as f64);
+    let name = "ringrift_breaker_trips";
+    let help = "How often the breaker has opened since the node began.";
+    family(Kind::Counter, name, help, |b| b.trips as f64);
 }
 
 /// A unit's number, where it has one.

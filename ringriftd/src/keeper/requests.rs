@@ -11,7 +11,6 @@ use super::types::Proc;
 use super::wire::{FromKeeper, FromLogger, Launch, ToKeeper, ToLogger};
 use super::{lock, proc, signal, sys};
 use crate::ids::{LaunchId, Scope};
-use crate::limits;
 
 /// What one picture of /proc says.
 #[derive(Debug, Default)]
@@ -98,9 +97,8 @@ impl Keeper {
         }
         self.last_signal += 1;
         let number = self.last_signal;
-        if self.untaken_signals.len() == limits::SIGNALS_KEPT {
-            self.untaken_signals.pop_front();
-        }
+        // One of a kind is enough: who takes the last has taken those before it. So no flood of one pushes another out.
+        self.untaken_signals.retain(|(_, untaken)| *untaken != signal);
         self.untaken_signals.push_back((number, signal));
         self.tell_manager(&FromKeeper::Signal { signal, number }, Vec::new());
     }

@@ -12,6 +12,7 @@ use crate::ids::{LaunchId, Scope};
 use crate::spec::Rlimit;
 use crate::used::Used;
 use proto::reply::Exit;
+use proto::request::LogFilter;
 
 /// The version of this file. All roles are one binary, so it only differs across an upgrade.
 pub const WIRE_VERSION: u32 = 4;
@@ -495,10 +496,12 @@ pub enum LogQuery {
     Serve {
         /// The request's id.
         ask: u64,
-        /// Of these units.
-        units: Vec<String>,
+        /// Of these units, each with the serial of its present or last life.
+        units: Vec<(String, Option<u64>)>,
         /// The last lines of each, at most; absent: all.
         lines: Option<u64>,
+        /// Which of them. Its pattern has been seen to compile.
+        filter: LogFilter,
         /// Go on as lines come, until the client closes.
         follow: bool,
     },

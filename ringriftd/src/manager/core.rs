@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use proto::frame::Token;
 use proto::reply::{Exit, UnitStatus};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +24,7 @@ use super::launches::{Launches, News};
 use super::memory::{Order, Step};
 use super::probes::Probes;
 use super::publish::Shown;
+use super::reload::{Asker, Reload};
 use super::remember::Remember;
 use super::stored::Copies;
 use super::takeover::{self, Knows};
@@ -36,7 +36,6 @@ use crate::control::server::Asked;
 use crate::control::view::{NodeFacts, Said};
 use crate::control::watch::Renewal;
 use crate::counts::{Counts, HttpAsked};
-use crate::engine::Engine;
 use crate::engine::types::{Event, LaunchFailure, Mono, RequestId};
 use crate::host::link::Link;
 use crate::host::notify::Told;
@@ -46,6 +45,7 @@ use crate::keeper::wire::{FromKeeper, LogQuery, LogTail, LogWord, ToKeeper};
 use crate::limits;
 use crate::places::Places;
 use crate::spec::UnitName;
+use crate::tape::taped::Taped;
 
 /// The exit code for a bug of ours.
 pub(super) const BUG: u8 = 70;
@@ -75,11 +75,7 @@ pub(super) struct Hello {
 pub(super) enum Inside {
     News(News),
     /// The files were read again.
-    Loaded {
-        result: Box<Result<Loaded, Report>>,
-        token: Option<Token>,
-        answers: Option<Answers>,
-    },
+    Loaded(Box<Result<Loaded, Report>>),
     /// A process that is to become a unit's was found.
     FoundOutside(Box<FoundOutside>),
     /// A program to be upgraded to.
@@ -111,7 +107,7 @@ pub(super) enum Inside {
 
 /// The manager. See the head of this file.
 pub(super) struct Manager {
-    pub(super) engine: Engine,
+    pub(super) engine: Taped,
     pub(super) loaded: Loaded,
     pub(super) places: Places,
     pub(super) profiles: Vec<String>,
@@ -132,7 +128,7 @@ pub(super) struct Manager {
     pub(super) inside: mpsc::Sender<Inside>,
     pub(super) clock: Clock,
     pub(super) started: Now,
-    pub(super) is_reloading: bool,
+    pub(super) reload: Reload,
     pub(super) is_announced: bool,
     pub(super) end: Option<u8>,
     pub(super) next_nonce: u64,
@@ -253,7 +249,7 @@ impl Manager {
                 _ = on.term.recv() => self.on_signal(libc::SIGTERM),
                 _ = on.int.recv() => self.on_signal(libc::SIGINT),
                 _ = on.quit.recv() => self.on_signal(libc::SIGQUIT),
-                _ = on.hup.recv() => self.on_signal(libc::SIGHUP),
+                _ = on.hup.recv() => self.begin_reload(Asker::Own),
                 () = self.remember.disk_wants_base() => {
                     let now = self.clock.now();
                     let whole = self.whole(now);
@@ -311,11 +307,7 @@ impl Manager {
             Inside::News(News::MainPid { launch, pid }) => {
                 self.send(&ToKeeper::FindMain { id: launch, pid });
             }
-            Inside::Loaded {
-                result,
-                token,
-                answers,
-            } => self.on_reloaded(*result, token, answers),
+            Inside::Loaded(result) => self.on_reloaded(*result),
             Inside::Looked(looked) => self.on_looked(looked),
             Inside::Candidate(candidate) => self.on_candidate(*candidate),
             Inside::HookPrepared { nr, result } => self.on_hook_prepared(nr, result),
@@ -438,6 +430,7 @@ impl Manager {
         notices.extend(self.hello.note.clone());
         notices.extend(self.hooks.notices());
         notices.extend(self.door.notice());
+        notices.extend(self.engine.notice());
         match self.hello.manager_deaths {
             0 => {}
             1 => notices.push("the manager died once and was started again; no unit was touched".to_owned()),
@@ -471,6 +464,7 @@ impl Manager {
             containment: self.hello.containment.clone(),
             notices,
             started_us: now.wall_of(self.started.mono),
+            breakers: crate::control::view::breakers(&self.engine, now),
         }
     }
 
@@ -496,6 +490,7 @@ impl Manager {
             return BUG;
         }
         tracing::error!("the keeper has gone; the manager takes its place, and no unit is touched");
+        self.engine.flush();
         let [first, second, state_lock, run_lock] = self.kept.each_ref().map(OwnedFd::as_fd);
         let why = takeover::take_over(&Knows {
             state: [first, second],
@@ -513,6 +508,11 @@ impl Manager {
             stored: &self.stored,
             last_order: self.last_order,
             last_signal: self.last_signal,
+            untaken_signals: self
+                .reload
+                .untaken()
+                .map(|number| (number, libc::SIGHUP))
+                .collect(),
         });
         tracing::error!("{why}: the manager ends, and units are left to whoever starts ringriftd again");
         BUG
@@ -543,6 +543,7 @@ impl Manager {
         let now = self.clock.now();
         let mut whole = self.whole(now);
         whole.has_ended = true;
+        self.engine.flush();
         if let Some(promise) = self.remember.end(&whole) {
             match tokio::time::timeout(limits::PROMISE_TIMEOUT, promise).await {
                 Ok(Ok(Ok(()))) => {}

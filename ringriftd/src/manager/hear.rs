@@ -7,6 +7,7 @@ use proto::reply::{Cause, CauseKind, Exit};
 use super::begin::launch_of;
 use super::core::{Inside, Manager};
 use super::hooks::is_hook;
+use super::reload::Asker;
 use super::stored::Copy;
 use crate::control::view::Said;
 use crate::engine::types::{Event, LaunchFailure, Mono};
@@ -88,8 +89,13 @@ impl Manager {
             FromKeeper::MainMissing { id, why } => self.tell(Event::MainMissing { launch: id, why }),
             FromKeeper::Signal { signal, number } => {
                 self.last_signal = self.last_signal.max(number);
-                self.on_signal(signal);
-                self.send(&ToKeeper::SignalTaken { number });
+                // A reload is taken when it is done: a manager that dies in the middle of it leaves it to the next.
+                if signal == libc::SIGHUP {
+                    self.begin_reload(Asker::Signal(number));
+                } else {
+                    self.on_signal(signal);
+                    self.send(&ToKeeper::SignalTaken { number });
+                }
             }
             FromKeeper::Ping { nonce } => self.send(&ToKeeper::Pong { nonce }),
             FromKeeper::LoggerRestarted {
@@ -211,12 +217,8 @@ impl Manager {
         processes.any(|(_, _, process)| process.launch == launch && process.phase == ProcessPhase::Asked)
     }
 
-    /// TERM, INT and QUIT stop everything in order; a second one changes nothing, the deadline runs. HUP reads the
-    /// files again.
+    /// TERM, INT and QUIT stop everything in order; a second one changes nothing, the deadline runs.
     pub(super) fn on_signal(&mut self, number: i32) {
-        if number == libc::SIGHUP {
-            return self.begin_reload(None, None);
-        }
         let name = crate::engine::signal_name(number);
         if self.engine.is_shutting_down() {
             let left: Vec<&str> = self

@@ -155,6 +155,7 @@ impl Manager {
                 u64::from(self.logger_deaths),
             ),
             last_seq: self.engine.last_seq(),
+            breakers: facts.breakers,
         }
     }
 

@@ -51,6 +51,8 @@ pub struct Knows<'a> {
     pub last_order: u64,
     /// The highest `number` of a `FromKeeper::Signal` that it heard.
     pub last_signal: u64,
+    /// Those that it has not done, with the signals.
+    pub untaken_signals: Vec<(u64, i32)>,
 }
 
 /// Becomes the keeper. The descriptors of [`fd`] are still open under their numbers (whoever owns them has not closed them).
@@ -121,7 +123,7 @@ fn picture(knows: &Knows<'_>) -> Result<Handover, String> {
     picture.pid = std::process::id().cast_signed();
     picture.last_order = knows.last_order;
     picture.last_signal = knows.last_signal;
-    picture.untaken_signals = Vec::new();
+    picture.untaken_signals.clone_from(&knows.untaken_signals);
     picture.control = number(knows.control);
     picture.descriptors.push(picture.control);
     picture.http = knows.http.map(|(listener, place)| DoorLeft {

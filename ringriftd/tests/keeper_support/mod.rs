@@ -129,6 +129,7 @@ fn role_process() {
             stored: &std::collections::BTreeMap::new(),
             last_order: 7,
             last_signal: 3,
+            untaken_signals: Vec::new(),
         });
         panic!("{why}");
     }
