@@ -217,15 +217,17 @@ impl Events {
         None
     }
 
-    /// Waits for the next line; true when that is a comment, which tells only that the stream lives.
+    /// Waits for what is told next; true when that is a comment, which says only that the stream lives.
     pub fn is_heartbeat(&mut self) -> bool {
         let mut line = String::new();
         loop {
             line.clear();
             match self.lines.read_line(&mut line) {
-                Ok(n) if n > 0 && line.trim_end().is_empty() => {}
-                Ok(n) => return n > 0 && line.starts_with(':'),
-                Err(_) => return false,
+                Ok(0) | Err(_) => return false,
+                Ok(_) if line.starts_with(':') => return true,
+                Ok(_) if line.contains(": ") => return false,
+                // The lengths of pieces, and what ends them.
+                Ok(_) => {}
             }
         }
     }

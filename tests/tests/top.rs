@@ -270,7 +270,7 @@ fn pictures_for_the_documentation() {
     let mut top = top(&node, 100, 28);
     top.wait_for("✗ s3_backup");
     top.keys("td");
-    top.wait_for("it said");
+    top.wait_for("exit 1, lived ");
     top.wait_for("requires  event_router");
     let folder = programs::checkout().join("docs/screens");
     let bless = std::env::var_os("RINGRIFT_BLESS").is_some();
