@@ -267,7 +267,7 @@ fn pictures_for_the_documentation() {
     }
     let node = builder.start();
     node.wait_state("s3_backup", State::Failed);
-    let mut top = top(&node, 100, 28);
+    let mut top = top(&node, 100, 32);
     top.wait_for("✗ s3_backup");
     top.keys("td");
     top.wait_for("exit 1, lived ");
