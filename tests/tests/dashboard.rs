@@ -109,6 +109,11 @@ fn with_a_failure(mut units: Vec<Value>, broken: &str) -> Vec<Value> {
     units
 }
 
+/// A few minutes stand between these words: three when the test began, more on a machine that is slow to draw.
+fn is_minutes_ago(text: &str, before: &str, after: &str) -> bool {
+    (3..15).any(|minutes| text.contains(&format!("{before}{minutes}m ago{after}")))
+}
+
 const LIVE: &str = "document.getElementById('line').textContent.includes('live')";
 const HEADLINE: &str = "document.getElementById('headline').textContent";
 
@@ -208,7 +213,7 @@ fn nodes_of_every_size_are_shown_on_every_screen() {
                 );
                 if count > 1 {
                     let cause = browser.text("document.querySelector('#causes li').innerText");
-                    assert!(cause.contains("failed 3m ago, next try in 2h"), "{cause}");
+                    assert!(is_minutes_ago(&cause, "failed ", ", next try in 2h"), "{cause}");
                     assert!(cause.contains("because: restart limit"), "{cause}");
                     assert!(cause.contains("holds up "), "{cause}");
                     assert!(cause.contains("ringriftctl why "), "{cause}");
@@ -450,7 +455,7 @@ fn one_units_page_tells_all_of_it() {
     browser.value("document.querySelector('#causes .blocks a').click()");
     browser.wait("document.getElementById('unit-facts').textContent.includes('Root cause')");
     let text = browser.text("document.getElementById('unit').innerText");
-    assert!(text.contains("data_pipeline failed 3m ago"), "{text}");
+    assert!(is_minutes_ago(&text, "data_pipeline failed ", ""), "{text}");
     // A unit that is not there is said to be none.
     browser.open(&format!("{}/#unit=nobody", page.origin));
     browser.wait("document.getElementById('unit-title').textContent === 'no unit nobody'");

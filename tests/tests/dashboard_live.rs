@@ -1,20 +1,13 @@
 //! The page of a real node in a real browser: the same files, from the program itself, over a node that is really broken.
 
-use std::net::TcpListener;
-
 use harness::browser::{self, Browser};
+use harness::http::Door;
 use harness::{Node, Unit, need, processes, programs};
 use proto::reply::State;
 use serde_json::json;
 
 const LIVE: &str = "document.getElementById('line').textContent.includes('live')";
 const HEADLINE: &str = "document.getElementById('headline').textContent";
-
-/// A place on this machine where nobody listens now.
-fn free() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it has an address").to_string()
-}
 
 const EVIL: &str = "<img src=x onerror='window.owned=1'>";
 
@@ -46,7 +39,7 @@ fn node(address: &str, config: &str) -> Node {
 #[test]
 fn the_page_of_a_real_node_is_true_and_harmless() {
     need!(browser::program().is_some(), "no chromium here");
-    let address = free();
+    let address = Door::free().text();
     let node = node(&address, "http = { show_logs = true }");
     let before: Vec<_> = node
         .status_of(&[])
@@ -107,7 +100,7 @@ fn the_page_of_a_real_node_is_true_and_harmless() {
 #[test]
 fn the_page_follows_a_real_node_over_its_managers_death() {
     need!(browser::program().is_some(), "no chromium here");
-    let address = free();
+    let address = Door::free().text();
     let mut node = node(&address, "");
     let mut browser = Browser::start();
     browser.open(&format!("http://{address}/"));
@@ -141,7 +134,7 @@ fn the_page_follows_a_real_node_over_its_managers_death() {
 #[test]
 fn the_trees_own_profile_is_shown() {
     need!(browser::program().is_some(), "no chromium here");
-    let address = free();
+    let address = Door::free().text();
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = std::process::Command::new(programs::ringriftd());
     command

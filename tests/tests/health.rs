@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
+use harness::http::Door;
 use harness::{Node, Unit, processes, programs, until};
 use proto::reply::{CheckOutcome, Exit, Health, State, UnitStatus};
 
@@ -220,7 +221,7 @@ fn a_probe_whose_command_is_missing_is_one_record_an_interval_and_no_failure() {
 
 #[test]
 fn a_stopped_process_misses_its_watchdog_is_aborted_and_started_again() {
-    let unit = stand_in(&["create_x"]).text("health.watchdog", "2s");
+    let unit = stand_in(&["create_x"]).text("health.watchdog", "6s");
     let node = Node::builder().unit("a", &unit).start();
     let before = node.wait_unit("a", "heard of", |u| {
         let fed = |check: &proto::reply::CheckStatus| check.watchdog_fed_us.is_some();
@@ -229,7 +230,7 @@ fn a_stopped_process_misses_its_watchdog_is_aborted_and_started_again() {
     let variables = std::fs::read(format!("/proc/{}/environ", node.pid("a"))).expect("it is ours");
     let variables = String::from_utf8_lossy(&variables).into_owned();
     let pid = format!("WATCHDOG_PID={}\0", node.pid("a"));
-    assert!(variables.contains("WATCHDOG_USEC=2000000\0"), "{variables}");
+    assert!(variables.contains("WATCHDOG_USEC=6000000\0"), "{variables}");
     assert!(format!("{variables}\0").contains(&pid), "{variables}");
     processes::signal(node.pid("a"), libc::SIGSTOP);
     let after = node.wait_unit("a", "running in another life", |u| {
@@ -250,19 +251,10 @@ fn a_stopped_process_is_found_by_its_probe_within_interval_times_failures() {
         std::path::Path::new("/usr/bin/python3").exists(),
         "python3 serves http"
     );
-    let port = TcpListener::bind("127.0.0.1:0")
-        .and_then(|l| l.local_addr())
-        .expect("a port is free")
-        .port();
-    let serve = simple(&[
-        "/usr/bin/python3",
-        "-m",
-        "http.server",
-        "--bind",
-        "127.0.0.1",
-        &port.to_string(),
-    ]);
-    let probe = format!("{{ http = \"http://127.0.0.1:{port}/\" }}");
+    let place = Door::free().text();
+    let (address, port) = place.split_once(':').expect("an address and its port");
+    let serve = simple(&["/usr/bin/python3", "-m", "http.server", "--bind", address, port]);
+    let probe = format!("{{ http = \"http://{place}/\" }}");
     let unit = asked(serve, &probe)
         .set("ready.probe", &probe)
         .text("health.timeout", "1s")
@@ -283,9 +275,10 @@ fn a_stopped_process_is_found_by_its_probe_within_interval_times_failures() {
         .into_iter()
         .find(|e| e.event == "DAEMON_HEALTH_CHANGED" && e.cause.text.starts_with(text))
         .expect("it was told");
-    // 2 × 1 s and one timeout; the rest is for a loaded machine.
+    // 2 × 1 s and one timeout; the rest is for a loaded machine. Whoever counted more failures than asked for, or asked every
+    // default interval, would take longer than that.
     let took = found.at_us.saturating_sub(stopped);
-    assert!(took < 3_000_000 + 3_000_000, "{took} us");
+    assert!(took < 3_000_000 + 12_000_000, "{took} us");
     println!("a stopped process was found after {took} us");
     node.check();
 }
@@ -357,7 +350,8 @@ fn seventy_eight_units_are_not_asked_in_one_instant() {
         .collect();
     offsets.sort_unstable();
     assert!(offsets.len() >= 70, "{} are still to be asked", offsets.len());
-    // 300 s for 78: in no second more than a few.
+    // 300 s for 78: in no second more than a few. Places are drawn by lot, anew on each node: six in one second
+    // come about once in a thousand runs, ten never; in one instant it would be 78.
     let crowd = offsets
         .iter()
         .map(|at| {
@@ -367,7 +361,7 @@ fn seventy_eight_units_are_not_asked_in_one_instant() {
                 .count()
         })
         .max();
-    assert!(crowd <= Some(5), "{crowd:?} in one second");
+    assert!(crowd <= Some(9), "{crowd:?} in one second");
     let span = offsets
         .last()
         .zip(offsets.first())

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use harness::http::Door;
 use harness::processes::Held;
 use harness::{Node, NodeBuilder, PATIENCE, Unit, ctl, has_program, is_root, need, programs, until};
-use proto::reply::State;
+use proto::reply::{Health, State};
 use serde_json::{Value, json};
 
 /// A node whose door is a port of this host.
@@ -175,6 +175,7 @@ fn the_old_habit_works_on_the_shipped_profile() {
     let state = harness::until_within(PATIENCE, || {
         let told = Command::new("sh")
             .args(["-c", &line])
+            .env("no_proxy", "*")
             .output()
             .expect("sh is there");
         (told.stdout == b"\"running\"\n").then_some(())
@@ -258,6 +259,7 @@ fn strangers_names_are_refused() {
             unreachable!("it is a port")
         };
         let told = Command::new("curl")
+            .env("no_proxy", "*")
             .args(["-s", "-o", "/dev/null", "-w", "%{http_code}"])
             .args(["--resolve", &format!("evil.example:{}:127.0.0.1", address.port())])
             .arg(format!("http://evil.example:{}/health", address.port()))
@@ -402,6 +404,17 @@ fn secrets_are_in_no_answer() {
             .set("exec.env", &format!("{{ TOKEN = \"{secret}\" }}"))
             .text("restart.policy", "never")
     };
+    // Takes every connection, and answers none.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let rude = listener.local_addr().expect("it has one");
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let probed = |probe: &str| {
+        unit("run")
+            .set("health.probe", probe)
+            .text("health.interval", "1s")
+            .text("health.grace", "0s")
+            .text("health.on_failure", "mark")
+    };
     let file = format!("KEY={secret}\nnot a line {secret}\n");
     let builder = || {
         let builder = Node::builder().file("secret.env", &file);
@@ -422,6 +435,11 @@ fn secrets_are_in_no_answer() {
                 "homeless",
                 &unit("run").text("exec.working_dir", "/nonexistent/${TOKEN}"),
             )
+            .unit(
+                "asked",
+                &probed(&format!("{{ http = \"http://{rude}/?key=${{TOKEN}}\" }}")),
+            )
+            .unit("sought", &probed("{ file = \"/nonexistent/${TOKEN}\" }"))
     };
     let paths = [
         "/health",
@@ -439,9 +457,16 @@ fn secrets_are_in_no_answer() {
         "/dashboard/misled.json",
         "/dashboard/homeless.json",
         "/dashboard/chatty.json",
+        "/dashboard/asked.json",
+        "/dashboard/sought.json",
     ];
     let (node, door) = on_a_port(builder());
     node.wait_state("chatty", State::Running);
+    for (unit, shown) in [("asked", "/?key=${TOKEN}"), ("sought", "/nonexistent/${TOKEN}")] {
+        let told = node.wait_unit(unit, "found unwell", |unit| unit.health == Health::Unhealthy);
+        let text = told.health_text.expect("why");
+        assert!(text.contains(shown) && !text.contains(secret), "{text}");
+    }
     for path in paths {
         let answer = door.get(path);
         assert_eq!(answer.status, 200, "{path}");
