@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use harness::http::Door;
 use harness::{Node, NodeBuilder, Unit, has_program, need, until};
@@ -325,6 +326,32 @@ fn a_stream_of_events_is_resumed_where_it_ended() {
         assert!(told[0].id > seq, "{told:?}");
     }
     drop((fresh, stray, stream));
+    node.check();
+}
+
+/// A stream with nothing to say shows every 15 s that it lives, so that whoever listens knows a quiet node from a lost one;
+/// and it is not let go of for being quiet.
+#[test]
+fn a_quiet_stream_shows_that_it_lives() {
+    let (node, door) = served(Node::builder().unit("a", &Unit::bad(&["run"])));
+    let last = node.history().last().map(|event| event.seq);
+    let mut stream = door.events(last.map(|seq| seq - 1));
+    stream.until("the last so far", |told| told.id == last);
+    // Longer than one that takes nothing is kept (30 s).
+    for _ in 0..3 {
+        let began = Instant::now();
+        assert!(stream.is_heartbeat(), "nothing happened, and the stream lives");
+        let took = began.elapsed();
+        assert!(
+            took > Duration::from_secs(13),
+            "{took:?}: not more often than it says"
+        );
+        assert!(took < Duration::from_secs(30), "{took:?}");
+    }
+    node.ctl(&["restart", "a"]).ended(0);
+    let seq = node.history().last().map(|event| event.seq);
+    stream.until("the restart", |told| told.id == seq);
+    drop(stream);
     node.check();
 }
 
