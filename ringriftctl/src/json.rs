@@ -2,9 +2,8 @@
 //! are only ever added. Times are RFC 3339 in UTC, durations seconds; what is unknown is null.
 
 use proto::reply::{
-    Blocker, BreakerStatus, By, Capsule, CauseKind, Changed, ChangedKind, Event, Exit, Failure, FailureKind,
-    Health, Hold, JobPlan, LastExit, LineEnd, LogLine, NodeStatus, Oom, Outcome, State, Summary, UnitStatus,
-    Verdict,
+    Blocker, BreakerStatus, By, Capsule, Changed, ChangedKind, Exit, Failure, FailureKind, Health, Hold,
+    JobPlan, LastExit, LineEnd, LogLine, NodeStatus, Oom, Outcome, State, Summary, UnitStatus, Verdict,
 };
 use serde::Serialize;
 
@@ -323,7 +322,7 @@ impl<'a> Unit<'a> {
 /// An operator's hold.
 #[derive(Serialize)]
 struct HoldBody<'a> {
-    by: ByBody<'a>,
+    by: &'a By,
     note: Option<&'a str>,
     since: String,
     until: Option<String>,
@@ -332,7 +331,7 @@ struct HoldBody<'a> {
 impl<'a> From<&'a Hold> for HoldBody<'a> {
     fn from(hold: &'a Hold) -> Self {
         Self {
-            by: ByBody::from(&hold.by),
+            by: &hold.by,
             note: hold.note.as_deref(),
             since: utc(hold.since_us),
             until: time(hold.until_us),
@@ -436,70 +435,6 @@ pub fn outcome(outcome: Outcome) -> &'static str {
         Outcome::Failed => "failed",
         Outcome::Superseded => "superseded",
         Outcome::Refused => "refused",
-    }
-}
-
-/// One line of `events --json`.
-#[derive(Serialize)]
-pub struct EventBody<'a> {
-    seq: u64,
-    time: String,
-    event: &'a str,
-    unit: &'a str,
-    invocation: Option<&'a str>,
-    from: State,
-    to: State,
-    cause: CauseBody<'a>,
-}
-
-#[derive(Serialize)]
-struct CauseBody<'a> {
-    kind: CauseKind,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seq: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unit: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    by: Option<ByBody<'a>>,
-    text: &'a str,
-}
-
-/// Who gave a command.
-#[derive(Serialize)]
-pub struct ByBody<'a> {
-    uid: u32,
-    pid: u32,
-    verb: &'a str,
-}
-
-impl<'a> From<&'a By> for ByBody<'a> {
-    fn from(by: &'a By) -> Self {
-        Self {
-            uid: by.uid,
-            pid: by.pid,
-            verb: &by.verb,
-        }
-    }
-}
-
-impl<'a> From<&'a Event> for EventBody<'a> {
-    fn from(e: &'a Event) -> Self {
-        Self {
-            seq: e.seq,
-            time: utc(e.at_us),
-            event: &e.event,
-            unit: &e.unit,
-            invocation: e.invocation.as_deref(),
-            from: e.from,
-            to: e.to,
-            cause: CauseBody {
-                kind: e.cause.kind,
-                seq: e.cause.seq,
-                unit: e.cause.unit.as_deref(),
-                by: e.cause.by.as_ref().map(ByBody::from),
-                text: &e.cause.text,
-            },
-        }
     }
 }
 

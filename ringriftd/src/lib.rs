@@ -26,4 +26,5 @@ pub mod say;
 pub mod spec;
 pub mod standin;
 pub mod state;
+pub mod tape;
 pub mod used;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::breaker::BreakerSpec;
 use crate::door::HttpSpec;
@@ -129,6 +129,11 @@ impl UnitSpec {
             .copied()
             .unwrap_or(self.on_dependency)
     }
+}
+
+/// A definition as recordings name it: the unit and the digest of all that it says, which stands in the recording's files.
+pub fn serialize_named<S: Serializer>(spec: &Arc<UnitSpec>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&format_args!("{} {}", spec.name, spec.digest))
 }
 
 /// One way to ask a unit how it is.

@@ -28,7 +28,7 @@ mod ops;
 mod order;
 mod probing;
 pub mod request;
-mod restart;
+pub mod restart;
 mod restore;
 #[cfg(test)]
 mod sim;

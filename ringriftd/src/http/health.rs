@@ -49,6 +49,7 @@ pub fn daemon(row: &Row, now_us: u64) -> Value {
     json!({
         "state": unit.state,
         "health": unit.health,
+        "health_text": unit.health_text,
         "uptime_seconds": uptime(row, now_us),
         "restart_count": unit.restarts,
         "auto_restart": row.spec.restart.policy != RestartPolicy::Never,
