@@ -4,6 +4,7 @@
 //! [`logger`] turns their output into files; the [`manager`] thinks. The thinking itself is [`engine`], which is pure.
 #![deny(unsafe_code)]
 
+pub mod breaker;
 pub mod clock;
 pub mod config;
 pub mod control;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::breaker::BreakerSpec;
 use crate::door::HttpSpec;
 
 /// A unit's name: `[a-z0-9][a-z0-9_.-]{0,63}`. Only `config` makes one from a person's text.
@@ -533,6 +534,8 @@ pub struct NodeSpec {
     pub on_event: Option<OnEvent>,
     /// `[http]`.
     pub http: HttpSpec,
+    /// `[breaker]`.
+    pub breaker: BreakerSpec,
 }
 
 /// The name that the runs of `[on_event] command` have instead of a unit's, in logs and in their environment.

@@ -331,6 +331,7 @@ fn node_of(bytes: usize) -> proto::reply::NodeStatus {
         summary: proto::reply::Summary::default(),
         notices: vec![],
         started_us: 0,
+        breakers: vec![],
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use clap::Args as ClapArgs;
 use jiff::tz::TimeZone;
+use proto::event_line::EventLine;
 use proto::reply::{CauseKind, Event, Reply, State};
 use proto::request::Request;
 
@@ -102,9 +103,10 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
 
 fn hear(session: &mut Session, reply: Reply) -> Result<(), Stop> {
     match reply {
-        Reply::Event(event) if session.global.json => {
-            json::line(&mut session.out, &json::EventBody::from(&*event))
-        }
+        Reply::Event(event) if session.global.json => json::line(
+            &mut session.out,
+            &EventLine::new(&event, measure::utc(event.at_us)),
+        ),
         Reply::Event(event) => print(session, &event),
         Reply::Lagged(count) => {
             talk(&format!("{count} events were dropped: this reader is too slow"));

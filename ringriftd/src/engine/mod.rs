@@ -14,6 +14,7 @@
 
 mod act;
 mod adopt;
+pub mod breaker;
 pub mod capsule;
 mod cause;
 mod health;

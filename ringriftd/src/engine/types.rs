@@ -513,6 +513,13 @@ pub enum Refusal {
         /// Which.
         unit: UnitName,
     },
+    /// It would start a unit whose restarts pause.
+    BreakerOpen {
+        /// The unit.
+        unit: UnitName,
+        /// Which breaker, and for how long still.
+        why: String,
+    },
 }
 
 /// What came of a request for one unit.
@@ -555,6 +562,10 @@ pub enum ChangeKind {
     StatusChanged,
     /// Its health is another one; its state is the same.
     HealthChanged,
+    /// Its restart was one too many for its category or the node; its state is the same.
+    BreakerTripped,
+    /// Restarts go on.
+    BreakerClosed,
 }
 
 impl ChangeKind {
@@ -570,6 +581,8 @@ impl ChangeKind {
             Self::PermanentlyFailed => "DAEMON_PERMANENTLY_FAILED",
             Self::StatusChanged => "DAEMON_STATUS_CHANGED",
             Self::HealthChanged => "DAEMON_HEALTH_CHANGED",
+            Self::BreakerTripped => "DAEMON_CASCADE_BREAKER_TRIPPED",
+            Self::BreakerClosed => "DAEMON_CASCADE_RECOVERY_COMPLETE",
         }
     }
 }

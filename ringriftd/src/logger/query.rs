@@ -23,7 +23,7 @@ use super::link;
 use super::place::{Follower, Shared};
 use super::sought::{self, Sieve};
 use crate::config::probe::compiled;
-use crate::keeper::wire::{LogQuery, LogTail};
+use crate::keeper::wire::{LogQuery, LogTail, LogWord};
 use crate::limits::{
     LOG_BLOCK, LOG_FIND_SCAN, LOG_FRAME_BYTES, LOG_LINES_PER_FRAME, LOG_QUERIES_MAX, LOG_QUERY_BUFFER,
     LOG_TAIL_BYTES, LOG_TAIL_MESSAGE, LOG_TAIL_SCAN, LOG_TAILS_MAX, LOG_TAILS_WAITING, WRITE_TIMEOUT,
@@ -106,7 +106,7 @@ impl Tail {
             is_refused: found.is_none(),
             lines: found.unwrap_or_default(),
         };
-        send_patiently(peer, &tail);
+        send_patiently(peer, &LogWord::Tail(tail));
     }
 }
 
@@ -262,7 +262,7 @@ impl Queries {
                 lines: Vec::new(),
                 is_refused: true,
             };
-            let _ = link::send(peer, &answer);
+            let _ = link::send(peer, &LogWord::Tail(answer));
         }
     }
 
@@ -370,7 +370,7 @@ fn encoded_bound(line: &LogLine) -> usize {
     line.message.len() + line.unit.len() + 48
 }
 
-fn send_patiently(peer: &OwnedFd, tail: &LogTail) {
+fn send_patiently(peer: &OwnedFd, tail: &LogWord) {
     let deadline = Instant::now() + WRITE_TIMEOUT;
     loop {
         match link::send(peer, tail) {

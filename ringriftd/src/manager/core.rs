@@ -35,13 +35,13 @@ use crate::control::outbox::Answers;
 use crate::control::server::Asked;
 use crate::control::view::{NodeFacts, Said};
 use crate::control::watch::Renewal;
-use crate::counts::Counts;
+use crate::counts::{Counts, HttpAsked};
 use crate::engine::types::{Event, LaunchFailure, Mono, RequestId};
 use crate::host::link::Link;
 use crate::host::notify::Told;
 use crate::http::TailAsked;
 use crate::ids::LaunchId;
-use crate::keeper::wire::{FromKeeper, LogQuery, LogTail, ToKeeper};
+use crate::keeper::wire::{FromKeeper, LogQuery, LogTail, LogWord, ToKeeper};
 use crate::limits;
 use crate::places::Places;
 use crate::spec::UnitName;
@@ -95,6 +95,8 @@ pub(super) enum Inside {
     HookTime,
     /// The HTTP thread wants a unit's last lines.
     Tail(TailAsked),
+    /// So often it was asked.
+    HttpAsked(HttpAsked),
     /// Files of a unit's command.
     Looked(Looked),
     /// A job's or wait's time is up.
@@ -238,7 +240,7 @@ impl Manager {
                     consumed.done();
                 }
                 Some(inside) = on.inside.recv() => self.on_inside(inside),
-                tail = self.logger.recv::<LogTail>(), if !self.is_logger_gone => self.on_tail(tail),
+                said = self.logger.recv::<LogWord>(), if !self.is_logger_gone => self.on_logger(said),
                 Some(()) = on.lost.recv() => self.send(&ToKeeper::Relisten),
                 Some(asked) = on.asks.recv() => {
                     self.on_asked(asked);
@@ -318,6 +320,7 @@ impl Manager {
             }
             Inside::FoundOutside(found) => self.on_found_outside(*found),
             Inside::Tail(asked) => self.on_tail_asked(asked),
+            Inside::HttpAsked(counted) => self.on_http_asked(&counted),
             Inside::TimedOut(id) => {
                 self.jobs.on_timeout(id);
                 self.pending.closed.push(id);
@@ -349,9 +352,10 @@ impl Manager {
         }
     }
 
-    pub(super) fn on_tail(&mut self, tail: std::io::Result<Option<(LogTail, Vec<OwnedFd>)>>) {
-        match tail {
-            Ok(Some((tail, _))) => {
+    pub(super) fn on_logger(&mut self, said: std::io::Result<Option<(LogWord, Vec<OwnedFd>)>>) {
+        match said {
+            Ok(Some((LogWord::Counted { logger, units }, _))) => self.on_logged(logger, units),
+            Ok(Some((LogWord::Tail(tail), _))) => {
                 let Some(tail) = self.on_last_words(tail) else {
                     return;
                 };
@@ -460,6 +464,7 @@ impl Manager {
             containment: self.hello.containment.clone(),
             notices,
             started_us: now.wall_of(self.started.mono),
+            breakers: crate::control::view::breakers(&self.engine, now),
         }
     }
 

@@ -241,6 +241,7 @@ async fn start(
         notices: Vec::new(),
         deaths: (0, 0),
         last_seq: 0,
+        breakers: Vec::new(),
     };
     let preparer = Preparer::new(node);
     let tape = record.map(|file| Tape::open(&file));

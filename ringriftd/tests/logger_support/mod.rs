@@ -19,7 +19,7 @@ use proto::frame::Answer;
 use proto::reply::{LineEnd, LogLine, Reply};
 use proto::request::LogFilter;
 use ringriftd::ids::{Invocation, LaunchId};
-use ringriftd::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
+use ringriftd::keeper::wire::{FromLogger, LogQuery, LogTail, LogWord, Output, ToLogger};
 use ringriftd::logger::{Given, record, serve};
 
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -147,6 +147,15 @@ impl Logger {
         let id = LaunchId::main(Invocation(u64::MAX));
         tell(&self.keeper, &ToLogger::Close { id }, None);
         while hear::<FromLogger>(&self.keeper) != (FromLogger::Closed { id }) {}
+    }
+
+    /// The next answer to a query of the manager's.
+    pub fn hear_tail(&self) -> LogTail {
+        loop {
+            if let LogWord::Tail(tail) = hear(&self.manager) {
+                return tail;
+            }
+        }
     }
 
     pub fn text(&self, name: &str) -> Vec<u8> {

@@ -2,11 +2,12 @@
 //! body is not waited for: it may be large, or never end.
 
 use hyper::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
+use hyper::http::uri::Authority;
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::types::Bad;
+use super::types::{Bad, Target};
 use crate::limits::{PROBE_HEAD_MAX, PROBE_HEADERS_MAX};
 
 /// Ends with the question.
@@ -18,12 +19,20 @@ impl Drop for Driven {
     }
 }
 
+fn parsed(url: &Target) -> Result<Uri, Bad> {
+    let cannot = |e| Bad::Cannot(format!("{}: {e}", url.shown));
+    url.text.parse::<Uri>().map_err(cannot)
+}
+
+fn authority<'a>(uri: &'a Uri, url: &Target) -> Result<&'a Authority, Bad> {
+    let cannot = || Bad::Cannot(format!("{} names no host", url.shown));
+    uri.authority().ok_or_else(cannot)
+}
+
 /// Where `url` is served: `host:port`.
-pub(super) fn place(url: &str) -> Result<String, Bad> {
-    let uri: Uri = url.parse().map_err(|e| Bad::Cannot(format!("{url}: {e}")))?;
-    let authority = uri
-        .authority()
-        .ok_or_else(|| Bad::Cannot(format!("{url} names no host")))?;
+pub(super) fn place(url: &Target) -> Result<String, Bad> {
+    let uri = parsed(url)?;
+    let authority = authority(&uri, url)?;
     Ok(format!(
         "{}:{}",
         authority.host(),
@@ -32,19 +41,18 @@ pub(super) fn place(url: &str) -> Result<String, Bad> {
 }
 
 /// Whether `url`, which was judged before, is answered with 2xx.
-pub(super) async fn get(stream: TcpStream, url: &str) -> Result<(), Bad> {
-    let failed = |what: &str, why: &dyn std::fmt::Display| Bad::Failed(format!("{what} {url}: {why}"));
-    let uri: Uri = url.parse().map_err(|e| Bad::Cannot(format!("{url}: {e}")))?;
-    let authority = uri
-        .authority()
-        .ok_or_else(|| Bad::Cannot(format!("{url} names no host")))?;
+pub(super) async fn get(stream: TcpStream, url: &Target) -> Result<(), Bad> {
+    let shown = &url.shown;
+    let failed = |what: &str, why: &dyn std::fmt::Display| Bad::Failed(format!("{what} {shown}: {why}"));
+    let uri = parsed(url)?;
+    let authority = authority(&uri, url)?;
     let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
         .header(HOST, authority.as_str())
         .header(USER_AGENT, concat!("ringriftd/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, "*/*")
         .header(CONNECTION, "close")
         .body(http_body_util::Empty::<hyper::body::Bytes>::new())
-        .map_err(|e| Bad::Cannot(format!("{url}: {e}")))?;
+        .map_err(|e| Bad::Cannot(format!("{shown}: {e}")))?;
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(PROBE_HEAD_MAX)
         .max_headers(PROBE_HEADERS_MAX)
@@ -68,5 +76,5 @@ pub(super) async fn get(stream: TcpStream, url: &str) -> Result<(), Bad> {
     } else {
         ""
     };
-    Err(Bad::Failed(format!("{url} answered {status}{remark}")))
+    Err(Bad::Failed(format!("{shown} answered {status}{remark}")))
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use self::types::Bad;
+use self::types::{Bad, Target};
 use crate::config::probe::{absolute, address, url};
 use crate::engine::types::{LaunchFailure, ProbeResult, Role};
 use crate::host::prepare::Preparer;
@@ -62,27 +62,37 @@ impl Prober {
         probe: Probe,
     ) -> Result<(), Bad> {
         let fill = async |text: &Template| match literal(text) {
-            Some(text) => Ok(text),
-            None => self
-                .preparer
-                .fill_bounded(Arc::clone(&spec), launch, role, text.clone())
-                .await
-                .map_err(|failure: LaunchFailure| Bad::Cannot(failure.text)),
+            Some(text) => Ok(Target {
+                shown: text.clone(),
+                text,
+            }),
+            None => {
+                let filled = self
+                    .preparer
+                    .fill_bounded(Arc::clone(&spec), launch, role, text.clone());
+                match filled.await {
+                    Ok(filled) => Ok(Target {
+                        text: filled,
+                        shown: text.to_string(),
+                    }),
+                    Err(LaunchFailure { text, .. }) => Err(Bad::Cannot(text)),
+                }
+            }
         };
         match &probe {
             Probe::Http(text) => {
                 let target = fill(text).await?;
-                url(&target).map_err(Bad::Cannot)?;
+                url(&target.text).map_err(Bad::Cannot)?;
                 self.get(&target).await
             }
             Probe::Tcp(text) => {
                 let target = fill(text).await?;
-                address(&target).map_err(Bad::Cannot)?;
+                address(&target.text).map_err(Bad::Cannot)?;
                 self.connect(&target).await.map(drop)
             }
             Probe::File(text) => {
                 let target = fill(text).await?;
-                absolute(&target).map_err(Bad::Cannot)?;
+                absolute(&target.text).map_err(Bad::Cannot)?;
                 self.look(&spec, target).await
             }
             Probe::Command(_) | Probe::LogLine(_) => Err(Bad::Cannot(
@@ -91,14 +101,17 @@ impl Prober {
         }
     }
 
-    async fn get(&self, target: &str) -> Result<(), Bad> {
-        let place = http::place(target)?;
+    async fn get(&self, target: &Target) -> Result<(), Bad> {
+        let place = Target {
+            text: http::place(target)?,
+            shown: target.shown.clone(),
+        };
         let stream = self.connect(&place).await?;
         http::get(stream, target).await
     }
 
     /// A connection to `host:port`, to whichever of the host's addresses takes it.
-    async fn connect(&self, target: &str) -> Result<TcpStream, Bad> {
+    async fn connect(&self, target: &Target) -> Result<TcpStream, Bad> {
         let mut last = None;
         for at in self.resolve(target).await? {
             match TcpStream::connect(at).await {
@@ -107,11 +120,12 @@ impl Prober {
             }
         }
         let why = last.map_or_else(|| "its host has no address".to_owned(), |e| e.to_string());
-        Err(Bad::Failed(format!("cannot connect to {target}: {why}")))
+        Err(Bad::Failed(format!("cannot connect to {}: {why}", target.shown)))
     }
 
     /// Names are looked up on the blocking pool, since the system's resolver may hang; one that does keeps its place.
-    async fn resolve(&self, target: &str) -> Result<Vec<SocketAddr>, Bad> {
+    async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, Bad> {
+        let Target { text: target, shown } = target;
         if let Ok(at) = target.parse::<SocketAddr>() {
             return Ok(vec![at]);
         }
@@ -120,9 +134,9 @@ impl Prober {
         {
             return Ok(vec![SocketAddr::new(host, port)]);
         }
-        let cannot = |why: String| Bad::Cannot(format!("cannot look {target} up: {why}"));
+        let cannot = |why: String| Bad::Cannot(format!("cannot look {shown} up: {why}"));
         let place = Arc::clone(&self.lookups).acquire_owned().await;
-        let text = target.to_owned();
+        let text = target.clone();
         let found = tokio::task::spawn_blocking(move || {
             let _place = place;
             text.to_socket_addrs().map(Iterator::collect::<Vec<_>>)
@@ -134,8 +148,8 @@ impl Prober {
         }
     }
 
-    async fn look(&self, spec: &UnitSpec, path: String) -> Result<(), Bad> {
-        let shown = path.clone();
+    async fn look(&self, spec: &UnitSpec, target: Target) -> Result<(), Bad> {
+        let Target { text: path, shown } = target;
         let key = format!("{}'s probe", spec.name);
         let found = self
             .preparer
