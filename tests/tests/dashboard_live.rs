@@ -189,7 +189,7 @@ fn the_trees_own_profile_is_shown() {
 #[test]
 fn a_thousand_real_units_are_shown() {
     need!(browser::program().is_some(), "no chromium here");
-    let address = free();
+    let address = Door::free().text();
     let mut builder = Node::builder().args(&["--http", &address]);
     for n in 0..1000 {
         let needs = format!("unit_{:03}", n / 7);

@@ -113,9 +113,14 @@ enum Move {
 enum Death {
     No,
     /// Before it has heard.
-    Before { asked_fail: bool },
+    Before {
+        asked_fail: bool,
+    },
     /// When it has done so many of its actions.
-    After { done: usize, asked_fail: bool },
+    After {
+        done: usize,
+        asked_fail: bool,
+    },
 }
 
 #[derive(Clone)]
@@ -416,7 +421,12 @@ impl Model {
         }
         rest.into_iter().try_for_each(|action| self.obey(action))?;
         // What the keeper was about to say of launches it has done; one that failed is not there.
-        let asked: Vec<LaunchId> = self.held.iter().filter(|(_, h)| h.at == At::Asked).map(|(l, _)| *l).collect();
+        let asked: Vec<LaunchId> = self
+            .held
+            .iter()
+            .filter(|(_, h)| h.at == At::Asked)
+            .map(|(l, _)| *l)
+            .collect();
         for launch in asked {
             if asked_fail {
                 self.held.remove(&launch);
@@ -427,9 +437,17 @@ impl Model {
         for (launch, held) in self.held.clone() {
             self.handle(launched(launch))?;
             if let Some(exit) = held.exit {
-                let remains = if held.is_told && held.at == At::Leaving { vec![9] } else { Vec::new() };
+                let remains = if held.is_told && held.at == At::Leaving {
+                    vec![9]
+                } else {
+                    Vec::new()
+                };
                 let remains = if held.at == At::Leaving { vec![9] } else { remains };
-                self.handle(Event::Exited { launch, exit, remains })?;
+                self.handle(Event::Exited {
+                    launch,
+                    exit,
+                    remains,
+                })?;
             }
         }
         self.engine.resume(Mono(self.now));
@@ -440,7 +458,9 @@ impl Model {
     }
 
     fn main_of(&self, unit: &UnitName) -> Option<&Piece> {
-        self.held.values().find(|held| held.unit == *unit && held.role == Role::Main)
+        self.held
+            .values()
+            .find(|held| held.unit == *unit && held.role == Role::Main)
     }
 
     fn is_alive(held: &Piece) -> bool {
@@ -512,7 +532,10 @@ impl Model {
         if self.held.contains_key(&launch) {
             return Err(format!("{launch} is launched twice"));
         }
-        let others = self.held.values().filter(|held| held.unit == *name && held.at != At::Gone);
+        let others = self
+            .held
+            .values()
+            .filter(|held| held.unit == *name && held.at != At::Gone);
         if let Some(other) = others.clone().next()
             && !(matches!(role, Role::StartPost(_) | Role::StopPre(_)) && other.role == Role::Main)
         {
@@ -529,12 +552,17 @@ impl Model {
         }
         for &d in &self.engine.graph().edges(ix).requires {
             let d = name_of(self, d);
-            let is_ready = self.main_of(&d).is_some_and(|held| held.is_ready && held.at == At::Alive);
+            let is_ready = self
+                .main_of(&d)
+                .is_some_and(|held| held.is_ready && held.at == At::Alive);
             let spec = &self.engine.find(&d).expect("no unit goes").1;
             let is_done = spec.state == State::Completed && spec.spec.exec.kind == Kind::Oneshot;
-            let is_simple = spec.spec.exec.kind == Kind::Simple && self.main_of(&d).is_some_and(|h| h.at == At::Alive);
+            let is_simple =
+                spec.spec.exec.kind == Kind::Simple && self.main_of(&d).is_some_and(|h| h.at == At::Alive);
             if role == Role::Main && !(is_ready || is_done || is_simple) {
-                return Err(format!("{name} is launched, and {d}, which it requires, is not ready"));
+                return Err(format!(
+                    "{name} is launched, and {d}, which it requires, is not ready"
+                ));
             }
         }
         self.held.insert(
@@ -556,7 +584,14 @@ impl Model {
     fn stop_order(&self, name: &UnitName) -> Result<(), String> {
         let (ix, unit) = self.engine.find(name).expect("no unit goes");
         let is_stop = unit.desired == Desired::Down
-            && matches!(&unit.state, State::Stopping { end: End::Wanted, phase: StopPhase::Signal(0), .. });
+            && matches!(
+                &unit.state,
+                State::Stopping {
+                    end: End::Wanted,
+                    phase: StopPhase::Signal(0),
+                    ..
+                }
+            );
         // One that never became ready has nobody that relies on it.
         let was_ready = unit.state.life().is_some_and(|life| life.ready.is_some());
         if !is_stop || !was_ready {
@@ -589,13 +624,17 @@ impl Model {
                         || main.is_some_and(|held| held.at == At::Alive && (held.is_ready || !is_notify))
                 }
                 // A later start may have begun the next life in the same step.
-                Ask::Stop | Ask::StopAll => {
-                    !self.held.values().any(|held| held.unit == answer.unit && Self::is_alive(held))
-                }
+                Ask::Stop | Ask::StopAll => !self
+                    .held
+                    .values()
+                    .any(|held| held.unit == answer.unit && Self::is_alive(held)),
                 Ask::Reset | Ask::Hold | Ask::Unhold | Ask::Kill => true,
             };
             if !is_right {
-                return Err(format!("{ask:?} {} is answered with {:?}", answer.unit, answer.outcome));
+                return Err(format!(
+                    "{ask:?} {} is answered with {:?}",
+                    answer.unit, answer.outcome
+                ));
             }
         }
         Ok(())
@@ -605,7 +644,10 @@ impl Model {
     fn judge(&self) -> Result<(), String> {
         for (_, unit) in self.engine.units() {
             let name = &unit.spec.name;
-            let owes = self.held.values().any(|held| held.unit == *name && held.at != At::Gone);
+            let owes = self
+                .held
+                .values()
+                .any(|held| held.unit == *name && held.at != At::Gone);
             let is_moving = matches!(
                 unit.state,
                 State::Starting { .. } | State::Stopping { .. } | State::Reloading { .. }
@@ -669,7 +711,10 @@ impl Model {
         }
         for (ix, unit) in model.engine.units() {
             let name = &unit.spec.name;
-            let lives = model.held.values().any(|held| held.unit == *name && held.at != At::Gone);
+            let lives = model
+                .held
+                .values()
+                .any(|held| held.unit == *name && held.at != At::Gone);
             let is_right = match (unit.desired, &unit.state) {
                 (Desired::Down, _) => !lives,
                 (Desired::Up, State::Running { .. } | State::Completed) => true,
@@ -712,7 +757,10 @@ impl Model {
         }
         for (launch, held) in &self.held {
             let (ix, unit) = self.engine.find(&held.unit).expect("no unit goes");
-            let is_present = unit.state.life().is_some_and(|l| l.invocation == launch.invocation);
+            let is_present = unit
+                .state
+                .life()
+                .is_some_and(|l| l.invocation == launch.invocation);
             out.number(u64::from(ix.0));
             out.role(held.role);
             out.bits(&[is_present, held.is_ready, held.is_told, held.is_destroyed]);
@@ -766,7 +814,10 @@ fn op(ask: Ask, unit: &UnitName) -> Op {
     let units = vec![unit.clone()];
     match ask {
         Ask::Start => Op::Start { units },
-        Ask::Stop => Op::Stop { units, cascade: false },
+        Ask::Stop => Op::Stop {
+            units,
+            cascade: false,
+        },
         Ask::StopAll => Op::Stop { units, cascade: true },
         Ask::Restart => Op::Restart {
             units,
@@ -870,9 +921,15 @@ impl Picture {
         self.exit(life.exit);
         self.exit(life.hook_exit);
         // Older than that is all the same.
-        let age = life.ready.map(|at| Mono(self.now).since(at).min(life.spec.restart.stable_after));
+        let age = life
+            .ready
+            .map(|at| Mono(self.now).since(at).min(life.spec.restart.stable_after));
         self.number(age.map_or(0xe5, |age| age.as_nanos() as u64 / GRAIN));
-        self.bits(&[life.word.is_ending, life.word.reloading.is_some(), life.foreign.is_some()]);
+        self.bits(&[
+            life.word.is_ending,
+            life.word.reloading.is_some(),
+            life.foreign.is_some(),
+        ]);
         self.number(life.began_by as u64);
     }
 
@@ -888,7 +945,9 @@ impl Picture {
                 StartPhase::Post(n) => 0x40 + u64::from(*n),
             }),
             State::Reloading { index, .. } => self.number(u64::from(*index)),
-            State::Stopping { phase, end, killed, .. } => {
+            State::Stopping {
+                phase, end, killed, ..
+            } => {
                 self.number(match phase {
                     StopPhase::ClearHook => 0x20,
                     StopPhase::AwaitMain => 0x21,
@@ -937,7 +996,11 @@ impl Picture {
         let window = unit.spec.restart.window;
         let past = unit.restarts.picture(&|at| {
             let age = now.since(at);
-            if age >= window { u64::MAX } else { age.as_nanos() as u64 / GRAIN }
+            if age >= window {
+                u64::MAX
+            } else {
+                age.as_nanos() as u64 / GRAIN
+            }
         });
         self.bits(&[past.is_slow, past.is_due]);
         self.number(u64::from(past.host_step));
@@ -950,9 +1013,11 @@ impl Picture {
 
 /// FNV-1a, 128 bit (Fowler, Noll, Vo).
 fn fingerprint(bytes: &[u8]) -> u128 {
-    bytes.iter().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |h, b| {
-        (h ^ u128::from(*b)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
-    })
+    bytes
+        .iter()
+        .fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |h, b| {
+            (h ^ u128::from(*b)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+        })
 }
 
 /// What was found so far, by fingerprint: the state before, and which of its choices led here.
@@ -1025,7 +1090,9 @@ fn choices(system: &System, model: &Model) -> Vec<(Move, Death)> {
         let is_void = matches!(what, Move::Void(_));
         let mut actions = 0;
         if model.deaths > 0 && !is_void {
-            actions = model.go(system, &what, Death::No).map_or(0, |(_, actions)| actions);
+            actions = model
+                .go(system, &what, Death::No)
+                .map_or(0, |(_, actions)| actions);
         }
         all.push((what.clone(), Death::No));
         if model.deaths == 0 || is_void {
@@ -1038,7 +1105,10 @@ fn choices(system: &System, model: &Model) -> Vec<(Move, Death)> {
         };
         for &asked_fail in fates {
             // What is not of a process is still to be taken when the new manager is there.
-            if matches!(what, Move::Launched(_) | Move::LaunchFailed(..) | Move::Exited(..) | Move::Emptied(_)) {
+            if matches!(
+                what,
+                Move::Launched(_) | Move::LaunchFailed(..) | Move::Exited(..) | Move::Emptied(_)
+            ) {
                 all.push((what.clone(), Death::Before { asked_fail }));
             }
             for done in 0..=actions {
@@ -1054,12 +1124,16 @@ fn way_to(system: &System, seen: &Seen, root: u128, print: u128) -> Vec<String> 
     let mut places = Vec::new();
     let mut at = print;
     while at != root {
-        let Some(&(before, place)) = seen.get(&at) else { break };
+        let Some(&(before, place)) = seen.get(&at) else {
+            break;
+        };
         places.push(place);
         at = before;
     }
     let mut way = Vec::new();
-    let Ok(mut model) = Model::new(system) else { return way };
+    let Ok(mut model) = Model::new(system) else {
+        return way;
+    };
     for place in places.into_iter().rev() {
         let Some((what, death)) = choices(system, &model).into_iter().nth(usize::from(place)) else {
             break;
@@ -1085,7 +1159,9 @@ impl Model {
         let before: BTreeSet<LaunchId> = again.held.keys().copied().collect();
         let actions = again.decide(Event::Loaded(Arc::clone(&system.plan)))?;
         if let Some(action) = actions.first() {
-            return Err(format!("the same files again made it say {action:?} with {before:?}"));
+            return Err(format!(
+                "the same files again made it say {action:?} with {before:?}"
+            ));
         }
         if again.picture() != self.picture() {
             return Err("the same files again changed something".to_owned());

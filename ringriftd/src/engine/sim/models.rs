@@ -58,7 +58,10 @@ fn of(units: Vec<UnitSpec>) -> System {
 #[track_caller]
 fn check(what: &str, system: &System, states: usize) {
     let start = std::time::Instant::now();
-    let found = search(system, std::env::var("MOST").map_or(2_000_000, |n| n.parse().unwrap()));
+    let found = search(
+        system,
+        std::env::var("MOST").map_or(2_000_000, |n| n.parse().unwrap()),
+    );
     if let Some(fault) = &found.fault {
         panic!("{what}: {fault}");
     }
@@ -159,17 +162,28 @@ fn endless(i: usize) -> UnitSpec {
 const FEW: &[Ask] = &[Ask::Start, Ask::StopAll, Ask::Restart];
 
 fn together(units: Vec<UnitSpec>) -> System {
-    System { asks: FEW, ..of(units) }
+    System {
+        asks: FEW,
+        ..of(units)
+    }
 }
 
 #[test]
 fn a_chain_of_two() {
-    check("chain", &together(vec![endless(0), edge(endless(1), &[0], &[])]), 0);
+    check(
+        "chain",
+        &together(vec![endless(0), edge(endless(1), &[0], &[])]),
+        0,
+    );
 }
 
 #[test]
 fn two_with_a_soft_edge() {
-    check("soft", &together(vec![endless(0), edge(endless(1), &[], &[0])]), 0);
+    check(
+        "soft",
+        &together(vec![endless(0), edge(endless(1), &[], &[0])]),
+        0,
+    );
 }
 
 #[test]
@@ -184,7 +198,11 @@ fn a_chain_of_two_whose_manager_dies_once_anywhere() {
 
 #[test]
 fn a_fork() {
-    let mut units = vec![endless(0), edge(endless(1), &[0], &[]), edge(endless(2), &[0], &[])];
+    let mut units = vec![
+        endless(0),
+        edge(endless(1), &[0], &[]),
+        edge(endless(2), &[0], &[]),
+    ];
     for unit in &mut units {
         unit.exec.kind = Kind::Simple;
     }
