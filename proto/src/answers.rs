@@ -222,4 +222,6 @@ pub enum RootKind {
     Shutdown,
     /// Nothing is in its way: it moves in the same moment.
     Moving,
+    /// Too many units failed, and its restart waits until its breaker closes.
+    Breaker,
 }

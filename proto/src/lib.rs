@@ -12,6 +12,7 @@
 pub mod answers;
 pub mod checks;
 pub mod codec;
+pub mod event_line;
 pub mod frame;
 pub mod reply;
 pub mod request;

@@ -156,6 +156,40 @@ pub struct NodeStatus {
     pub notices: Vec<String>,
     /// Since when the daemon is up; its manager's deaths and upgrades do not count.
     pub started_us: u64,
+    /// The node's breaker and those of categories, as far as they have limits.
+    pub breakers: Vec<BreakerStatus>,
+}
+
+/// A limit on the automatic restarts of all units, or of a category's (`[breaker]`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerStatus {
+    /// The category; empty: the node.
+    pub category: String,
+    /// Restarts within the window; of an open one, those before it tripped.
+    pub restarts: u32,
+    /// How many may be.
+    pub limit: u32,
+    /// The window, in ms.
+    pub window_ms: u64,
+    /// How often it has tripped since the node began.
+    pub trips: u64,
+    /// Absent: closed.
+    pub open: Option<BreakerOpen>,
+    /// Units that wait because of it, in the order of their names.
+    pub held: Vec<String>,
+}
+
+/// No restarts for now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerOpen {
+    /// Since when.
+    pub since_us: u64,
+    /// Until when.
+    pub until_us: u64,
+    /// The event that told of it.
+    pub seq: u64,
+    /// The unit whose restart was one too many.
+    pub unit: String,
 }
 
 /// Counts over the wanted units; `known` counts all.

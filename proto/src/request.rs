@@ -10,10 +10,32 @@ pub const MAX_SELECTORS: usize = 4096;
 pub const MAX_SELECTOR: usize = 256;
 /// The longest note of a hold, in bytes.
 pub const MAX_NOTE: usize = 512;
-/// The longest pattern of a command line, in bytes.
+/// The longest pattern of a command line or of log lines, in bytes.
 pub const MAX_PATTERN: usize = 1024;
 /// The longest path, in bytes (PATH_MAX less its NUL).
 pub const MAX_PATH: usize = 4095;
+
+/// Which log lines are wanted: those that meet all of it. Empty: any.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LogFilter {
+    /// Written at or after this time, in µs since 1970.
+    pub since_us: Option<u64>,
+    /// Written at or before this time, in µs since 1970.
+    pub until_us: Option<u64>,
+    /// Whose text matches this regular expression (of the regex crate), 1 to [`MAX_PATTERN`] bytes.
+    pub pattern: Option<String>,
+    /// Of one life.
+    pub life: Option<LogLife>,
+}
+
+/// A life of a unit, for its lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogLife {
+    /// The one with this serial, as the log has it.
+    Is(u64),
+    /// The one before the present or last one.
+    Previous,
+}
 
 /// A request. A *selector* is what a person types to mean units: a name (`auto_sync`, `AUTO-SYNC`), a glob
 /// (`s3_*`), `@category`, `%profile` or `state:failed`. The daemon resolves selectors; an unknown one is an error that
@@ -76,6 +98,8 @@ pub enum Request {
         follow: bool,
         /// At most so many of the last lines of each unit; absent: all that is kept.
         lines: Option<u64>,
+        /// Which of them.
+        filter: LogFilter,
     },
     /// A unit's definition with all defaults filled in and where each value came from.
     Show {

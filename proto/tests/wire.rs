@@ -30,18 +30,18 @@ where
 }
 
 #[test]
-fn version_three_says_hello_in_these_bytes() {
-    assert_eq!(VERSION, 3);
+fn version_four_says_hello_in_these_bytes() {
+    assert_eq!(VERSION, 4);
     let hello = Hello {
         magic: MAGIC,
-        version: 3,
+        version: 4,
         program: "ctl 1".into(),
     };
-    check_golden(&hello, "fc54465252030563746c2031");
+    check_golden(&hello, "fc54465252040563746c2031");
 }
 
 #[test]
-fn version_three_welcomes_in_these_bytes() {
+fn version_four_welcomes_in_these_bytes() {
     check_golden(
         &Welcome::Refused {
             version: 7,
@@ -51,10 +51,10 @@ fn version_three_welcomes_in_these_bytes() {
     );
     check_golden(
         &Welcome::Accepted {
-            version: 3,
+            version: 4,
             program: "d 1".into(),
         },
-        "010303642031",
+        "010403642031",
     );
     check_golden(
         &Welcome::Busy {
@@ -65,7 +65,7 @@ fn version_three_welcomes_in_these_bytes() {
 }
 
 #[test]
-fn version_three_asks_in_these_bytes() {
+fn version_four_asks_in_these_bytes() {
     let job = Job {
         selectors: vec!["a".into()],
         wait: true,
@@ -119,7 +119,7 @@ fn version_three_asks_in_these_bytes() {
 }
 
 #[test]
-fn version_three_answers_in_these_bytes() {
+fn version_four_answers_in_these_bytes() {
     check_golden(
         &Answer {
             id: 7,
@@ -236,7 +236,7 @@ fn the_page_shows_these_very_bytes() {
     let bare: String = page.chars().filter(|c| !c.is_whitespace()).collect();
     let hello = Hello {
         magic: MAGIC,
-        version: 3,
+        version: 4,
         program: "ctl 1".into(),
     };
     let job = Job {

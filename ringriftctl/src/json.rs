@@ -2,7 +2,7 @@
 //! are only ever added. Times are RFC 3339 in UTC, durations seconds; what is unknown is null.
 
 use proto::reply::{
-    Blocker, By, Capsule, CauseKind, Changed, ChangedKind, Event, Exit, Failure, FailureKind, Health, Hold,
+    Blocker, BreakerStatus, By, Capsule, Changed, ChangedKind, Exit, Failure, FailureKind, Health, Hold,
     JobPlan, LastExit, LineEnd, LogLine, NodeStatus, Oom, Outcome, State, Summary, UnitStatus, Verdict,
 };
 use serde::Serialize;
@@ -109,6 +109,7 @@ pub struct StatusBody<'a> {
     settled: bool,
     stopping: bool,
     notices: &'a [String],
+    breakers: Vec<Breaker<'a>>,
     summary: SummaryBody,
     units: Vec<Unit<'a>>,
 }
@@ -126,8 +127,48 @@ impl<'a> StatusBody<'a> {
             settled: node.settled,
             stopping: node.stopping,
             notices: &node.notices,
+            breakers: node.breakers.iter().map(Breaker::new).collect(),
             summary: node.summary.into(),
             units: units.iter().map(|u| Unit::new(u, now_us)).collect(),
+        }
+    }
+}
+
+/// A limit on restarts; of the node, where `category` is null.
+#[derive(Serialize)]
+struct Breaker<'a> {
+    category: Option<&'a str>,
+    restarts: u32,
+    limit: u32,
+    window_s: f64,
+    trips: u64,
+    open: Option<BreakerOpen<'a>>,
+    held: &'a [String],
+}
+
+#[derive(Serialize)]
+struct BreakerOpen<'a> {
+    since: Option<String>,
+    until: Option<String>,
+    seq: u64,
+    unit: &'a str,
+}
+
+impl<'a> Breaker<'a> {
+    fn new(breaker: &'a BreakerStatus) -> Self {
+        Self {
+            category: Some(breaker.category.as_str()).filter(|name| !name.is_empty()),
+            restarts: breaker.restarts,
+            limit: breaker.limit,
+            window_s: seconds_ms(breaker.window_ms),
+            trips: breaker.trips,
+            open: breaker.open.as_ref().map(|open| BreakerOpen {
+                since: time(Some(open.since_us)),
+                until: time(Some(open.until_us)),
+                seq: open.seq,
+                unit: &open.unit,
+            }),
+            held: &breaker.held,
         }
     }
 }
@@ -281,7 +322,7 @@ impl<'a> Unit<'a> {
 /// An operator's hold.
 #[derive(Serialize)]
 struct HoldBody<'a> {
-    by: ByBody<'a>,
+    by: &'a By,
     note: Option<&'a str>,
     since: String,
     until: Option<String>,
@@ -290,7 +331,7 @@ struct HoldBody<'a> {
 impl<'a> From<&'a Hold> for HoldBody<'a> {
     fn from(hold: &'a Hold) -> Self {
         Self {
-            by: ByBody::from(&hold.by),
+            by: &hold.by,
             note: hold.note.as_deref(),
             since: utc(hold.since_us),
             until: time(hold.until_us),
@@ -394,70 +435,6 @@ pub fn outcome(outcome: Outcome) -> &'static str {
         Outcome::Failed => "failed",
         Outcome::Superseded => "superseded",
         Outcome::Refused => "refused",
-    }
-}
-
-/// One line of `events --json`.
-#[derive(Serialize)]
-pub struct EventBody<'a> {
-    seq: u64,
-    time: String,
-    event: &'a str,
-    unit: &'a str,
-    invocation: Option<&'a str>,
-    from: State,
-    to: State,
-    cause: CauseBody<'a>,
-}
-
-#[derive(Serialize)]
-struct CauseBody<'a> {
-    kind: CauseKind,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seq: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unit: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    by: Option<ByBody<'a>>,
-    text: &'a str,
-}
-
-/// Who gave a command.
-#[derive(Serialize)]
-pub struct ByBody<'a> {
-    uid: u32,
-    pid: u32,
-    verb: &'a str,
-}
-
-impl<'a> From<&'a By> for ByBody<'a> {
-    fn from(by: &'a By) -> Self {
-        Self {
-            uid: by.uid,
-            pid: by.pid,
-            verb: &by.verb,
-        }
-    }
-}
-
-impl<'a> From<&'a Event> for EventBody<'a> {
-    fn from(e: &'a Event) -> Self {
-        Self {
-            seq: e.seq,
-            time: utc(e.at_us),
-            event: &e.event,
-            unit: &e.unit,
-            invocation: e.invocation.as_deref(),
-            from: e.from,
-            to: e.to,
-            cause: CauseBody {
-                kind: e.cause.kind,
-                seq: e.cause.seq,
-                unit: e.cause.unit.as_deref(),
-                by: e.cause.by.as_ref().map(ByBody::from),
-                text: &e.cause.text,
-            },
-        }
     }
 }
 

@@ -33,7 +33,7 @@ mod documented;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Verb};
 use session::{Global, Session};
@@ -115,6 +115,6 @@ fn run(session: &mut Session, verb: Option<Verb>) -> Result<u8, Stop> {
         Verb::Shutdown(args) => cmd::shutdown::run(session, &args),
         Verb::Top => top::run(session),
         Verb::Version => cmd::version::run(session),
-        Verb::Completion(args) => cmd::completion::run(session, &args),
+        Verb::Completion(args) => cmd::completion::run(session, &args, Cli::command()),
     }
 }

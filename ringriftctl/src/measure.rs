@@ -56,7 +56,7 @@ pub fn parse_duration_ms(text: &str) -> Result<u64, String> {
 pub enum Since {
     /// µs since 1970.
     At(u64),
-    /// The last event that led to `failed`.
+    /// The last failure.
     LastFailure,
 }
 

@@ -86,6 +86,12 @@ pub fn verdict(node: &NodeStatus, found: &[UnitStatus]) -> Verdict {
     let is_up = |u: &&UnitStatus| matches!(u.state, State::Running | State::Reloading);
     let unwell = |health: Health| found.iter().filter(is_up).filter(|u| u.health == health).count();
     let (unhealthy, degraded) = (unwell(Health::Unhealthy), unwell(Health::Degraded));
+    let held = node
+        .breakers
+        .iter()
+        .flat_map(|b| &b.held)
+        .collect::<BTreeSet<_>>()
+        .len();
     let say = |level, sentence: String| Verdict { level, sentence };
     if node.stopping {
         let up = of_units(s.running + s.stopping, s.wanted);
@@ -115,6 +121,11 @@ pub fn verdict(node: &NodeStatus, found: &[UnitStatus]) -> Verdict {
         say(Level::Degraded, with(format!("{} up", of_units(fine, s.wanted))))
     } else if s.wanted == 0 {
         say(Level::Idle, "no unit is wanted".to_owned())
+    } else if held > 0 {
+        say(
+            Level::Degraded,
+            format!("{} up, {held} held back by a breaker", of_units(fine, s.wanted)),
+        )
     } else if s.starting == 0 && node.settled && s.waiting > 0 {
         // Everything was tried; what waits, waits for a unit that an operator stopped.
         say(
@@ -324,6 +335,33 @@ impl Trouble<'_> {
     }
 }
 
+/// Every open breaker, one sentence each: why, till when, and who waits for it.
+pub fn open_breakers(style: &Style, node: &NodeStatus) -> Vec<String> {
+    let mut said = Vec::new();
+    for breaker in &node.breakers {
+        let Some(open) = &breaker.open else { continue };
+        let whose = if breaker.category.is_empty() {
+            "the node's breaker".to_owned()
+        } else {
+            format!("the breaker of category {}", breaker.category)
+        };
+        let held = match breaker.held.as_slice() {
+            [] => "nothing waits for it".to_owned(),
+            [one] => format!("{one} waits for it"),
+            [one, two] => format!("{one} and {two} wait for it"),
+            [one, two, more @ ..] => format!("{one}, {two} and {} more wait for it", more.len()),
+        };
+        said.push(style.clean(&format!(
+            "{whose} is open, and closes {}: {} restarts within {} were made, and {} was one too many; {held} (reset-failed closes it)",
+            style.ahead(open.until_us),
+            breaker.restarts,
+            measure::span(breaker.window_ms.saturating_mul(1000)),
+            open.unit,
+        )));
+    }
+    said
+}
+
 /// What to type next, each with what it is good for.
 pub fn advice(verdict: &Verdict, troubles: &[Trouble<'_>]) -> Vec<(String, &'static str)> {
     let Some(first) = troubles.first() else {
@@ -387,6 +425,7 @@ pub mod tests {
             summary,
             notices: vec![],
             started_us: 0,
+            breakers: vec![],
         }
     }
 

@@ -110,10 +110,11 @@ pub fn held(style: &Style, hold: &Hold) -> String {
 /// Whom a unit waits for; `whole` adds why.
 pub fn blockers(style: &Style, unit: &UnitStatus, whole: bool) -> String {
     let name = |b: &proto::reply::Blocker| {
-        let name = if b.unit.is_empty() {
-            "its turn".to_owned()
-        } else {
-            style.clean(&b.unit)
+        // The node's own causes name no unit: its limit, or a breaker, which says its own name.
+        let name = match b.why.split_once(" is open") {
+            _ if !b.unit.is_empty() => style.clean(&b.unit),
+            Some((breaker, _)) => style.clean(breaker),
+            None => "its turn".to_owned(),
         };
         if whole && !b.why.is_empty() {
             format!("{name} ({})", style.clean(&b.why))

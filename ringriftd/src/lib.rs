@@ -4,6 +4,7 @@
 //! [`logger`] turns their output into files; the [`manager`] thinks. The thinking itself is [`engine`], which is pure.
 #![deny(unsafe_code)]
 
+pub mod breaker;
 pub mod clock;
 pub mod config;
 pub mod control;
@@ -25,4 +26,5 @@ pub mod say;
 pub mod spec;
 pub mod standin;
 pub mod state;
+pub mod tape;
 pub mod used;

@@ -80,6 +80,16 @@ pub const HEALTH_FAILURES: u32 = 3;
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time that a file may give.
 pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// `[breaker] restarts`: automatic restarts of all units within [`BREAKER_WINDOW`].
+pub const BREAKER_RESTARTS: u32 = 15;
+/// What `[breaker] restarts` may be at most: the times of so many are stored.
+pub const BREAKER_RESTARTS_MAX: i64 = 1000;
+/// `[breaker] window`.
+pub const BREAKER_WINDOW: Duration = Duration::from_secs(300);
+/// `[breaker] cooldown`.
+pub const BREAKER_COOLDOWN: Duration = Duration::from_secs(120);
+/// `[breaker] startup_grace`.
+pub const BREAKER_STARTUP_GRACE: Duration = Duration::from_secs(180);
 /// `shutdown_timeout`.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(90);
 /// Back-off after the host could not fork, open or allocate: first, then doubled.
@@ -142,6 +152,12 @@ pub const LOG_RETRY_MAX_DELAY: Duration = Duration::from_secs(5);
 pub const LOG_END_READ: usize = 1024 * 1024;
 /// How often a log file that is written is compared with what has its name, so that a removed one is made anew.
 pub const LOG_FILE_CHECK: Duration = Duration::from_secs(1);
+/// How long after the first line the manager is told of it: what comes in that time is told together.
+pub const LOG_TELL_SOON: Duration = Duration::from_millis(100);
+/// Between two tellings of what the logs were given: so often the manager is woken, and writes its state, for that.
+pub const LOG_TELL_PAUSE: Duration = Duration::from_secs(2);
+/// Units in one message of it: a hundred bytes each.
+pub const LOG_TELL_UNITS: usize = 512;
 
 // --- notifications -------------------------------------------------------------------------------------------
 
@@ -212,6 +228,8 @@ pub const HTTP_FIELDS_MAX: usize = 64;
 pub const HTTP_URI_MAX: usize = 2048;
 /// How often a stream with nothing to say says so.
 pub const HTTP_HEARTBEAT: Duration = Duration::from_secs(15);
+/// Between two tellings of how often was asked: so often a scrape, or a flood of them, makes the manager write.
+pub const HTTP_TELL_PAUSE: Duration = Duration::from_secs(5);
 /// What a unit uses is measured anew after so long.
 pub const USAGE_FRESH: Duration = Duration::from_secs(1);
 /// How long measuring may take before an answer does without.
@@ -464,3 +482,17 @@ pub const RECORDER_SEGMENT: u64 = 8 * 1024 * 1024;
 pub const RECORDER_QUEUE: usize = 8192;
 /// Events of the flight recorder in one piece of an answer.
 pub const RECORDER_CHUNK: usize = 1024;
+
+// --- recordings ------------------------------------------------------------------------------------------------
+
+/// One file of a recording, in bytes: hours of a busy node. Past it the file is put aside as `FILE.1`, in the place of
+/// the one there, and begun anew with the whole engine.
+pub const RECORDING_MAX: u64 = 64 * 1024 * 1024;
+/// Records of a recording that wait for a slow disk.
+pub const RECORDING_QUEUE: usize = 8192;
+/// The same in bytes. Past it steps are counted as lost, until the disk has taken all that waits.
+pub const RECORDING_QUEUE_BYTES: usize = 32 * 1024 * 1024;
+/// How long the end of a manager waits for its recording to be in the file.
+pub const RECORDING_FLUSH: Duration = Duration::from_secs(2);
+/// The longest recording that is replayed, in bytes: a file may be as long as its bound and one record.
+pub const RECORDING_READ_MAX: u64 = RECORDING_MAX + STATE_RECORD_MAX as u64;

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -11,6 +12,7 @@ use ringriftd::keeper::config::STATE_VERSIONS;
 use ringriftd::keeper::upgrade::{self, SelfCheck};
 use ringriftd::keeper::{Contain, KeeperConfig};
 use ringriftd::places::{PlaceArgs, Places, ProfileArgs};
+use ringriftd::tape::verb::{SimulateArgs, simulate_verb};
 use ringriftd::{keeper, logger, manager, standin};
 
 /// A process supervisor: starts the units of a profile in order, watches them, and takes orders from ringriftctl.
@@ -41,6 +43,9 @@ struct DaemonArgs {
     /// Where HTTP is served: an address and its port, the path of a Unix socket, or off (default: what ringriftd.toml says)
     #[arg(long, env = "RINGRIFT_HTTP", value_name = "ADDR", value_parser = HttpPlace::parse)]
     http: Option<HttpPlace>,
+    /// Everything that the engine is told and asks for is recorded here, for `ringriftd simulate --replay`
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -54,6 +59,8 @@ enum Verb {
         #[command(flatten)]
         check: CheckArgs,
     },
+    /// Replays what a daemon recorded (exit 0, or 1 when the engine does something else now)
+    Simulate(SimulateArgs),
     /// A small daemon that stands in where RingRift is not installed
     #[command(disable_help_flag = true)]
     StandIn {
@@ -77,6 +84,12 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    // A role with a fault in it ends as a whole, in every build and on every thread and task: its keeper replaces it. One
+    // that went on without the part that panicked would be half dead, and nobody would know.
+    std::panic::set_hook(Box::new(|what| {
+        ringriftd::say!("ringriftd: {what}; this is a fault of ringriftd, please report it");
+        std::process::abort();
+    }));
     // 78 stand-ins start at a boot: they do without the parser of everything else.
     let mut args = std::env::args_os();
     if args.nth(1).as_deref() == Some(OsStr::new("stand-in")) {
@@ -99,6 +112,7 @@ fn main() -> ExitCode {
             ),
             Err(why) => refuse(&why),
         },
+        Some(Verb::Simulate(args)) => simulate_verb(&args, &mut std::io::stdout(), &mut std::io::stderr()),
         Some(Verb::StandIn { args }) => standin::run(args),
         Some(Verb::Manager(daemon)) => run_manager(&daemon),
         // That its arguments are understood is part of the answer.
@@ -141,6 +155,14 @@ fn run_keeper(daemon: &DaemonArgs) -> u8 {
     // The same words again, for the manager reads the files itself; and the folders as they were settled here, so that it
     // finds the same ones whatever becomes of the host.
     config.manager_args = std::env::args_os().skip(1).chain(places.flags()).collect();
+    if let Some(file) = &daemon.record {
+        match std::path::absolute(file) {
+            Ok(file) => config
+                .manager_args
+                .extend(["--record".into(), file.into_os_string()]),
+            Err(e) => return refuse(&format!("--record: {}: {e}", file.display())),
+        }
+    }
     config.logger_args = vec!["--log-dir".into(), places.log_dir.into_os_string()];
     keeper::run(config)
 }
@@ -156,7 +178,14 @@ fn self_check() -> u8 {
 fn run_manager(daemon: &DaemonArgs) -> u8 {
     log_to_stderr();
     match Places::of_process(&daemon.places) {
-        Ok(places) => manager::run(places, daemon.profiles.profile.clone(), daemon.http.clone()),
+        Ok(places) => manager::run(
+            places,
+            manager::Flags {
+                profiles: daemon.profiles.profile.clone(),
+                http: daemon.http.clone(),
+                record: daemon.record.clone(),
+            },
+        ),
         Err(why) => refuse(&why),
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use proto::reply::UnitStatus;
+use proto::reply::{BreakerStatus, UnitStatus};
 
 use crate::clock::Now;
 use crate::counts::Counts;
@@ -37,6 +37,8 @@ pub struct Header {
     pub deaths: (u64, u64),
     /// The number of the last event.
     pub last_seq: u64,
+    /// What limits restarts.
+    pub breakers: Vec<BreakerStatus>,
 }
 
 /// One unit.

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
+use crate::breaker::BreakerSpec;
 use crate::door::HttpSpec;
 
 /// A unit's name: `[a-z0-9][a-z0-9_.-]{0,63}`. Only `config` makes one from a person's text.
@@ -128,6 +129,11 @@ impl UnitSpec {
             .copied()
             .unwrap_or(self.on_dependency)
     }
+}
+
+/// A definition as recordings name it: the unit and the digest of all that it says, which stands in the recording's files.
+pub fn serialize_named<S: Serializer>(spec: &Arc<UnitSpec>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&format_args!("{} {}", spec.name, spec.digest))
 }
 
 /// One way to ask a unit how it is.
@@ -528,6 +534,8 @@ pub struct NodeSpec {
     pub on_event: Option<OnEvent>,
     /// `[http]`.
     pub http: HttpSpec,
+    /// `[breaker]`.
+    pub breaker: BreakerSpec,
 }
 
 /// The name that the runs of `[on_event] command` have instead of a unit's, in logs and in their environment.

@@ -85,8 +85,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
         &["units/a@.toml", "templates are not supported yet"],
     );
     std::fs::remove_file(node.path("units/a@.toml")).unwrap();
-    node.file("ringriftd.toml", "[breaker]");
-    says(&node.fault(&[]), &["ringriftd.toml:1:2", "is not supported yet"]);
     node.file("ringriftd.toml", "")
         .file("profiles/p.toml", "[match]\nhostname = \"x\"");
     says(&node.fault(&[]), &["profiles/p.toml:1:2", "is not supported yet"]);

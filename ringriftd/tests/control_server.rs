@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proto::frame::{Answer, Ask, Hello, MAGIC, MAX_FRAME, VERSION, Welcome, framing};
 use proto::reply::{Failure, Reply};
-use proto::request::{MAX_SELECTORS, Request};
+use proto::request::{LogFilter, MAX_SELECTORS, Request};
 use ringriftd::control::access::Policy;
 use ringriftd::control::outbox::{Answers, Refused};
 use ringriftd::control::server::{Asked, Options, serve};
@@ -190,6 +190,7 @@ fn logs() -> Request {
         selectors: vec![],
         follow: true,
         lines: None,
+        filter: LogFilter::default(),
     }
 }
 
@@ -330,6 +331,7 @@ fn node_of(bytes: usize) -> proto::reply::NodeStatus {
         summary: proto::reply::Summary::default(),
         notices: vec![],
         started_us: 0,
+        breakers: vec![],
     }
 }
 

@@ -2,9 +2,10 @@
 
 mod logger_support;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,10 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use proptest::prelude::*;
 use proto::reply::{LineEnd, LogLine, Reply};
-use ringriftd::keeper::wire::{FromLogger, LogQuery, LogTail, Output, ToLogger};
-use ringriftd::limits::{LOG_FILES_OPEN_MAX, LOG_LINE_MAX, LOG_PIPES_WAITING, LOG_QUERIES_MAX};
+use ringriftd::keeper::wire::{FromLogger, LogCount, LogQuery, LogWord, Output, ToLogger};
+use ringriftd::limits::{
+    LOG_FILES_OPEN_MAX, LOG_LINE_MAX, LOG_PIPES_WAITING, LOG_QUERIES_MAX, LOG_TELL_PAUSE,
+};
 use ringriftd::logger::record;
 
 #[test]
@@ -354,7 +357,7 @@ fn the_last_lines_of_one_life_are_told_to_the_manager() {
             },
             None,
         );
-        let tail: LogTail = hear(&logger.manager);
+        let tail = logger.hear_tail();
         assert_eq!(tail.nonce, 4);
         tail.lines
     };
@@ -364,6 +367,56 @@ fn the_last_lines_of_one_life_are_told_to_the_manager() {
     assert_eq!(texts(&ask(None, 1)), ["second"]);
     assert_eq!(ask(Some(3), 5), []);
     assert_eq!(ask(None, 100).len(), 32);
+    logger.end();
+}
+
+/// The manager is told what each log was given, in sums: at once of the first, then together, and all of it when there is
+/// another manager. A quiet logger tells nothing (see `a_quiet_logger_never_wakes`).
+#[test]
+fn what_logs_were_given_is_told() {
+    let logger = Logger::new();
+    let count = |unit: &str, bytes, lines| LogCount {
+        unit: unit.to_owned(),
+        bytes,
+        lines,
+        lost: 0,
+        is_blocked: false,
+    };
+    let told = |link: &OwnedFd| match hear::<LogWord>(link) {
+        LogWord::Counted { logger, units } => (logger, units),
+        other @ LogWord::Tail(_) => panic!("{other:?}"),
+    };
+    let mut a = logger.open("a", 1);
+    let began = Instant::now();
+    a.say("one\ntwo\nthr");
+    let (this, first) = told(&logger.manager);
+    assert_eq!(first, [count("a", 11, 2)]);
+    let mut b = logger.open("b", 2);
+    for _ in 0..100 {
+        a.say("ee\n");
+        b.say("0123456789\n");
+    }
+    logger.close(a);
+    let (mut known, mut tellings) = (BTreeMap::new(), 1);
+    while known.values().ne(&[count("a", 311, 102), count("b", 1100, 100)]) {
+        let (same, more) = told(&logger.manager);
+        assert_eq!(same, this);
+        tellings += 1;
+        known.extend(more.into_iter().map(|count| (count.unit.clone(), count)));
+    }
+    assert!(
+        began.elapsed() >= LOG_TELL_PAUSE * (tellings - 1),
+        "told once a while: {tellings}"
+    );
+    // One that was never written is not told of.
+    let quiet = logger.open("quiet", 3);
+    let (ours, theirs) = pair();
+    tell(&logger.keeper, &ToLogger::Peer, Some(&theirs));
+    b.say("and out");
+    logger.close(b);
+    let (_, all) = told(&ours);
+    assert_eq!(all, [count("a", 311, 102), count("b", 1107, 101)]);
+    logger.close(quiet);
     logger.end();
 }
 
@@ -386,7 +439,7 @@ fn many_tails_at_once_are_all_answered() {
     }
     let mut answered = std::collections::BTreeSet::new();
     for _ in 0..count {
-        let tail: LogTail = hear(&logger.manager);
+        let tail = logger.hear_tail();
         assert_eq!(texts(&tail.lines), ["its last words"], "query {}", tail.nonce);
         answered.insert(tail.nonce);
     }
@@ -735,6 +788,8 @@ fn a_quiet_logger_never_wakes() {
     unit.say("one\n");
     let mut reader = logger.query(&["a"], Some(1), true);
     assert_eq!(reader.lines(1).len(), 1);
+    // What it counted of that is told a moment later.
+    assert!(matches!(hear(&logger.manager), LogWord::Counted { .. }));
     // Every logger of this process is counted, so it has to be alone: in a run of all tests others come and go.
     let switches = || -> Option<u64> {
         let mut found = Vec::new();

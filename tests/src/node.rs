@@ -33,6 +33,9 @@ pub enum Containment {
 /// The variable by which every process of a node's units is known: its folder.
 const MARK: &str = "RR_TEST_NODE";
 
+/// What the engine of a node did, in its folder.
+const RECORDING: &str = "recording";
+
 /// A node in the making. Its folder exists already, so that units can name files in it.
 #[derive(Debug)]
 pub struct NodeBuilder {
@@ -350,6 +353,8 @@ impl Node {
         };
         command
             .args(self.places())
+            .arg("--record")
+            .arg(self.path(RECORDING))
             .args(&self.args)
             .stdin(Stdio::null())
             .current_dir("/");
@@ -859,6 +864,33 @@ impl Node {
         }
     }
 
+    /// What its engines were told gives the same actions once more, byte for byte. One that never began has no recording.
+    ///
+    /// # Panics
+    /// When it does not, with the first difference.
+    #[track_caller]
+    pub fn check_recording(&self) {
+        for name in [format!("{RECORDING}.1"), RECORDING.to_owned()] {
+            let path = self.path(&name);
+            if std::fs::metadata(&path).map_or(0, |found| found.len()) == 0 {
+                continue;
+            }
+            let output = Command::new(programs::ringriftd())
+                .args(["simulate", "--replay"])
+                .arg(&path)
+                .output()
+                .expect("ringriftd was built");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            let talk = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                output.status.success(),
+                "the recording gives something else: {}\n{said}{talk}\n{}",
+                output.status,
+                self.stderr()
+            );
+        }
+    }
+
     /// True when no daemon is to be expected any more: its end was waited for.
     pub fn has_ended(&self) -> bool {
         self.daemon.is_none()
@@ -947,6 +979,9 @@ impl Drop for Node {
         }
         for group in self.leftover_groups() {
             let _ = std::fs::remove_dir(group);
+        }
+        if !std::thread::panicking() {
+            self.check_recording();
         }
     }
 }

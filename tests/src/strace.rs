@@ -2,9 +2,13 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::processes::{self, Held};
 use crate::until;
+
+/// How long strace may take to let a process go before it is killed.
+const DETACH: Duration = Duration::from_secs(10);
 
 /// strace on a process. Dropping it lets the process go.
 #[derive(Debug)]
@@ -55,6 +59,10 @@ impl Drop for Strace {
     fn drop(&mut self) {
         if let Some(held) = Held::open(self.0.id() as i32) {
             held.signal(libc::SIGTERM);
+            // One that misses a stop of its tracee waits for ever, and with it the tracee; a dead one lets it go.
+            if !held.wait(DETACH) {
+                held.signal(libc::SIGKILL);
+            }
         }
         let _ = self.0.wait();
     }

@@ -9,7 +9,7 @@ use harness::processes::{self, Held, Process};
 use harness::strace::Strace;
 use harness::{Containment, Node, Unit, both_ways, need, stamps, until, until_within};
 use proto::reply::{Exit, LineEnd, LogLine, Reply, State};
-use proto::request::Request;
+use proto::request::{LogFilter, Request};
 
 /// A simple unit that runs `rr-bad` with these words.
 fn simple(words: &[&str]) -> Unit {
@@ -22,6 +22,7 @@ fn log(node: &Node, unit: &str) -> Vec<LogLine> {
         selectors: vec![unit.to_owned()],
         follow: false,
         lines: None,
+        filter: LogFilter::default(),
     };
     let replies = node.client().call(request).expect("the daemon answers");
     let mut lines = Vec::new();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use harness::{Node, NodeBuilder, PATIENCE, Unit, both_ways};
+use harness::{Node, NodeBuilder, PATIENCE, Unit, both_ways, until_within};
 use proto::reply::{Event, State};
 
 /// Waits until it is so.
@@ -52,7 +52,14 @@ fn wanted(node: &Node) -> Vec<u64> {
 #[track_caller]
 fn wait_told(node: &Node) -> Vec<u64> {
     let wanted = wanted(node);
-    until("the command is told of all", || told(node).len() >= wanted.len());
+    let all = until_within(PATIENCE, || (told(node).len() >= wanted.len()).then_some(()));
+    assert!(
+        all.is_some(),
+        "it was told of {:?}, not of all of {wanted:?}: {}\n{}",
+        told(node),
+        notices(node),
+        node.stderr()
+    );
     wanted
 }
 

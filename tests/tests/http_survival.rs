@@ -112,6 +112,82 @@ fn counters_are_exact_and_go_on_over_the_managers_death() {
     node.check();
 }
 
+/// Logs, checks and what was asked over HTTP are counted too; none of it falls when the manager or the logger dies.
+#[test]
+fn logs_checks_and_questions_are_counted() {
+    let builder = Node::builder();
+    let (go, flag) = (builder.path("go"), builder.path("flag"));
+    nix::unistd::mkfifo(go.as_str(), nix::sys::stat::Mode::S_IRWXU).expect("a place for it");
+    // 11 bytes a line.
+    let speak = format!(
+        "while read -r n < {go}; do i=0; while [ $i -lt $n ]; do echo 0123456789; i=$((i+1)); done; done"
+    );
+    let checked = Unit::bad(&["run"])
+        .set("health.probe", &format!("{{ file = \"{flag}\" }}"))
+        .text("health.interval", "1s")
+        .text("health.grace", "0s")
+        .text("health.on_failure", "mark");
+    let (mut node, door) = served(
+        builder
+            .unit(
+                "speaks",
+                &Unit::command(&["/bin/sh", "-c", &speak]).kind("simple"),
+            )
+            .unit("checked", &checked),
+    );
+    let say = |n: u64| std::fs::write(&go, format!("{n}\n")).expect("it reads");
+    let sample = |name: &str| door.metric(name).unwrap_or(-1.0);
+    let speaks = |what: &str| sample(&format!("ringrift_unit_log_{what}{{daemon=\"speaks\"}}"));
+    let logged = |lines: f64| {
+        until("its log is counted", || {
+            (speaks("lines_total") == lines && speaks("bytes_total") == lines * 11.0).then_some(())
+        });
+    };
+    say(1000);
+    logged(1000.0);
+    assert_eq!((speaks("dropped_bytes_total"), speaks("blocked")), (0.0, 0.0));
+    let probes = |result: &str| {
+        sample(&format!(
+            "ringrift_unit_probes_total{{daemon=\"checked\",result=\"{result}\"}}"
+        ))
+    };
+    until("a failed probe is counted", || {
+        (probes("failed") >= 1.0).then_some(())
+    });
+    std::fs::write(&flag, "").expect("it is ours");
+    until("a passed one is", || (probes("passed") >= 1.0).then_some(()));
+    assert_eq!(probes("unasked"), 0.0);
+    assert!(sample("ringrift_unit_last_probe_duration_seconds{daemon=\"checked\"}") > 0.0);
+    assert!(sample("ringrift_unit_probe_duration_seconds_total{daemon=\"checked\"}") > 0.0);
+    assert_eq!(door.get("/status/nobody").status, 404);
+    let asked = |path: &str, code: &str| {
+        sample(&format!(
+            "ringrift_http_requests_total{{path=\"{path}\",code=\"{code}\"}}"
+        ))
+    };
+    until("the question is counted", || {
+        (asked("/status/UNIT", "404") == 1.0).then_some(())
+    });
+
+    for _ in 0..2 {
+        let before = counters(&door);
+        node.crash_manager();
+        door.wait(&node);
+        assert_monotone(&before, &counters(&door));
+    }
+    assert_eq!(asked("/status/UNIT", "404"), 1.0);
+    say(500);
+    logged(1500.0);
+    // Another logger counts from 0, and what the last one told stays.
+    let before = counters(&door);
+    node.crash_logger();
+    say(250);
+    logged(1750.0);
+    assert_monotone(&before, &counters(&door));
+    node.note_roles();
+    node.check();
+}
+
 /// Nobody is refused while a manager is dead or the program is exchanged: whoever connects waits for the next one.
 #[test]
 fn whoever_asks_while_there_is_no_manager_is_answered_by_the_next() {

@@ -1,10 +1,9 @@
 //! `completion`: a script for the shell. Verbs and flags come from the same definitions as `--help`; names of units
 //! are asked of the running daemon at the moment of the key press, and are simply missing when there is none.
 
-use clap::{Args as ClapArgs, CommandFactory};
+use clap::{Args as ClapArgs, Command};
 use clap_complete::aot::{Shell as Generator, generate};
 
-use crate::cli::Cli;
 use crate::session::Session;
 use crate::stop::{self, Stop};
 
@@ -67,16 +66,16 @@ const FISH: &str = r#"
 complete -c ringriftctl -n "__fish_seen_subcommand_from @VERBS@" -f -a "(@ASK@)"
 "#;
 
-/// Prints the script.
-pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
-    session.out.bytes(script(args.shell).as_bytes())?;
+/// Prints the script for the whole of the command line.
+pub fn run(session: &mut Session, args: &Args, whole: Command) -> Result<u8, Stop> {
+    session.out.bytes(script(args.shell, whole).as_bytes())?;
     Ok(stop::OK)
 }
 
 /// Every word that may stand before a unit: verbs and their aliases that take units.
-fn verbs() -> Vec<String> {
+fn verbs(whole: &Command) -> Vec<String> {
     let mut verbs = Vec::new();
-    for verb in Cli::command().get_subcommands() {
+    for verb in whole.get_subcommands() {
         if verb
             .get_positionals()
             .any(|p| p.get_value_hint() == clap::ValueHint::Hostname)
@@ -88,18 +87,19 @@ fn verbs() -> Vec<String> {
     verbs
 }
 
-fn script(shell: Shell) -> String {
+fn script(shell: Shell, mut whole: Command) -> String {
+    let verbs = verbs(&whole);
     let generator = match shell {
         Shell::Bash => Generator::Bash,
         Shell::Zsh => Generator::Zsh,
         Shell::Fish => Generator::Fish,
     };
     let mut bytes = Vec::new();
-    generate(generator, &mut Cli::command(), "ringriftctl", &mut bytes);
+    generate(generator, &mut whole, "ringriftctl", &mut bytes);
     let script = String::from_utf8_lossy(&bytes).into_owned();
     match shell {
         Shell::Bash => {
-            let patterns = verbs().join("|*:");
+            let patterns = verbs.join("|*:");
             script + &BASH.replace("@VERBS@", &patterns).replace("@ASK@", ASK)
         }
         // Units carry the hint of host names, which nothing else here does: its function becomes ours.
@@ -109,25 +109,28 @@ fn script(shell: Shell) -> String {
             let body = own.strip_prefix(head).unwrap_or(&own);
             format!("{head}{}{body}", ZSH.replace("@ASK@", ASK))
         }
-        Shell::Fish => script + &FISH.replace("@VERBS@", &verbs().join(" ")).replace("@ASK@", ASK),
+        Shell::Fish => script + &FISH.replace("@VERBS@", &verbs.join(" ")).replace("@ASK@", ASK),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::cli::Cli;
 
     #[test]
     fn every_script_asks_for_live_units() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            let script = script(shell);
+            let script = script(shell, Cli::command());
             assert!(script.contains(ASK), "{shell:?}");
             assert!(
                 !script.contains("@ASK@") && !script.contains("@VERBS@"),
                 "{shell:?}"
             );
         }
-        let zsh = script(Shell::Zsh);
+        let zsh = script(Shell::Zsh, Cli::command());
         assert!(zsh.starts_with("#compdef ringriftctl\n"));
         assert!(
             zsh.contains(":_ringriftctl_units'") && !zsh.contains("_hosts"),
@@ -137,7 +140,7 @@ mod tests {
 
     #[test]
     fn units_are_completed_where_they_may_stand() {
-        let verbs = verbs();
+        let verbs = verbs(&Cli::command());
         for verb in [
             "start",
             "stop",

@@ -4,16 +4,20 @@ use std::time::Instant;
 
 use clap::Args as ClapArgs;
 use jiff::tz::TimeZone;
+use proto::event_line::EventLine;
 use proto::reply::{CauseKind, Event, Reply, State};
 use proto::request::Request;
 
-use crate::client::Wake;
+use crate::client::{Client, Wake};
 use crate::cmd::logs::follow;
 use crate::json;
 use crate::measure::{self, Since};
 use crate::render::{Ink, talk};
 use crate::session::{Session, state_ink, state_word};
 use crate::stop::{self, Stop};
+
+/// A unit's process failed, whatever is done about it.
+const FAILED: &str = "DAEMON_FAILED";
 
 /// Flags of `events`.
 #[derive(Debug, Clone, ClapArgs)]
@@ -27,6 +31,26 @@ pub struct Args {
     /// Only later ones: -1h, "10 min ago", a date and time, boot, last-failure
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub since: Option<String>,
+}
+
+/// The last failure of the units, one that was restarted after as well, as far as the flight recorder goes back.
+pub fn last_failure(client: &mut Client, units: &[String]) -> Result<Option<Event>, Stop> {
+    let mut last = None;
+    let so_far = Request::Events {
+        selectors: units.to_vec(),
+        follow: false,
+        after: None,
+        since_us: None,
+    };
+    client.each(so_far, |reply| {
+        if let Reply::Event(event) = reply
+            && (event.to == State::Failed || event.event == FAILED)
+        {
+            last = Some(*event);
+        }
+        Ok(())
+    })?;
+    Ok(last)
 }
 
 /// Prints events, with `-f` until interrupted.
@@ -44,30 +68,13 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
     match since {
         None => {}
         Some(Since::At(us)) => since_us = Some(us),
-        Some(Since::LastFailure) => {
-            let mut last = None;
-            let so_far = Request::Events {
-                selectors: args.units.clone(),
-                follow: false,
-                after: None,
-                since_us: None,
-            };
-            client.each(so_far, |reply| {
-                if let Reply::Event(event) = reply
-                    && event.to == State::Failed
-                {
-                    last = Some(event.seq);
-                }
-                Ok(())
-            })?;
-            match last {
-                Some(seq) => after = Some(seq.saturating_sub(1)),
-                None => {
-                    session.say("nothing has failed so far");
-                    since_us = Some(now);
-                }
+        Some(Since::LastFailure) => match last_failure(&mut client, &args.units)? {
+            Some(event) => after = Some(event.seq.saturating_sub(1)),
+            None => {
+                session.say("nothing has failed so far");
+                since_us = Some(now);
             }
-        }
+        },
     }
     let request = Request::Events {
         selectors: args.units.clone(),
@@ -96,9 +103,10 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
 
 fn hear(session: &mut Session, reply: Reply) -> Result<(), Stop> {
     match reply {
-        Reply::Event(event) if session.global.json => {
-            json::line(&mut session.out, &json::EventBody::from(&*event))
-        }
+        Reply::Event(event) if session.global.json => json::line(
+            &mut session.out,
+            &EventLine::new(&event, measure::utc(event.at_us)),
+        ),
         Reply::Event(event) => print(session, &event),
         Reply::Lagged(count) => {
             talk(&format!("{count} events were dropped: this reader is too slow"));

@@ -3,12 +3,14 @@
 use std::time::Instant;
 
 use clap::Args as ClapArgs;
+use jiff::tz::TimeZone;
 use proto::reply::{LineEnd, LogLine, Reply};
-use proto::request::Request;
+use proto::request::{LogFilter, LogLife, Request};
 
-use crate::client::Wake;
+use crate::client::{Client, Wake};
+use crate::cmd::events::last_failure;
 use crate::json;
-use crate::measure;
+use crate::measure::{self, Since};
 use crate::render::Ink;
 use crate::session::Session;
 use crate::stop::{self, Stop};
@@ -48,6 +50,66 @@ fn count(text: &str) -> Result<Count, String> {
         .map_err(|_| format!("\"{text}\" is neither a number nor \"all\""))
 }
 
+/// The number of a life in the log, or the 32 hex digits of its invocation, which end with it.
+fn life(text: &str) -> Result<u64, String> {
+    let serial = match text.len() {
+        32 => text.get(16..).map(|serial| u64::from_str_radix(serial, 16)),
+        _ => Some(text.parse()),
+    };
+    serial.and_then(Result::ok).ok_or_else(|| {
+        format!("\"{text}\" is neither the number of a life nor an invocation of 32 hex digits")
+    })
+}
+
+/// Small letters match capital ones too, unless there is a capital one in the pattern (as journalctl -g has it). What
+/// follows a backslash is no letter of the text.
+fn fold_case(pattern: &str) -> String {
+    let mut is_escaped = false;
+    let has_capital = pattern.chars().any(|letter| {
+        let was_escaped = is_escaped;
+        is_escaped = !was_escaped && letter == '\\';
+        !was_escaped && letter.is_uppercase()
+    });
+    if has_capital {
+        pattern.to_owned()
+    } else {
+        format!("(?i){pattern}")
+    }
+}
+
+/// What the flags come to.
+fn filter(session: &mut Session, client: &mut Client, args: &Args) -> Result<LogFilter, Stop> {
+    let mut time = |text: &Option<String>| match text {
+        Some(text) => moment(session, client, &args.units, text).map(Some),
+        None => Ok(None),
+    };
+    Ok(LogFilter {
+        since_us: time(&args.since)?,
+        until_us: time(&args.until)?,
+        pattern: args.grep.as_deref().map(fold_case),
+        life: match args.invocation {
+            Some(serial) => Some(LogLife::Is(serial)),
+            None => args.previous.then_some(LogLife::Previous),
+        },
+    })
+}
+
+/// The time that `text` means, in µs since 1970.
+fn moment(session: &mut Session, client: &mut Client, units: &[String], text: &str) -> Result<u64, Stop> {
+    let now = session.style.now_us;
+    let boot = measure::boot_us(now);
+    match measure::parse_since(text, now, boot, &TimeZone::system()).map_err(Stop::usage)? {
+        Since::At(us) => Ok(us),
+        Since::LastFailure => match last_failure(client, units)? {
+            Some(event) => Ok(event.at_us),
+            None => {
+                session.say("nothing has failed so far");
+                Ok(now)
+            }
+        },
+    }
+}
+
 /// Flags of `logs`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Args {
@@ -57,9 +119,29 @@ pub struct Args {
     /// Go on as lines come
     #[arg(short, long)]
     pub follow: bool,
-    /// How many of the last lines of each unit, or "all" (50 without it)
+    /// How many of the last lines of each unit, or "all" (50 without it; all when only some are asked for)
     #[arg(short = 'n', long, value_name = "N", value_parser = count)]
     pub lines: Option<Count>,
+    /// Only lines since then: -1h, "10 min ago", a date and time, boot, last-failure
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub since: Option<String>,
+    /// Only lines until then
+    #[arg(
+        long,
+        value_name = "TIME",
+        allow_hyphen_values = true,
+        conflicts_with = "follow"
+    )]
+    pub until: Option<String>,
+    /// Only lines that match; without a capital letter in it, capital and small letters are the same
+    #[arg(short = 'g', long, value_name = "REGEX")]
+    pub grep: Option<String>,
+    /// Only lines of the life before the present or last one
+    #[arg(long, conflicts_with = "invocation")]
+    pub previous: bool,
+    /// Only lines of this life: its number in the log, or the invocation that `status UNIT` shows
+    #[arg(long, value_name = "N", value_parser = life)]
+    pub invocation: Option<u64>,
     /// How to print lines
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     pub output: Option<Format>,
@@ -85,15 +167,19 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
         let message = "-o cat gives raw bytes, which may drive this terminal: refused";
         return Err(Stop::new(stop::REFUSED, message).hint("redirect it, or say --force"));
     }
-    let lines = match args.lines.unwrap_or(Count::Last(LINES)) {
-        Count::All => None,
-        Count::Last(n) => Some(n),
-    };
     let mut client = session.connect()?;
+    let filter = filter(session, &mut client, args)?;
+    let lines = match args.lines {
+        Some(Count::All) => None,
+        Some(Count::Last(n)) => Some(n),
+        // Who asks for some of them wants those.
+        None => (filter == LogFilter::default()).then_some(LINES),
+    };
     let request = Request::Logs {
         selectors: args.units.clone(),
         follow: args.follow,
         lines,
+        filter,
     };
     if !args.follow {
         client.each(request, |reply| hear(session, format, reply))?;
@@ -170,4 +256,27 @@ fn print(session: &mut Session, format: Format, line: &LogLine) -> Result<(), St
         style.paint(Ink::Dim, end),
     );
     session.out.line(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capital_letter_makes_capitals_count() {
+        assert_eq!(fold_case("error"), "(?i)error");
+        assert_eq!(fold_case("Error"), "Error");
+        assert_eq!(fold_case(r"\D+\S"), r"(?i)\D+\S");
+        assert_eq!(fold_case(r"\\D"), r"\\D");
+        assert_eq!(fold_case(""), "(?i)");
+    }
+
+    #[test]
+    fn a_life_is_a_number_or_an_invocation() {
+        assert_eq!(life("42"), Ok(42));
+        assert_eq!(life("00000000000000010000000000000a0f"), Ok(0xa0f));
+        for text in ["", "-1", "0x2", "zz000000000000010000000000000a0g"] {
+            assert!(life(text).is_err(), "{text}");
+        }
+    }
 }

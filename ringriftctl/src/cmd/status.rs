@@ -12,7 +12,7 @@ use crate::capsule;
 use crate::client::Client;
 use crate::json;
 use crate::measure;
-use crate::overview::{Kind, Trouble, Verdict, advice, rank, troubles, verdict};
+use crate::overview::{Kind, Trouble, Verdict, advice, open_breakers, rank, troubles, verdict};
 use crate::render::{Ink, Style, terminal_height};
 use crate::session::{Rows, Session, state_ink, state_mark, state_word};
 use crate::stop::{self, Stop};
@@ -86,7 +86,10 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
             .iter()
             .all(|u| matches!(u.state, State::Running | State::Reloading))
     } else {
-        node.summary.failed == 0 && !found.iter().any(|u| u.desired_up && u.state == State::Failed)
+        let is_held = node.breakers.iter().any(|breaker| !breaker.held.is_empty());
+        node.summary.failed == 0
+            && !is_held
+            && !found.iter().any(|u| u.desired_up && u.state == State::Failed)
     };
     Ok(if well { stop::OK } else { stop::FALSE })
 }
@@ -267,7 +270,8 @@ fn header(
     if !counts.is_empty() {
         session.out.line(format!("  {}", joined(&style, 2, &counts)))?;
     }
-    for notice in &node.notices {
+    let breakers = open_breakers(&style, node);
+    for notice in breakers.iter().chain(&node.notices) {
         for (i, line) in wrapped(&style, &style.clean(notice), 4).iter().enumerate() {
             let mark = if i == 0 { "!" } else { " " };
             session

@@ -1,12 +1,12 @@
 //! `why`: the chain from a unit to what keeps it from being well, and what can be done about that.
 
 use clap::Args as ClapArgs;
-use proto::reply::{Advice, EdgeKind, Reply, RootKind, State, Why, WhyRoot, WhyStep};
+use proto::reply::{Advice, By, EdgeKind, Reply, RootKind, State, Why, WhyRoot, WhyStep};
 use proto::request::Request;
 use serde::Serialize;
 
 use crate::capsule;
-use crate::json::{self, ByBody, CapsuleBody, time};
+use crate::json::{self, CapsuleBody, time};
 use crate::measure;
 use crate::render::{Ink, Style};
 use crate::session::{Session, state_ink, state_mark};
@@ -210,7 +210,7 @@ struct RootBody<'a> {
     text: &'a str,
     since: String,
     seq: Option<u64>,
-    by: Option<ByBody<'a>>,
+    by: Option<&'a By>,
     next_try: Option<String>,
     capsule: Option<CapsuleBody<'a>>,
     blocks_count: u32,
@@ -242,7 +242,7 @@ impl<'a> From<&'a Why> for Body<'a> {
             text: &root.text,
             since: measure::utc(root.since_us),
             seq: root.seq,
-            by: root.by.as_ref().map(ByBody::from),
+            by: root.by.as_ref(),
             next_try: time(root.next_try_us),
             capsule: root.capsule.as_ref().map(CapsuleBody::from),
             blocks_count: root.blocks_count,

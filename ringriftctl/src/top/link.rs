@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use proto::reply::{LineEnd, Outcome, Reply, UnitStatus};
-use proto::request::{Job, Request};
+use proto::request::{Job, LogFilter, Request};
 
 use super::types::{News, Order, Verb};
 use crate::client::{Client, Wake};
@@ -211,6 +211,7 @@ impl Link {
             selectors: vec![unit.to_owned()],
             follow: true,
             lines: Some(LINES),
+            filter: LogFilter::default(),
         });
         let Ok(id) = asked else { return Ok(()) };
         let mut fresh = true;

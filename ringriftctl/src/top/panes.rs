@@ -5,11 +5,15 @@ use ratatui::layout::Rect;
 
 use super::canvas::{Canvas, Words, title};
 use super::model::Model;
+use crate::capsule;
 use crate::measure;
 use crate::overview::troubles;
 use crate::render::{Ink, Style};
 use crate::session::{state_ink, state_word};
 use crate::units::{blockers, health_ink, health_word, held};
+
+/// Lines of a failure's output that are shown: its log has all of them.
+const CAPSULE_LINES: usize = 8;
 
 /// The followed log.
 pub fn logs(canvas: &mut Canvas<'_>, model: &mut Model, area: Rect) {
@@ -138,12 +142,30 @@ fn about(model: &Model, style: &Style, unit: &UnitStatus) -> Vec<Words> {
     for line in said.iter().flat_map(|d| d.last_lines.iter().rev().take(3).rev()) {
         add("it said", Ink::Plain, style.clean_bytes(&line.message));
     }
+    let capsules = said.map(|d| d.capsules.as_slice()).unwrap_or_default();
+    for (nth, capsule) in capsules.iter().rev().enumerate() {
+        let ended = capsule::exit(capsule);
+        let text = format!("{}: {}", style.ago(capsule.at_us), style.clean(&capsule.text));
+        add("failed", Ink::Bad, text);
+        if nth > 0 {
+            continue; // in one line each, but for the last
+        }
+        let facts = std::iter::once(ended).chain(capsule::facts(capsule));
+        add("", Ink::Dim, facts.collect::<Vec<_>>().join(", "));
+        for changed in capsule::changed(style, capsule) {
+            add("", Ink::Plain, changed);
+        }
+        for line in capsule::tail(style, capsule, CAPSULE_LINES) {
+            add("", Ink::Plain, line);
+        }
+    }
     if let Some(root) = troubles(&model.units).iter().find(|t| t.name == unit.name)
         && let Some(text) = root.blocks(style, 200)
     {
         add("", Ink::Warn, text);
     }
     let ink = health_ink(unit.health);
+    let why = unit.health_text.as_ref().map(|t| format!(": {}", style.clean(t)));
     let says = unit
         .status_text
         .as_ref()
@@ -151,7 +173,12 @@ fn about(model: &Model, style: &Style, unit: &UnitStatus) -> Vec<Words> {
     add(
         "health",
         ink,
-        format!("{}{}", health_word(unit.health), says.unwrap_or_default()),
+        format!(
+            "{}{}{}",
+            health_word(unit.health),
+            why.unwrap_or_default(),
+            says.unwrap_or_default()
+        ),
     );
     let mut life = Vec::new();
     life.extend(unit.pid.map(|p| format!("pid {p}")));

@@ -294,6 +294,7 @@ pub fn node(summary: Summary) -> Reply {
         summary,
         notices: vec![],
         started_us: now_us() - 11_520_000_000,
+        breakers: vec![],
     }))
 }
 

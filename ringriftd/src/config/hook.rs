@@ -15,7 +15,7 @@ use crate::limits;
 use crate::spec::{ON_EVENT_UNIT, OnEvent, Rate, UnitName};
 
 /// Every event there is, as `events --json` names it.
-pub const EVENTS: [&str; 9] = [
+pub const EVENTS: [&str; 11] = [
     "DAEMON_STARTED",
     "DAEMON_READY",
     "DAEMON_STOPPED",
@@ -24,6 +24,8 @@ pub const EVENTS: [&str; 9] = [
     "DAEMON_HEALTH_CHANGED",
     "DAEMON_CRASH_LOOP_DETECTED",
     "DAEMON_PERMANENTLY_FAILED",
+    "DAEMON_CASCADE_BREAKER_TRIPPED",
+    "DAEMON_CASCADE_RECOVERY_COMPLETE",
     "DAEMON_STATUS_CHANGED",
 ];
 
@@ -111,7 +113,7 @@ pub fn on_event(
     Some(OnEvent {
         unit: Arc::new(unit),
         events: events(check, leaf("events")),
-        units: leaf("units").map(|leaf| units(check, leaf, categories)),
+        units: leaf("units").map(|leaf| units(check, leaf, categories, ("on_event", "units"))),
         rate: rate(check, leaf("rate")),
         at_once: whole("at_once", limits::HOOKS_AT_ONCE),
         queue: whole("queue", limits::HOOK_QUEUE),
@@ -163,7 +165,13 @@ fn events(check: &mut Check<'_>, leaf: Option<&Leaf>) -> BTreeSet<String> {
     out
 }
 
-fn units(check: &mut Check<'_>, leaf: &Leaf, categories: &BTreeMap<UnitName, String>) -> BTreeSet<UnitName> {
+/// The units that a list of names, globs and `@category` selects; `place` is the table that it stands in and its key.
+pub(super) fn units(
+    check: &mut Check<'_>,
+    leaf: &Leaf,
+    categories: &BTreeMap<UnitName, String>,
+    place: (&str, &str),
+) -> BTreeSet<UnitName> {
     let mut out = BTreeSet::new();
     for (text, span) in entries(leaf) {
         let glob = fold(text);
@@ -182,7 +190,8 @@ fn units(check: &mut Check<'_>, leaf: &Leaf, categories: &BTreeMap<UnitName, Str
                     Diagnostic::fault(check.sources.place(span), format!("\"{text}\" selects no unit"));
                 check.faults.push(fault);
             } else {
-                check.unknown_unit(span, text, "named in \"units\" of [on_event]");
+                let (table, key) = place;
+                check.unknown_unit(span, text, &format!("named in \"{key}\" of [{table}]"));
             }
         }
         out.extend(found);
@@ -245,6 +254,9 @@ mod tests {
             ChangeKind::CrashLoop,
             ChangeKind::PermanentlyFailed,
             ChangeKind::StatusChanged,
+            ChangeKind::HealthChanged,
+            ChangeKind::BreakerTripped,
+            ChangeKind::BreakerClosed,
         ] {
             assert!(EVENTS.contains(&kind.word()), "{}", kind.word());
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::civil::Date;
 use proto::reply::{Definition, Setting, SourceFile};
 
+use crate::breaker::BreakerSpec;
 use crate::door::{HttpPlace, HttpSpec};
 use crate::engine::types::Plan;
 use crate::graph::{Graph, Ix};
@@ -23,7 +24,7 @@ use super::profile::{LoadedProfile, Overrides, Resolver, names_in};
 use super::source::{FileId, Sources, Span};
 use super::tree::{Layer, Leaf, Typed};
 use super::values::fold;
-use super::{diagnostic, files, hook, profile, schema, tree};
+use super::{breaker, diagnostic, files, hook, profile, schema, tree};
 
 /// How much of a file `cat` shows, in bytes.
 const SHOWN_TEXT: usize = 64 * 1024;
@@ -158,6 +159,7 @@ pub fn load_from_on(set: Arc<FileSet>, profiles: &[String], today: Date) -> Resu
         }
     }
     let on_event = hook::on_event(&mut check, files.node.as_ref(), &categories);
+    let breaker = breaker::spec(&mut check, files.node.as_ref(), &categories);
     faults.append(&mut check.faults);
     warnings.append(&mut check.warnings);
     let resolved = std::mem::take(&mut resolver.resolved);
@@ -242,6 +244,7 @@ pub fn load_from_on(set: Arc<FileSet>, profiles: &[String], today: Date) -> Resu
         active,
         on_event,
         http,
+        breaker,
     );
     let plan = Plan {
         node,
@@ -393,6 +396,7 @@ fn node_spec(
     profiles: Vec<String>,
     on_event: Option<OnEvent>,
     http: HttpSpec,
+    breaker: BreakerSpec,
 ) -> NodeSpec {
     let value = |key: &str| layer.and_then(|l| l.leaves.get(key)).map(|leaf| &leaf.value);
     NodeSpec {
@@ -407,6 +411,7 @@ fn node_spec(
         },
         on_event,
         http,
+        breaker,
     }
 }
 

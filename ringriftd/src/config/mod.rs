@@ -6,6 +6,7 @@
 //! judges all units side by side. It reads the disk and may take seconds for thousands of units: not on a loop.
 
 pub mod across;
+mod breaker;
 pub mod check;
 pub mod diagnostic;
 pub mod files;

@@ -280,7 +280,24 @@ pub static NODE: &[Key] = keys! {
     "defaults" Table(DEFAULTS), "", "`[defaults.unit.…]`: any key of a unit";
     "on_event" Table(ON_EVENT), "", "a command that is told of events";
     "http" Table(HTTP), "", "the door for health checks, metrics and the dashboard";
-    "breaker" Later, "", "";
+    "breaker" Named { keys: BREAKER, each: BREAKER_CATEGORY, what: "category" }, "", "how many automatic restarts all units may make before they pause; `[breaker.NAME]` for a category";
+};
+
+/// `[breaker]`.
+static BREAKER: &[Key] = keys! {
+    "restarts" Count(1, crate::limits::BREAKER_RESTARTS_MAX), "15", "automatic restarts of all units within `window`; the next one opens the breaker";
+    "window" Time(false), "5m", "the sliding window";
+    "cooldown" Time(false), "2m", "how long it stays open; meanwhile no unit is restarted by itself";
+    "startup_grace" Time(true), "3m", "so long after ringriftd began nothing is counted and nothing is held back";
+    "exempt" Selectors, "[]", "units that are neither counted nor held back; critical units never are";
+};
+
+/// `[breaker.CATEGORY]`.
+static BREAKER_CATEGORY: &[Key] = keys! {
+    "restarts" Count(1, crate::limits::BREAKER_RESTARTS_MAX), "", "automatic restarts of the category's units within `window`; the next one opens its breaker. Absent: as many as `[breaker]` has";
+    "window" Time(false), "", "the sliding window; absent: that of `[breaker]`";
+    "cooldown" Time(false), "", "how long it stays open; absent: that of `[breaker]`";
+    "counts_for_node" Bool, "true", "whether its restarts count for the node's breaker too, and are held back by it";
 };
 
 /// `[on_event]`.

@@ -6,6 +6,7 @@
 use proto::reply::Failure;
 use proto::request::{Job, MAX_NOTE, MAX_PATH, MAX_PATTERN, MAX_SELECTOR, MAX_SELECTORS, Request};
 
+use crate::config::probe::compiled;
 use crate::limits::NAME_MAX;
 
 /// What somebody may do. Each role may do what those before it may.
@@ -166,8 +167,21 @@ pub fn validate(request: &Request) -> Result<(), Failure> {
         Request::Status { selectors, .. }
         | Request::ResetFailed { selectors }
         | Request::Events { selectors, .. }
-        | Request::Logs { selectors, .. }
         | Request::Deps { selectors } => check(selectors),
+        Request::Logs {
+            selectors, filter, ..
+        } => {
+            check(selectors)?;
+            match &filter.pattern {
+                Some(pattern) => compiled(pattern).map(|_| ()).map_err(|why| {
+                    usage(
+                        format!("the pattern {} cannot be used: {why}", quoted(pattern)),
+                        "it is a regular expression, as grep -E has them",
+                    )
+                }),
+                None => Ok(()),
+            }
+        }
         Request::Start(Job { selectors, .. })
         | Request::Stop(Job { selectors, .. })
         | Request::Reload(Job { selectors, .. })
@@ -329,7 +343,7 @@ fn usage(message: String, hint: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::request::{WaitFor, Whom};
+    use proto::request::{LogFilter, WaitFor, Whom};
 
     fn job() -> Job {
         Job {
@@ -409,6 +423,7 @@ mod tests {
                     selectors: vec![],
                     follow: true,
                     lines: None,
+                    filter: LogFilter::default(),
                 },
                 Role::Viewer,
             ),

@@ -498,6 +498,8 @@ impl Connection {
             let what = format!("used the number {} for two requests at once", ask.id);
             return Err(self.broke(outbox, what));
         }
+        #[cfg(debug_assertions)]
+        panic_if_asked(&ask.request);
         let is_logs = matches!(ask.request, Request::Logs { .. });
         let refusal = if let Err(failure) = self.options.policy.allows(self.peer, &ask.request) {
             self.complaints.log(Some(self.peer), &failure.message);
@@ -671,6 +673,18 @@ impl Frames {
                 () = expired => return Err(Broken::TimedOut),
             }
         }
+    }
+}
+
+/// A way for tests to see what becomes of a panic, which release builds do not have: `status` of a unit whose name no
+/// command line could give.
+#[cfg(debug_assertions)]
+fn panic_if_asked(request: &Request) {
+    if let Request::Status { selectors, .. } = request {
+        assert!(
+            selectors.iter().all(|name| name != "\0panic"),
+            "a test asked for a panic"
+        );
     }
 }
 

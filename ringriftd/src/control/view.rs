@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::reply::{
-    Blocker as WireBlocker, CheckOutcome, CheckResult, CheckStatus, Coverage, DeprecatedUnit, Edge, EdgeKind,
-    Failure, Graph as WireGraph, LastExit, Member, Names, NodeStatus, Orphan, Profile, ProfileSummary,
-    Reloaded, State, Summary, UnitStatus, Verdict,
+    Blocker as WireBlocker, BreakerOpen, BreakerStatus, CheckOutcome, CheckResult, CheckStatus, Coverage,
+    DeprecatedUnit, Edge, EdgeKind, Failure, Graph as WireGraph, LastExit, Member, Names, NodeStatus, Orphan,
+    Profile, ProfileSummary, Reloaded, State, Summary, UnitStatus, Verdict,
 };
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Now;
 use crate::config::{Loaded, LoadedProfile};
 use crate::engine::Engine;
+use crate::engine::breaker::{Gate, GateView};
 use crate::engine::hold::hold_text;
 use crate::engine::types::{Refusal, UnitAnswer};
 use crate::engine::unit::{Desired, Unit};
@@ -301,6 +302,8 @@ pub struct NodeFacts {
     pub notices: Vec<String>,
     /// Since when the daemon runs.
     pub started_us: u64,
+    /// What limits restarts.
+    pub breakers: Vec<BreakerStatus>,
 }
 
 /// The header of `status`.
@@ -317,7 +320,34 @@ pub fn node(engine: &Engine, loaded: &Loaded, facts: &NodeFacts) -> NodeStatus {
         summary: summary(engine),
         notices: facts.notices.clone(),
         started_us: facts.started_us,
+        breakers: facts.breakers.clone(),
     }
+}
+
+/// The breakers that have limits: the node's first.
+pub fn breakers(engine: &Engine, now: Now) -> Vec<BreakerStatus> {
+    let view = |gate: GateView<'_>| BreakerStatus {
+        category: match gate.gate {
+            Gate::Category(name) => name,
+            Gate::Node => String::new(),
+        },
+        restarts: gate.open.map_or(gate.count, |open| open.restarts),
+        limit: gate.limit.restarts.unwrap_or(u32::MAX),
+        window_ms: u64::try_from(gate.limit.window.as_millis()).unwrap_or(u64::MAX),
+        trips: gate.trips,
+        open: gate.open.map(|open| BreakerOpen {
+            since_us: now.wall_of(open.since),
+            until_us: now.wall_of(open.until),
+            seq: open.seq,
+            unit: open.unit.to_string(),
+        }),
+        held: gate
+            .held
+            .into_iter()
+            .map(|ix| engine.graph().name(ix).to_string())
+            .collect(),
+    };
+    engine.gates().into_iter().map(view).collect()
 }
 
 /// A verdict for the wire.
@@ -370,6 +400,13 @@ pub fn refusal(refusal: &Refusal) -> Failure {
             message: "ringriftd is shutting down".to_owned(),
             unit: None,
             hint: None,
+            details: Vec::new(),
+        },
+        Refusal::BreakerOpen { unit, why } => Failure {
+            code: 7,
+            message: format!("{unit} is not started: {why}"),
+            unit: Some(unit.to_string()),
+            hint: Some(format!("ringriftctl reset-failed {unit}")),
             details: Vec::new(),
         },
         Refusal::Unknown { unit } => Failure {

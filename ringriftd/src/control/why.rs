@@ -126,6 +126,14 @@ fn advice(
         }
         RootKind::Conflict => say(format!("stop {unit}"), &format!("makes room for {asked}")),
         RootKind::Limit | RootKind::Shutdown => {}
+        RootKind::Breaker => {
+            say(format!("logs {unit}"), "shows what it wrote");
+            say("status".to_owned(), "shows the breakers that are open");
+            say(
+                format!("reset-failed {unit}"),
+                "forgets its failures, and starts it now",
+            );
+        }
         RootKind::Moving => say(format!("wait {unit} --for running"), "waits until it is up"),
     }
     advice

@@ -68,13 +68,18 @@ impl Engine {
     /// A unit without a life is wanted down: so be it.
     fn settle_down(&mut self, ix: Ix) {
         let cause = self.unit(ix).desired_cause.clone();
-        self.unit_mut(ix).attempt_failed = false;
+        let unit = self.unit_mut(ix);
+        unit.attempt_failed = false;
+        unit.restarts.take_due();
         self.transition(ix, State::Stopped, ChangeKind::Stopped, cause);
         self.judge(ix);
     }
 
     fn try_start(&mut self, ix: Ix, trigger: Option<Trigger>) {
-        let blockers = self.blockers(ix);
+        let mut blockers = self.blockers(ix);
+        if blockers.is_empty() && self.unit(ix).restarts.is_due() && !self.admit_restart(ix) {
+            blockers = self.blockers(ix);
+        }
         if blockers.is_empty() {
             let cause = self.start_cause(ix, trigger);
             self.begin_start(ix, cause);
@@ -84,7 +89,8 @@ impl Engine {
             self.held_back.insert(ix);
         }
         // It cannot come up for now: those that merely come after it go ahead, and whoever waits for it is told.
-        let is_dead = self.unit(ix).hold.is_some() || self.dead_requirement(ix).is_some();
+        let is_shut = matches!(blockers.first(), Some(Blocker::Breaker(_)));
+        let is_dead = is_shut || self.unit(ix).hold.is_some() || self.dead_requirement(ix).is_some();
         if is_dead && !self.unit(ix).attempt_failed {
             self.unit_mut(ix).attempt_failed = true;
             self.mark_around(ix);
@@ -187,6 +193,12 @@ impl Engine {
                 let name = &self.unit(d).spec.name;
                 format!("waits for {name}, which {why}; it starts by itself when that is ready")
             }
+            (State::Waiting, None) if !self.shut_gates(ix).is_empty() => {
+                format!(
+                    "waits: {}; it starts by itself when that closes",
+                    self.gates_text(ix)
+                )
+            }
             (_, _) => unit
                 .last_error
                 .clone()
@@ -283,6 +295,7 @@ impl Engine {
         self.lives.insert(invocation, ix);
         let unit = self.unit_mut(ix);
         unit.last_invocation = Some(invocation);
+        unit.restarts.take_due();
         unit.restart_pending = false;
         unit.remains.clear();
         unit.note = None;

@@ -23,10 +23,17 @@ impl Engine {
     pub(super) fn remember_check(&mut self, ix: Ix, took: Duration, by: CheckBy, result: Checked) {
         let at = self.now;
         let checks = &mut self.unit_mut(ix).checks;
+        let nr = checks.back().map_or(0, |last| last.nr).saturating_add(1);
         if checks.len() >= limits::CHECKS_KEPT {
             checks.pop_front();
         }
-        checks.push_back(Check { at, took, by, result });
+        checks.push_back(Check {
+            at,
+            took,
+            by,
+            result,
+            nr,
+        });
     }
 
     /// `X_RINGRIFT_HEALTH=`.

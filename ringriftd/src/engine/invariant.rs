@@ -145,6 +145,7 @@ impl Engine {
             }
         }
         broken.extend(self.broken_watches());
+        broken.extend(self.broken_gates());
         if starting != self.starting {
             broken.push(format!(
                 "{starting} units are starting, {} are counted",

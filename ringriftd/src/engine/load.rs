@@ -70,6 +70,7 @@ impl Engine {
             self.mark(ix);
         }
         self.recount_probes();
+        self.reload_gates();
         self.touched = self.graph.all().collect();
         for name in old.into_keys() {
             self.dropped.insert(name.clone());

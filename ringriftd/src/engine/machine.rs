@@ -9,11 +9,13 @@ use std::sync::Arc;
 use proto::reply::{Cause, CauseKind, State as Word};
 use serde::{Deserialize, Serialize};
 
+use super::breaker::Breakers;
 use super::cause;
 use super::request::Requests;
 use super::types::{Action, Change, ChangeKind, Event, Mono};
 use super::unit::{Desired, State, Unit};
 use super::watch::Lanes;
+use crate::breaker::BreakerSpec;
 use crate::door::HttpSpec;
 use crate::graph::{Graph, Ix};
 use crate::ids::{Invocation, LaunchId};
@@ -76,6 +78,10 @@ pub struct Engine {
     pub(super) is_paused: bool,
     /// Probes under way, and those that wait for a place. Not stored: they follow from the units.
     pub(super) lanes: Lanes,
+    /// What limits the restarts of categories and of the node.
+    pub(super) breakers: Breakers,
+    /// They may have changed since the last [`Engine::take_delta`].
+    pub(super) is_breaker_touched: bool,
 }
 
 impl Engine {
@@ -90,6 +96,7 @@ impl Engine {
                 max_starting: None,
                 on_event: None,
                 http: HttpSpec::default(),
+                breaker: BreakerSpec::default(),
             },
             graph: Arc::new(Graph::default()),
             units: Vec::new(),
@@ -111,6 +118,8 @@ impl Engine {
             actions: VecDeque::new(),
             is_paused: false,
             lanes: Lanes::default(),
+            breakers: Breakers::default(),
+            is_breaker_touched: false,
         }
     }
 
@@ -194,7 +203,8 @@ impl Engine {
     pub fn next_deadline(&self) -> Option<Mono> {
         let unit = self.timers.first().map(|(at, _)| *at);
         let shutdown = self.shutdown.as_ref().filter(|s| !s.finished).map(|s| s.deadline);
-        [unit, shutdown].into_iter().flatten().min()
+        let breaker = self.breakers.deadline();
+        [unit, shutdown, breaker].into_iter().flatten().min()
     }
 
     /// Every unit, in the order of names.
@@ -397,6 +407,7 @@ impl Engine {
             self.expire_watch(ix);
             self.rearm(ix);
         }
+        self.close_due_gates();
         self.fill_places();
         let now = self.now;
         if let Some(shutdown) = &mut self.shutdown

@@ -14,6 +14,7 @@
 
 mod act;
 mod adopt;
+pub mod breaker;
 pub mod capsule;
 mod cause;
 mod health;
@@ -27,7 +28,7 @@ mod ops;
 mod order;
 mod probing;
 pub mod request;
-mod restart;
+pub mod restart;
 mod restore;
 #[cfg(test)]
 mod sim;

@@ -30,6 +30,7 @@ impl Engine {
                 self.refuse_in_shutdown()?;
                 let roots = self.resolve(&units)?;
                 self.refuse_held(&roots, true)?;
+                self.refuse_paused(&roots)?;
                 self.start(id, &roots, by)
             }
             Op::Stop { units, cascade } => {
@@ -49,6 +50,7 @@ impl Engine {
                     (roots, BTreeSet::new())
                 };
                 self.refuse_held(&roots, false)?;
+                self.refuse_paused(&roots)?;
                 self.restart(id, &roots, &left_alone, cascade, by)
             }
             Op::Reload { units } => {
@@ -388,12 +390,14 @@ impl Engine {
     }
 
     fn reset_failed(&mut self, id: RequestId, roots: &BTreeSet<Ix>, by: &By) {
+        self.reset_gates(roots, by);
         let mut answers = Vec::new();
         for &ix in roots {
             let unit = self.unit_mut(ix);
             unit.restarts.reset();
             unit.attempt_failed = false;
             let was_failed = matches!(unit.state, State::Failed { .. });
+            let was_waiting = unit.state == State::Waiting;
             let name = unit.spec.name.clone();
             if was_failed {
                 // As in systemd it is then down, not tried again: that is what `start` is for.
@@ -408,6 +412,10 @@ impl Engine {
                 self.transition(ix, State::Stopped, ChangeKind::StatusChanged, cause);
                 answers.push(verdict(&name, Outcome::Done, "reset"));
             } else {
+                if was_waiting {
+                    // It may have been its past that held it back.
+                    self.mark(ix);
+                }
                 answers.push(verdict(
                     &name,
                     Outcome::Already,

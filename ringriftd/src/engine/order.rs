@@ -3,6 +3,7 @@
 
 use proto::reply::{Cause, State as Word};
 
+use super::breaker::Gate;
 use super::cause;
 use super::hold::hold_text;
 use super::machine::Engine;
@@ -26,6 +27,8 @@ pub enum Blocker {
     Hold(Ix),
     /// The node starts no more units at once.
     Limit(u32),
+    /// Too many units failed, and their restarts pause.
+    Breaker(Gate),
 }
 
 impl Blocker {
@@ -33,7 +36,7 @@ impl Blocker {
     pub fn unit(&self) -> Option<Ix> {
         match self {
             Self::Requirement(ix) | Self::Want(ix) | Self::Order(ix) | Self::Conflict(ix) => Some(*ix),
-            Self::Hold(_) | Self::Limit(_) => None,
+            Self::Hold(_) | Self::Limit(_) | Self::Breaker(_) => None,
         }
     }
 }
@@ -53,6 +56,7 @@ impl Engine {
     pub fn blockers(&self, ix: Ix) -> Vec<Blocker> {
         let edges = self.graph.edges(ix);
         let mut found = Vec::new();
+        found.extend(self.shut_gates(ix).into_iter().map(Blocker::Breaker));
         if self.unit(ix).hold.is_some() {
             found.push(Blocker::Hold(ix));
         }
@@ -206,6 +210,7 @@ impl Engine {
         match blocker {
             Blocker::Limit(n) => format!("at most {n} units start at once on this node (max_starting)"),
             Blocker::Conflict(ix) => format!("conflicts with it, and is {}", state_word(self.unit(*ix).word)),
+            Blocker::Breaker(gate) => self.gate_text(gate),
             Blocker::Hold(ix) | Blocker::Requirement(ix) | Blocker::Want(ix) | Blocker::Order(ix) => {
                 why_down(self.unit(*ix))
             }
@@ -217,8 +222,8 @@ impl Engine {
         match &self.unit(ix).state {
             State::Backoff { until } => Some(*until),
             State::Failed { next_try } => *next_try,
+            State::Waiting => self.gates_close(ix),
             State::Stopped
-            | State::Waiting
             | State::Starting { .. }
             | State::Running { .. }
             | State::Reloading { .. }

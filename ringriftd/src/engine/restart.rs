@@ -3,7 +3,8 @@
 //! Three counters with three meanings. `step` is the back-off's exponent: it grows with each automatic restart and
 //! goes back to zero once a life was ready for `stable_after`. `times` are the automatic restarts within the
 //! sliding window: they alone decide whether the limit is met. `is_slow` is set when it was met: from then on each
-//! failure means a slow retry, until a life proves stable or somebody resets the unit.
+//! failure means a slow retry, until a life proves stable or somebody resets the unit. `is_due` says that the next start is
+//! the restart that was decided; what the breakers make of that costs the unit nothing here.
 
 use std::collections::VecDeque;
 
@@ -24,6 +25,7 @@ pub struct Restarts {
     host_step: u32,
     total: u64,
     unhealthy: u64,
+    is_due: bool,
 }
 
 /// How a life ended, in the terms that decide what comes next.
@@ -87,6 +89,16 @@ impl Restarts {
     /// The limit was met, and no life has proved stable since.
     pub fn is_slow(&self) -> bool {
         self.is_slow
+    }
+
+    /// The next start is one that follows a failure of its own, without anybody's word: a restart that the breakers count.
+    pub fn is_due(&self) -> bool {
+        self.is_due
+    }
+
+    /// That start is made, or is not to be made any more.
+    pub fn take_due(&mut self) -> bool {
+        std::mem::take(&mut self.is_due)
     }
 
     /// Lives that were ended because they were not well, since the last reset.
@@ -164,6 +176,7 @@ impl Restarts {
             .is_some_and(|max| self.times.len() >= max as usize);
         if self.is_slow || is_over {
             self.is_slow = true;
+            self.is_due = policy.exhausted == Exhausted::Retry;
             let next_try = match policy.exhausted {
                 Exhausted::Retry => Some(now.after(policy.retry_every)),
                 Exhausted::GiveUp => None,
@@ -176,6 +189,7 @@ impl Restarts {
         let until = now.after(delay(policy, self.step, salt));
         self.step = self.step.saturating_add(1);
         self.total = self.total.saturating_add(1);
+        self.is_due = true;
         if policy.max_restarts.is_some() {
             self.times.push_back(now);
         }

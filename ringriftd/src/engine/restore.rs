@@ -28,6 +28,7 @@ impl Engine {
             node: self.stored_node(),
             units: self.graph.all().map(|ix| self.stored_unit(ix)).collect(),
             requests: self.requests.pending().clone(),
+            breakers: self.breakers.clone(),
         }
     }
 
@@ -39,6 +40,7 @@ impl Engine {
             dropped: std::mem::take(&mut self.dropped).into_iter().collect(),
             units: touched.into_iter().map(|ix| self.stored_unit(ix)).collect(),
             requests: self.requests.take_changes(),
+            breakers: std::mem::take(&mut self.is_breaker_touched).then(|| self.breakers.clone()),
         }
     }
 
@@ -92,6 +94,7 @@ impl Engine {
             node,
             mut units,
             requests,
+            breakers,
         } = snapshot;
         engine.now = node.now;
         engine.next_invocation = node.next_invocation.max(1);
@@ -100,6 +103,7 @@ impl Engine {
         engine.loaded = node.loaded;
         engine.stale = node.stale;
         engine.node = plan.node.clone();
+        engine.breakers = breakers;
         engine.requests = Requests::restored(requests);
         let leftovers: Vec<Arc<UnitSpec>> = units
             .iter()

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use proto::reply::{Cause, CauseKind, Exit};
 use serde::{Deserialize, Serialize};
 
+use super::breaker::Breakers;
 use super::capsule::Witness;
 use super::hold::Held;
 use super::machine::Shutdown;
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub units: BTreeMap<UnitName, StoredUnit>,
     /// Requests under way.
     pub requests: BTreeMap<RequestId, Pending>,
+    /// What limits restarts.
+    pub breakers: Breakers,
 }
 
 /// What changed since the last one was taken.
@@ -50,12 +53,17 @@ pub struct Delta {
     pub units: BTreeMap<UnitName, StoredUnit>,
     /// What happened to requests, in order.
     pub requests: Vec<RequestChange>,
+    /// What limits restarts, if that may have changed.
+    pub breakers: Option<Breakers>,
 }
 
 impl Delta {
     /// Nothing of it matters to whoever comes back from it: time has passed.
     pub fn is_empty(&self) -> bool {
-        self.dropped.is_empty() && self.units.is_empty() && self.requests.is_empty()
+        self.dropped.is_empty()
+            && self.units.is_empty()
+            && self.requests.is_empty()
+            && self.breakers.is_none()
     }
 }
 
@@ -181,12 +189,17 @@ impl Snapshot {
         for change in delta.requests {
             change.apply(&mut self.requests);
         }
+        if let Some(breakers) = delta.breakers {
+            self.breakers = breakers;
+        }
     }
 
     /// What remains of it on another boot: no process is left of any life, and nobody waits for an answer. Wants, holds
     /// and the history of restarts stay. A monotonic clock begins anew with each boot: `shift` is what to add to an old
     /// time, in ns, and `now` the new clock's time; should the wall clocks that `shift` came from be wrong, nothing of the past lies
     /// in the future, and nothing to come is further away than it was.
+    ///
+    /// What limits restarts begins anew: a node's start-up is no restart.
     ///
     /// A node that was on its way down when it lost power had ended, as far as its wants go.
     pub fn on_other_boot(self, shift: i64, now: Mono) -> Self {
@@ -206,6 +219,7 @@ impl Snapshot {
                 .map(|(name, unit)| (name, unit.on_other_boot(clock)))
                 .collect(),
             requests: BTreeMap::new(),
+            breakers: Breakers::default(),
         }
     }
 
@@ -225,6 +239,7 @@ impl Snapshot {
             node: self.node.anew(now),
             units: self.units.into_iter().filter_map(held).collect(),
             requests: BTreeMap::new(),
+            breakers: Breakers::default(),
         }
     }
 }
@@ -287,6 +302,7 @@ impl Snapshot {
         };
         unit.desired = Desired::Up;
         unit.attempt_failed = false;
+        unit.restarts.take_due();
         unit.since = now;
         unit.starts = unit.starts.saturating_add(1);
         unit.last_invocation = Some(life);
@@ -322,6 +338,7 @@ impl StoredUnit {
             | State::Stopping { .. }
             | State::Completed => {
                 self.attempt_failed = false;
+                self.restarts.take_due();
                 State::Stopped
             }
             State::Backoff { until } => State::Backoff {

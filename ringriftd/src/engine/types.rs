@@ -12,7 +12,7 @@ use super::hold::Held;
 use super::unit::Foreign;
 use crate::graph::Graph;
 use crate::ids::{Invocation, LaunchId, Scope};
-use crate::spec::{Membership, NodeSpec, Probe, UnitName, UnitSpec};
+use crate::spec::{Membership, NodeSpec, Probe, UnitName, UnitSpec, serialize_named};
 use crate::used::Used;
 
 /// A point of the monotonic clock, in ns (clock_gettime(2), CLOCK_MONOTONIC): it stops in suspend, so that an
@@ -90,7 +90,7 @@ pub struct LaunchFailure {
 pub struct RequestId(pub u64);
 
 /// What an operator wants of some units. Selectors are resolved before.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// Up.
     Start {
@@ -166,10 +166,11 @@ pub struct Plan {
     pub graph: Arc<Graph>,
 }
 
-/// What happened.
-#[derive(Debug, Clone)]
+/// What happened. Recordings name it by these words (`tape`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Event {
-    /// The files were read: at the start, and at each daemon-reload.
+    /// The files were read: at the start, and at each daemon-reload. A recording has the files themselves.
+    #[serde(skip)]
     Loaded(Arc<Plan>),
     /// Somebody wants something.
     Request {
@@ -331,7 +332,7 @@ pub enum Event {
 }
 
 /// What came of one probe.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProbeResult {
     /// The unit is well.
     Passed,
@@ -344,7 +345,7 @@ pub enum ProbeResult {
 }
 
 /// What the world is asked to do. In order; each launch's actions stay in order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Action {
     /// Start a process. Answered by `Launched` or `LaunchFailed`.
     Launch {
@@ -353,6 +354,7 @@ pub enum Action {
         /// What for.
         role: Role,
         /// The unit as it is defined now.
+        #[serde(serialize_with = "serialize_named")]
         spec: Arc<UnitSpec>,
     },
     /// Take over a process that nobody here started. Answered by `Launched` or `LaunchFailed`.
@@ -364,6 +366,7 @@ pub enum Action {
         /// Its start time: if that is another, so is the process.
         start_time: u64,
         /// The unit that it becomes part of.
+        #[serde(serialize_with = "serialize_named")]
         spec: Arc<UnitSpec>,
     },
     /// Send a signal (and CONT after TERM, so that a stopped process can die). Nothing answers.
@@ -386,6 +389,7 @@ pub enum Action {
         /// Which.
         launch: LaunchId,
         /// The unit, for its pid file.
+        #[serde(serialize_with = "serialize_named")]
         spec: Arc<UnitSpec>,
     },
     /// The launch is over and its end is known: the keeper may forget it.
@@ -406,6 +410,7 @@ pub enum Action {
         /// Only what was written since then counts; absent: since the launch.
         since: Option<Mono>,
         /// The unit as it was defined when this life began.
+        #[serde(serialize_with = "serialize_named")]
         spec: Arc<UnitSpec>,
     },
     /// The one answer to a request.
@@ -435,7 +440,7 @@ pub enum Action {
 }
 
 /// A life that failed, when nothing of it is left.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
     /// Whose.
     pub unit: UnitName,
@@ -508,6 +513,13 @@ pub enum Refusal {
         /// Which.
         unit: UnitName,
     },
+    /// It would start a unit whose restarts pause.
+    BreakerOpen {
+        /// The unit.
+        unit: UnitName,
+        /// Which breaker, and for how long still.
+        why: String,
+    },
 }
 
 /// What came of a request for one unit.
@@ -550,6 +562,10 @@ pub enum ChangeKind {
     StatusChanged,
     /// Its health is another one; its state is the same.
     HealthChanged,
+    /// Its restart was one too many for its category or the node; its state is the same.
+    BreakerTripped,
+    /// Restarts go on.
+    BreakerClosed,
 }
 
 impl ChangeKind {
@@ -565,6 +581,8 @@ impl ChangeKind {
             Self::PermanentlyFailed => "DAEMON_PERMANENTLY_FAILED",
             Self::StatusChanged => "DAEMON_STATUS_CHANGED",
             Self::HealthChanged => "DAEMON_HEALTH_CHANGED",
+            Self::BreakerTripped => "DAEMON_CASCADE_BREAKER_TRIPPED",
+            Self::BreakerClosed => "DAEMON_CASCADE_RECOVERY_COMPLETE",
         }
     }
 }

@@ -273,6 +273,9 @@ pub struct Check {
     pub by: CheckBy,
     /// What.
     pub result: Checked,
+    /// Counts the checks of a unit.
+    #[serde(default)]
+    pub nr: u64,
 }
 
 /// The last checks of a unit, the oldest first.

@@ -217,6 +217,7 @@ impl Engine {
                 Blocker::Conflict(d) => own.roots.push((Some(d), RootKind::Conflict)),
                 Blocker::Hold(_) => own.roots.push((Some(ix), RootKind::Held)),
                 Blocker::Limit(_) => own.roots.push((None, RootKind::Limit)),
+                Blocker::Breaker(_) => own.roots.push((Some(ix), RootKind::Breaker)),
             }
         }
         if own.roots.is_empty() && own.waits.is_empty() {
@@ -355,8 +356,10 @@ impl Engine {
         let mut blocks: Vec<Ix> = blocked.into_iter().collect();
         blocks.sort_by(|a, b| self.graph().name(*a).cmp(self.graph().name(*b)));
         let unit = of.map(|ix| self.unit(ix));
-        let is_failure = matches!(kind, RootKind::Backoff | RootKind::CrashLoop | RootKind::Failed)
-            || unit.is_some_and(|unit| failing(unit).is_some());
+        let is_failure = matches!(
+            kind,
+            RootKind::Backoff | RootKind::CrashLoop | RootKind::Failed | RootKind::Breaker
+        ) || unit.is_some_and(|unit| failing(unit).is_some());
         let by = match (kind, unit) {
             (RootKind::Held, Some(unit)) => unit.hold.as_ref().map(|held| held.hold.by.clone()),
             (RootKind::Stopped | RootKind::Unwanted | RootKind::Stopping, Some(unit)) => {
@@ -468,6 +471,11 @@ impl Engine {
                     few(&starting)
                 )
             }
+            RootKind::Breaker => format!(
+                "waits, since {}; {}",
+                self.gates_text(of.unwrap_or(asked)),
+                error()
+            ),
             RootKind::Shutdown => format!("ringriftd is shutting down ({})", &unit.desired_cause.text),
             RootKind::Moving => "has nothing in its way, and moves now".to_owned(),
         }

@@ -218,6 +218,7 @@ fn header(picture: &Picture, now: Now) -> Map<String, Value> {
         ("settled", json!(header.is_settled)),
         ("stopping", json!(header.is_stopping)),
         ("notices", json!(header.notices)),
+        ("breakers", json!(health::breakers(picture))),
         ("status", json!(score.word)),
         ("score", json!(score.score)),
         ("counts", json!(counts)),

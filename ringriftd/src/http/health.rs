@@ -1,7 +1,7 @@
 //! `/health`, `/ready`, `/status`: what monitors ask.
 
 use hyper::StatusCode;
-use proto::reply::{Health, State};
+use proto::reply::{BreakerStatus, Health, State};
 use serde_json::{Map, Value, json};
 
 use super::names::{exit, key, seconds, utc};
@@ -49,6 +49,7 @@ pub fn daemon(row: &Row, now_us: u64) -> Value {
     json!({
         "state": unit.state,
         "health": unit.health,
+        "health_text": unit.health_text,
         "uptime_seconds": uptime(row, now_us),
         "restart_count": unit.restarts,
         "auto_restart": row.spec.restart.policy != RestartPolicy::Never,
@@ -237,9 +238,32 @@ pub fn status(picture: &Picture) -> Answer {
             "total": wanted(picture).count(),
             "daemons": daemons(picture, now.wall_us),
             "notices": picture.header.notices,
+            "breakers": breakers(picture),
             "timestamp": seconds(now.wall_us),
         }),
     )
+}
+
+/// What limits restarts: of the node, and of categories with a limit of their own. `open` is absent while restarts go on.
+pub fn breakers(picture: &Picture) -> Vec<Value> {
+    let one = |breaker: &BreakerStatus| {
+        json!({
+            "of": if breaker.category.is_empty() { "node" } else { "category" },
+            "category": breaker.category,
+            "restarts": breaker.restarts,
+            "limit": breaker.limit,
+            "window_seconds": breaker.window_ms as f64 / 1000.0,
+            "trips": breaker.trips,
+            "open": breaker.open.as_ref().map(|open| json!({
+                "since": utc(open.since_us),
+                "until": utc(open.until_us),
+                "seq": open.seq,
+                "unit": key(&open.unit),
+            })),
+            "held": breaker.held.iter().map(|name| key(name)).collect::<Vec<_>>(),
+        })
+    };
+    picture.header.breakers.iter().map(one).collect()
 }
 
 /// `/status/UNIT`.

@@ -4,14 +4,17 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hyper::StatusCode;
-use proto::reply::{Health, State};
+use proto::checks::CheckStatus;
+use proto::reply::{BreakerStatus, Health, State};
 
 use super::health::{self, is_up, node_uptime, uptime, word};
 use super::reply::{self, Answer};
 use super::server::Shared;
 use crate::clock::Now;
+use crate::counts::{Counts, UnitCounts};
 use crate::published::Row;
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -185,20 +188,60 @@ pub async fn metrics(shared: &Arc<Shared>, accept: &str) -> Answer {
         out.sample(&[("verb", verb)], *n as f64);
     }
 
+    out.counter(
+        "ringrift_http_requests",
+        "What was asked over HTTP, by path and by the status of the answer.",
+    );
+    for (path, by_status) in &picture.counts.http {
+        for (status, n) in by_status {
+            out.sample(&[("path", path), ("code", &status.to_string())], *n as f64);
+        }
+    }
+    out.gauge("ringrift_http_streams", "Streams of events that are open.");
+    out.sample(&[], shared.streams.load(Ordering::Relaxed) as f64);
+
+    breakers(&mut out, &header.breakers);
     per_unit(&mut out, &rows, &picture.counts, &used, now);
+    per_log(&mut out, &rows, &picture.counts);
+    per_check(&mut out, &rows, &picture.counts);
     reply::whole(StatusCode::OK, if is_open { OPEN } else { TEXT }, out.end())
+}
+
+/// What limits restarts. The node's has an empty category.
+fn breakers(out: &mut Exposition, breakers: &[BreakerStatus]) {
+    type Of = fn(&BreakerStatus) -> f64;
+    let mut family = |kind, name, help: &str, of: Of| {
+        out.family(kind, name, help);
+        for breaker in breakers {
+            out.sample(&[("category", &breaker.category)], of(breaker));
+        }
+    };
+    let name = "ringrift_breaker_open";
+    let help = "1 while automatic restarts of this category (or of the node) are held back.";
+    family(
+        Kind::Gauge,
+        name,
+        help,
+        |b| if b.open.is_some() { 1.0 } else { 0.0 },
+    );
+    let name = "ringrift_breaker_restarts";
+    let help = "Automatic restarts within the breaker's window.";
+    family(Kind::Gauge, name, help, |b| f64::from(b.restarts));
+    let name = "ringrift_breaker_limit";
+    let help = "How many automatic restarts may be made within the breaker's window.";
+    family(Kind::Gauge, name, help, |b| f64::from(b.limit));
+    let name = "ringrift_breaker_held_units";
+    let help = "Units that wait for the breaker to close.";
+    family(Kind::Gauge, name, help, |b| b.held.len() as f64);
+    let name = "ringrift_breaker_trips";
+    let help = "How often the breaker has opened since the node began.";
+    family(Kind::Counter, name, help, |b| b.trips as f64);
 }
 
 /// A unit's number, where it has one.
 type Value<'a> = &'a dyn Fn(&Row) -> Option<f64>;
 
-fn per_unit(
-    out: &mut Exposition,
-    rows: &[&Row],
-    counts: &crate::counts::Counts,
-    used: &super::measure::Used,
-    now: Now,
-) {
+fn per_unit(out: &mut Exposition, rows: &[&Row], counts: &Counts, used: &super::measure::Used, now: Now) {
     let bit = |is: bool| if is { 1.0 } else { 0.0 };
     out.gauge("ringrift_unit_info", "What a unit is; always 1.");
     for row in rows {
@@ -290,7 +333,7 @@ fn per_unit(
             out.sample(&[("daemon", &row.status.name)], used.cpu_us as f64 / 1e6);
         }
     }
-    let of = |row: &Row| counts.units.get(&row.spec.name).copied().unwrap_or_default();
+    let of = |row: &Row| counted(counts, row);
     out.counter("ringrift_unit_starts", "Launches of a unit's main process.");
     for row in rows {
         out.sample(&[("daemon", &row.status.name)], of(row).starts as f64);
@@ -326,6 +369,112 @@ fn per_unit(
         for (name, value) in &row.status.metrics {
             out.sample(&[("daemon", &row.status.name), ("name", name)], *value);
         }
+    }
+}
+
+fn counted(counts: &Counts, row: &Row) -> UnitCounts {
+    counts.units.get(&row.spec.name).copied().unwrap_or_default()
+}
+
+/// One of a unit's counts.
+type Count = fn(&UnitCounts) -> u64;
+
+/// What their logs were given.
+fn per_log(out: &mut Exposition, rows: &[&Row], counts: &Counts) {
+    let each: [(&'static str, &str, Count); 3] = [
+        (
+            "ringrift_unit_log_bytes",
+            "Bytes that a unit wrote and the logger took.",
+            |unit| unit.log.bytes,
+        ),
+        (
+            "ringrift_unit_log_lines",
+            "Lines in a unit's log; of one that is cut at its bound, each piece.",
+            |unit| unit.log.lines,
+        ),
+        (
+            "ringrift_unit_log_dropped_bytes",
+            "Bytes that a unit wrote and that could be kept nowhere, as its log could not be written for too long.",
+            |unit| unit.log.lost,
+        ),
+    ];
+    for (name, help, value) in each {
+        out.counter(name, help);
+        for row in rows {
+            out.sample(
+                &[("daemon", &row.status.name)],
+                value(&counted(counts, row)) as f64,
+            );
+        }
+    }
+    out.gauge(
+        "ringrift_unit_log_blocked",
+        "1 while a unit's log cannot be written: what it writes waits in its pipe.",
+    );
+    for row in rows {
+        let is_blocked = counted(counts, row).log.is_blocked;
+        out.sample(&[("daemon", &row.status.name)], f64::from(u8::from(is_blocked)));
+    }
+}
+
+/// How they were checked, of those that are.
+fn per_check(out: &mut Exposition, rows: &[&Row], counts: &Counts) {
+    let checked: Vec<(&Row, &CheckStatus)> = rows
+        .iter()
+        .filter_map(|row| Some((*row, row.status.check.as_deref()?)))
+        .collect();
+    out.counter(
+        "ringrift_unit_probes",
+        "Probes of a unit, those of its readiness among them, by result; unasked: it could not be asked, which says nothing of it.",
+    );
+    for (row, _) in &checked {
+        let unit = counted(counts, row).checks;
+        for (result, n) in [
+            ("passed", unit.passed),
+            ("failed", unit.failed),
+            ("unasked", unit.unasked),
+        ] {
+            out.sample(&[("daemon", &row.status.name), ("result", result)], n as f64);
+        }
+    }
+    out.counter(
+        "ringrift_unit_probe_duration_seconds",
+        "How long the probes of a unit took, all together.",
+    );
+    for (row, _) in &checked {
+        let took = counted(counts, row).checks.took_us;
+        out.sample(&[("daemon", &row.status.name)], super::names::seconds(took));
+    }
+    out.counter(
+        "ringrift_unit_reports_unhealthy",
+        "Times that a unit said of itself that it is unhealthy, as often as that counts.",
+    );
+    for (row, _) in &checked {
+        let n = counted(counts, row).checks.reports_failed;
+        out.sample(&[("daemon", &row.status.name)], n as f64);
+    }
+    out.counter("ringrift_unit_watchdogs_missed", "Watchdogs that a unit missed.");
+    for (row, _) in &checked {
+        let n = counted(counts, row).checks.watchdogs_missed;
+        out.sample(&[("daemon", &row.status.name)], n as f64);
+    }
+    out.gauge(
+        "ringrift_unit_last_probe_duration_seconds",
+        "How long the last probe of a unit took.",
+    );
+    for (row, check) in &checked {
+        let took = check.results.iter().rev().find_map(|result| result.took_us);
+        if let Some(took) = took {
+            out.sample(&[("daemon", &row.status.name)], super::names::seconds(took));
+        }
+    }
+    out.gauge(
+        "ringrift_unit_failures_in_a_row",
+        "Probes and reports of a unit that said that it is not well since one said otherwise, whichever are more.",
+    );
+    for (row, check) in &checked {
+        let n = check.failed_probes.max(check.failed_reports);
+        out.sample(&[("daemon", &row.status.name)], f64::from(n));
     }
 }
 

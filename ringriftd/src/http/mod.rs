@@ -4,7 +4,7 @@
 //!
 //! * [`server`]: the thread, connections and their bounds. * [`guard`]: who may ask what. * [`routes`]: from a path to an
 //!   answer. * [`reply`]: what every answer has in common. * [`health`], [`metrics`], [`stream`], [`dashboard`]: the answers.
-//!   * [`measure`]: CPU time and memory. * [`names`]: the words of JSON.
+//!   * [`measure`]: CPU time and memory. * [`tally`]: what was asked. * [`names`]: the words of JSON.
 //!
 //! What no answer ever holds: values of environment variables, and command lines. Log lines only where they may be shown.
 
@@ -18,6 +18,7 @@ pub mod reply;
 pub mod routes;
 pub mod server;
 pub mod stream;
+pub mod tally;
 pub mod types;
 
 pub use server::serve;

@@ -25,6 +25,7 @@ use super::guard;
 use super::measure::Measure;
 use super::reply::{self, Answer, Content};
 use super::routes;
+use super::tally::Tally;
 use super::types::{Handle, Order, Sources};
 use crate::door::{HttpPlace, HttpSpec};
 use crate::limits;
@@ -40,6 +41,8 @@ pub struct Shared {
     pub histories: Histories,
     /// Streams of events that are open.
     pub streams: Arc<AtomicUsize>,
+    /// What was asked.
+    pub tally: Tally,
 }
 
 /// Starts the thread. It accepts nothing until it is told where.
@@ -110,7 +113,10 @@ async fn run(sources: Sources, mut told: mpsc::UnboundedReceiver<Order>) {
         measure: Measure::default(),
         histories: Histories::default(),
         streams: Arc::default(),
+        tally: Tally::default(),
     });
+    let teller = Arc::clone(&shared);
+    tokio::spawn(async move { teller.tally.tell(teller.sources.counted.clone()).await });
     let mut guests = Guests::default();
     let mut door: Option<Door> = None;
     loop {
@@ -229,6 +235,12 @@ async fn attend(stream: Box<dyn Stream>, spec: Arc<HttpSpec>, shared: Arc<Shared
 }
 
 async fn respond(request: &Request<Incoming>, spec: &HttpSpec, shared: &Arc<Shared>, guest: Guest) -> Answer {
+    let answer = judged(request, spec, shared, guest).await;
+    shared.tally.note(request.uri().path(), answer.status());
+    answer
+}
+
+async fn judged(request: &Request<Incoming>, spec: &HttpSpec, shared: &Arc<Shared>, guest: Guest) -> Answer {
     if let Err(refusal) = guard::check(request.method(), request.uri(), request.headers(), spec) {
         return reply::refused(&refusal);
     }

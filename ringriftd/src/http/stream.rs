@@ -206,6 +206,7 @@ mod tests {
             notices: Vec::new(),
             deaths: (0, 0),
             last_seq: shown,
+            breakers: Vec::new(),
         };
         let kept: VecDeque<_> = (1..=events).map(event).collect();
         Shared {
@@ -221,10 +222,12 @@ mod tests {
                 },
                 recorder: std::path::PathBuf::new(),
                 tails: mpsc::channel(1).0,
+                counted: mpsc::channel(1).0,
             },
             measure: Measure::default(),
             histories: Histories::default(),
             streams: Arc::default(),
+            tally: Default::default(),
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use proto::reply::{Capsule, Event, LogLine};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use crate::counts::HttpAsked;
 use crate::door::HttpSpec;
 use crate::published::Published;
 
@@ -22,6 +23,8 @@ pub struct Sources {
     pub recorder: PathBuf,
     /// Takes questions for the logger.
     pub tails: mpsc::Sender<TailAsked>,
+    /// Takes what was asked, to remember how often.
+    pub counted: mpsc::Sender<HttpAsked>,
 }
 
 /// The events that memory has, and those to come.

@@ -12,9 +12,10 @@ use crate::ids::{LaunchId, Scope};
 use crate::spec::Rlimit;
 use crate::used::Used;
 use proto::reply::Exit;
+use proto::request::LogFilter;
 
 /// The version of this file. All roles are one binary, so it only differs across an upgrade.
-pub const WIRE_VERSION: u32 = 3;
+pub const WIRE_VERSION: u32 = 4;
 
 /// Where manager and logger find what the keeper gave them.
 pub mod fd {
@@ -495,10 +496,12 @@ pub enum LogQuery {
     Serve {
         /// The request's id.
         ask: u64,
-        /// Of these units.
-        units: Vec<String>,
+        /// Of these units, each with the serial of its present or last life.
+        units: Vec<(String, Option<u64>)>,
         /// The last lines of each, at most; absent: all.
         lines: Option<u64>,
+        /// Which of them. Its pattern has been seen to compile.
+        filter: LogFilter,
         /// Go on as lines come, until the client closes.
         follow: bool,
     },
@@ -542,6 +545,36 @@ pub enum LogQuery {
 }
 
 /// From the logger to the manager.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum LogWord {
+    /// To `Tail`, `LastWords` and `Match`.
+    Tail(LogTail),
+    /// What it has counted, of units of which that is news: unasked, [`crate::limits::LOG_TELL_PAUSE`] apart at least, and
+    /// never while nothing is written. Said of all that it has counted anything of to every new manager.
+    Counted {
+        /// When this logger began, µs since 1970: another number is another logger, which counts from 0.
+        logger: u64,
+        /// [`crate::limits::LOG_TELL_UNITS`] at most.
+        units: Vec<LogCount>,
+    },
+}
+
+/// What a logger has counted of one unit since it began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogCount {
+    /// Which.
+    pub unit: String,
+    /// Bytes that it took from the unit's pipes.
+    pub bytes: u64,
+    /// Lines that it wrote; of one that is cut at its bound, each piece.
+    pub lines: u64,
+    /// Bytes that could be kept nowhere.
+    pub lost: u64,
+    /// Its log cannot be written for now.
+    pub is_blocked: bool,
+}
+
+/// An answer to a query of the manager's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LogTail {
     /// The query's number.

@@ -13,20 +13,24 @@ use proto::reply::{LineEnd, LogLine};
 
 use super::place::{Permit, Place, Shared, Unit};
 use super::record::{self, RECORD_MAX, Record};
+use super::sought::Sieve;
 use crate::limits::{LOG_BLOCK, LOG_FIND_OTHERS};
 
 /// A point in a unit's log: a file's number and an offset in it.
 pub type Point = (u64, u64);
 
-/// A line of a file as an answer. What is no record is passed on whole, with life 0 and the time of the line before
+/// A line of a file. What is no record is passed on whole, with life 0 and the time of the line before
 /// it, so that nothing in a file is ever hidden.
-fn line(unit: &str, text: &[u8], last_us: u64) -> LogLine {
-    let record = record::parse(text).unwrap_or(Record {
+fn parse(text: &[u8], last_us: u64) -> Record<'_> {
+    record::parse(text).unwrap_or(Record {
         at_us: last_us,
         invocation: 0,
         end: LineEnd::Whole,
         message: text,
-    });
+    })
+}
+
+fn told(unit: &str, record: Record<'_>) -> LogLine {
     LogLine {
         at_us: record.at_us,
         unit: unit.to_owned(),
@@ -37,7 +41,7 @@ fn line(unit: &str, text: &[u8], last_us: u64) -> LogLine {
 }
 
 /// Opens the file with this number. The caller holds the unit's place, so that names cannot change meanwhile.
-fn open(shared: &Shared, unit: &Unit, place: &Place, number: u64) -> io::Result<Option<(File, u64)>> {
+pub fn open(shared: &Shared, unit: &Unit, place: &Place, number: u64) -> io::Result<Option<(File, u64)>> {
     let Some(index) = place.file.checked_sub(number).and_then(|i| u32::try_from(i).ok()) else {
         return Ok(None);
     };
@@ -62,6 +66,7 @@ pub struct Cursor {
     block: usize,
     last_us: u64,
     missed: u64,
+    sieve: Sieve,
 }
 
 enum Filled {
@@ -71,13 +76,14 @@ enum Filled {
 }
 
 impl Cursor {
-    /// Reads `unit` from `start` in blocks of `block` bytes.
+    /// Reads what passes the sieve of `unit` from `start` in blocks of `block` bytes.
     pub fn new(
         shared: Arc<Shared>,
         unit: Arc<Unit>,
         start: Point,
         stop: Option<Point>,
         block: usize,
+        sieve: Sieve,
     ) -> Self {
         Self {
             shared,
@@ -91,6 +97,7 @@ impl Cursor {
             block,
             last_us: 0,
             missed: 0,
+            sieve,
         }
     }
 
@@ -98,14 +105,17 @@ impl Cursor {
     pub fn next(&mut self) -> io::Result<Option<LogLine>> {
         loop {
             let rest = &self.buffer[self.at..];
-            if let Some(end) = memchr::memchr(b'\n', rest) {
-                let line = line(&self.unit.name, &rest[..end], self.last_us);
-                return Ok(Some(self.take(line, end + 1)));
-            }
-            if rest.len() >= RECORD_MAX {
-                // Nothing of ours: a foreign file without newlines. In pieces, so that memory stays bounded.
-                let line = line(&self.unit.name, &rest[..RECORD_MAX], self.last_us);
-                return Ok(Some(self.take(line, RECORD_MAX)));
+            let newline = memchr::memchr(b'\n', rest);
+            // Without one there is nothing of ours: a foreign file. In pieces, so that memory stays bounded.
+            let found = match newline {
+                Some(end) => Some((end, end + 1)),
+                None => (rest.len() >= RECORD_MAX).then_some((RECORD_MAX, RECORD_MAX)),
+            };
+            if let Some((length, bytes)) = found {
+                if let Some(line) = self.take(length, bytes) {
+                    return Ok(Some(line));
+                }
+                continue;
             }
             match self.fill()? {
                 Filled::Some => {}
@@ -119,8 +129,10 @@ impl Cursor {
                 Filled::EndOfFile => {
                     let left = self.buffer.len() - self.at;
                     if left > 0 {
-                        let line = line(&self.unit.name, &self.buffer[self.at..], self.last_us);
-                        return Ok(Some(self.take(line, left)));
+                        match self.take(left, left) {
+                            Some(line) => return Ok(Some(line)),
+                            None => continue,
+                        }
                     }
                     self.open = None;
                     self.point = (self.point.0 + 1, 0);
@@ -136,10 +148,15 @@ impl Cursor {
         std::mem::take(&mut self.missed)
     }
 
-    fn take(&mut self, line: LogLine, bytes: usize) -> LogLine {
+    /// Takes the line of `length` bytes that comes next, and `bytes` with its end. None: it does not pass.
+    fn take(&mut self, length: usize, bytes: usize) -> Option<LogLine> {
+        let text = &self.buffer[self.at..self.at + length];
+        let record = parse(text, self.last_us);
+        self.last_us = record.at_us;
+        let passes = self.sieve.passes(record.at_us, record.invocation, record.message);
+        let line = passes.then(|| told(&self.unit.name, record));
         self.at += bytes;
         self.taken += 1;
-        self.last_us = line.at_us;
         line
     }
 
@@ -255,6 +272,23 @@ impl Backward {
         Ok((this, point))
     }
 
+    /// Starts at `point`, where a line begins or the log ends.
+    pub fn before(shared: Arc<Shared>, unit: Arc<Unit>, point: Point) -> io::Result<Self> {
+        let file = {
+            let place = unit.place();
+            open(&shared, &unit, &place, point.0)?.map(|(file, _)| file)
+        };
+        Ok(Self {
+            shared,
+            unit,
+            point,
+            file,
+            buffer: Vec::new(),
+            end: 0,
+            read: 0,
+        })
+    }
+
     /// The line before, and where it begins.
     pub fn previous(&mut self) -> io::Result<Option<(Point, &[u8])>> {
         loop {
@@ -322,29 +356,6 @@ impl Backward {
     }
 }
 
-/// Where the last `lines` records of a unit begin (all: None), and where its log ends now.
-pub fn last(shared: &Arc<Shared>, unit: &Arc<Unit>, lines: Option<u64>) -> io::Result<(Point, Point)> {
-    let (mut backward, end) = Backward::new(shared.clone(), unit.clone())?;
-    let mut start = end;
-    match lines {
-        Some(lines) => {
-            for _ in 0..lines {
-                match backward.previous()? {
-                    Some((point, _)) => start = point,
-                    None => break,
-                }
-            }
-        }
-        None => {
-            start = (start.0, 0);
-            while backward.older()? {
-                start = (backward.point.0, 0);
-            }
-        }
-    }
-    Ok((start, end))
-}
-
 /// The last records of one life (any: None), newest last, read back over at most `scan` bytes.
 pub fn tail(
     shared: &Arc<Shared>,
@@ -359,7 +370,7 @@ pub fn tail(
         let Some((_, text)) = backward.previous()? else {
             break;
         };
-        let line = line(&unit.name, text, 0);
+        let line = told(&unit.name, parse(text, 0));
         if invocation.is_none_or(|i| i == line.invocation) {
             found.push(line);
         }
@@ -383,7 +394,7 @@ pub fn find(
         let Some((_, text)) = backward.previous()? else {
             break;
         };
-        let line = line(&unit.name, text, 0);
+        let line = told(&unit.name, parse(text, 0));
         if line.invocation != invocation {
             others += text.len() as u64;
             continue;
@@ -406,6 +417,7 @@ mod tests {
     use super::*;
     use crate::logger::dir::LogDir;
     use crate::logger::record::Clock;
+    use crate::logger::sought::range;
 
     /// `files` files of `lines` records each, the oldest first; the messages count up over all of them.
     fn logs(files: u32, lines: u64) -> (tempfile::TempDir, Arc<Shared>) {
@@ -441,8 +453,15 @@ mod tests {
 
     fn forwards(shared: &Arc<Shared>, lines: Option<u64>) -> Vec<u64> {
         let unit = shared.unit("a").expect("a name");
-        let (start, end) = last(shared, &unit, lines).expect("found");
-        let mut cursor = Cursor::new(shared.clone(), unit, start, Some(end), LOG_BLOCK);
+        let (start, end) = range(shared, &unit, &Sieve::default(), lines).expect("found");
+        let mut cursor = Cursor::new(
+            shared.clone(),
+            unit,
+            start,
+            Some(end),
+            LOG_BLOCK,
+            Sieve::default(),
+        );
         std::iter::from_fn(|| cursor.next().expect("read"))
             .map(|l| l.at_us)
             .collect()
@@ -480,8 +499,15 @@ mod tests {
         text.extend_from_slice(b"\n1970-01-01T00:00:00.000007Z 1 | end\n");
         std::fs::write(temp.path().join("log/a.log"), &text).expect("written");
         let unit = shared.unit("a").expect("a name");
-        let (start, end) = last(&shared, &unit, None).expect("found");
-        let mut cursor = Cursor::new(shared.clone(), unit.clone(), start, Some(end), LOG_BLOCK);
+        let (start, end) = range(&shared, &unit, &Sieve::default(), None).expect("found");
+        let mut cursor = Cursor::new(
+            shared.clone(),
+            unit.clone(),
+            start,
+            Some(end),
+            LOG_BLOCK,
+            Sieve::default(),
+        );
         let lines: Vec<_> = std::iter::from_fn(|| cursor.next().expect("read")).collect();
         assert!(lines.iter().all(|l| l.message.len() <= RECORD_MAX));
         assert_eq!(

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::exact::{Batch, Done, Exact, Kernel, Source, Target};
 use super::place::{Shared, Unit};
 use super::record::{self, Clock, RECORD_MAX, Record};
+use crate::keeper::wire::LogCount;
 use crate::limits::{LOG_FILE_CHECK, LOG_RETRY_DELAY, LOG_RETRY_MAX_DELAY, LOG_WRITE_BUFFER};
 use proto::reply::LineEnd;
 
@@ -56,7 +57,20 @@ pub struct Journal {
     /// Records that were put and not committed.
     batch: Vec<u8>,
     trouble: Option<Trouble>,
+    /// Bytes that could be kept nowhere since the trouble began.
     lost: u64,
+    /// Since this process began.
+    counted: Counted,
+}
+
+/// What a log was given since this process began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Counted {
+    bytes: u64,
+    lines: u64,
+    lost: u64,
+    /// It differs from what was said of it last.
+    is_news: bool,
 }
 
 impl Journal {
@@ -75,6 +89,7 @@ impl Journal {
             batch: Vec::new(),
             trouble: None,
             lost: 0,
+            counted: Counted::default(),
         }
     }
 
@@ -169,11 +184,15 @@ impl Journal {
                 return Err(self.fail(&e));
             }
         };
+        self.counted.bytes += done.taken as u64;
+        self.counted.is_news |= done.taken > 0;
         if done.written > 0 {
             self.len += done.written as u64;
-            let records = memchr::memchr_iter(b'\n', &self.batch[..done.written]).count();
+            let records = memchr::memchr_iter(b'\n', &self.batch[..done.written]).count() as u64;
+            self.counted.lines += records;
+            self.counted.is_news = true;
             let mut place = self.unit.place();
-            place.records += records as u64;
+            place.records += records;
             place.len = Some(self.len);
             place.wake();
         }
@@ -202,6 +221,32 @@ impl Journal {
     /// Counts bytes that can be kept nowhere.
     pub fn lose(&mut self, bytes: u64) {
         self.lost += bytes;
+        self.counted.lost += bytes;
+        self.counted.is_news = true;
+    }
+
+    /// There is something that [`Journal::count`] has not told.
+    pub fn has_news(&self) -> bool {
+        self.counted.is_news
+    }
+
+    /// What it was given since this process began; that is no news any more. `None`: nothing.
+    pub fn count(&mut self) -> Option<LogCount> {
+        self.counted.is_news = false;
+        let count = LogCount {
+            unit: self.unit.name.clone(),
+            bytes: self.counted.bytes,
+            lines: self.counted.lines,
+            lost: self.counted.lost,
+            is_blocked: self.trouble.is_some(),
+        };
+        let is_any = count.bytes + count.lines + count.lost > 0 || count.is_blocked;
+        is_any.then_some(count)
+    }
+
+    /// Whoever was told of it last did not hear, or is gone.
+    pub fn count_again(&mut self) {
+        self.counted.is_news = true;
     }
 
     /// Tries a blocked log again. True: its pipes may be read, and what they bring tells whether it is well.
@@ -223,6 +268,7 @@ impl Journal {
             return;
         };
         let lost = std::mem::take(&mut self.lost);
+        self.counted.is_news = true;
         crate::say!(
             "ringriftd logger: the log of {} is written again after {} s{}",
             self.unit.name,
@@ -250,6 +296,7 @@ impl Journal {
                      mended",
                     self.unit.name
                 );
+                self.counted.is_news = true;
                 self.trouble = Some(Trouble {
                     since: now,
                     retry_at: now + LOG_RETRY_DELAY,

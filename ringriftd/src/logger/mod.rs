@@ -14,10 +14,15 @@ mod journal;
 mod link;
 mod memory;
 mod note;
+mod pipe;
 mod place;
 mod query;
 pub mod record;
+mod sought;
+mod telling;
 mod writer;
+
+pub use journal::{Splitter, Stop};
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};

@@ -4,7 +4,7 @@
 //! Read first: [`Queries::start`] and `Serving::run`.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,11 +16,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
 use proto::frame::Answer;
 use proto::reply::{Failure, LogLine, Reply};
+use proto::request::LogFilter;
 
 use super::history::{self, Cursor};
 use super::link;
 use super::place::{Follower, Shared};
-use crate::keeper::wire::{LogQuery, LogTail};
+use super::sought::{self, Sieve};
+use crate::config::probe::compiled;
+use crate::keeper::wire::{LogQuery, LogTail, LogWord};
 use crate::limits::{
     LOG_BLOCK, LOG_FIND_SCAN, LOG_FRAME_BYTES, LOG_LINES_PER_FRAME, LOG_QUERIES_MAX, LOG_QUERY_BUFFER,
     LOG_TAIL_BYTES, LOG_TAIL_MESSAGE, LOG_TAIL_SCAN, LOG_TAILS_MAX, LOG_TAILS_WAITING, WRITE_TIMEOUT,
@@ -103,7 +106,7 @@ impl Tail {
             is_refused: found.is_none(),
             lines: found.unwrap_or_default(),
         };
-        send_patiently(peer, &tail);
+        send_patiently(peer, &LogWord::Tail(tail));
     }
 }
 
@@ -189,6 +192,7 @@ impl Queries {
                 ask,
                 units,
                 lines,
+                filter,
                 follow,
             } => {
                 let Some(fd) = client else {
@@ -216,6 +220,7 @@ impl Queries {
                         shared,
                         client,
                         lines,
+                        filter,
                         follow,
                         failure: None,
                     }
@@ -257,7 +262,7 @@ impl Queries {
                 lines: Vec::new(),
                 is_refused: true,
             };
-            let _ = link::send(peer, &answer);
+            let _ = link::send(peer, &LogWord::Tail(answer));
         }
     }
 
@@ -303,7 +308,7 @@ fn matching_line(
         return Some(Vec::new());
     };
     // It was compiled before, when the unit's file was read.
-    let pattern = crate::config::probe::compiled(pattern).ok()?;
+    let pattern = compiled(pattern).ok()?;
     let is_it = |message: &[u8]| pattern.is_match(message);
     match history::find(shared, &unit, invocation, since_us, LOG_FIND_SCAN, &is_it) {
         Ok(found) => Some(
@@ -365,7 +370,7 @@ fn encoded_bound(line: &LogLine) -> usize {
     line.message.len() + line.unit.len() + 48
 }
 
-fn send_patiently(peer: &OwnedFd, tail: &LogTail) {
+fn send_patiently(peer: &OwnedFd, tail: &LogWord) {
     let deadline = Instant::now() + WRITE_TIMEOUT;
     loop {
         match link::send(peer, tail) {
@@ -449,19 +454,24 @@ struct Serving {
     shared: Arc<Shared>,
     client: Client,
     lines: Option<u64>,
+    filter: LogFilter,
     follow: bool,
     failure: Option<String>,
 }
 
 impl Serving {
-    fn run(mut self, units: BTreeSet<String>) -> Result<(), Gone> {
+    fn run(mut self, units: BTreeMap<String, Option<u64>>) -> Result<(), Gone> {
         let follower = match self.follow.then(|| Follower::new(units.len())).transpose() {
             Ok(follower) => follower,
             Err(e) => return self.client.fail(format!("cannot follow logs: {e}")),
         };
         let block = (LOG_QUERY_BUFFER / units.len().max(1)).clamp(2048, LOG_BLOCK);
         let mut cursors = Vec::new();
-        for name in units {
+        let pattern = match self.filter.pattern.as_deref().map(compiled).transpose() {
+            Ok(pattern) => pattern,
+            Err(why) => return self.client.fail(format!("the pattern cannot be used: {why}")),
+        };
+        for (name, last_life) in units {
             let Some(unit) = self.shared.unit(&name) else {
                 self.failure
                     .get_or_insert(format!("cannot read the log of {name:?}: that is no unit's name"));
@@ -472,10 +482,15 @@ impl Serving {
                 unit.place()
                     .follow(follower, u32::try_from(cursors.len()).unwrap_or(u32::MAX));
             }
-            match history::last(&self.shared, &unit, self.lines) {
-                Ok((start, end)) => {
+            let found = Sieve::new(&self.filter, pattern.clone(), last_life, &self.shared, &unit)
+                .and_then(|sieve| Ok((sought::range(&self.shared, &unit, &sieve, self.lines)?, sieve)));
+            match found {
+                Ok(((start, end), sieve)) => {
                     let stop = (!self.follow).then_some(end);
-                    cursors.push((name, Cursor::new(self.shared.clone(), unit, start, stop, block)));
+                    cursors.push((
+                        name,
+                        Cursor::new(self.shared.clone(), unit, start, stop, block, sieve),
+                    ));
                 }
                 Err(e) => {
                     self.failure

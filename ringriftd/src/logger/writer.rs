@@ -5,21 +5,21 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use proto::reply::LineEnd;
 
-use super::exact::{Exact, Linux, Peek, Source};
-use super::journal::{Journal, Splitter, Stop};
+use super::exact::{Exact, Linux};
+use super::journal::{Journal, Splitter};
 use super::link::{Received, receive, send};
-use super::memory::waiting;
+use super::pipe::{Pipe, Turn, left_in, read_pipe, unwatch, watch, write_last};
 use super::place::Shared;
 use super::query::{Queries, Tail};
-use super::record::{Clock, Record, now_us};
+use super::record::Clock;
+use super::telling::Telling;
 use crate::ids::{Invocation, LaunchId};
 use crate::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
 use crate::limits::{LAST_WORDS_PATIENCE, LOG_END_READ, LOG_FILES_OPEN_MAX, LOG_PIPES_WAITING, LOG_READ};
@@ -32,20 +32,6 @@ const EVENTS: usize = 64;
 const LAST_WORDS_AGAIN: Duration = Duration::from_millis(100);
 /// Messages taken from a link before the pipes have their turn.
 const MESSAGES: usize = 64;
-
-/// One launch's output.
-#[derive(Debug)]
-struct Pipe {
-    source: Source,
-    journal: usize,
-    splitter: Splitter,
-    drain: Duration,
-    /// The launch is over: until when its pipe is read.
-    close_at: Option<Instant>,
-    /// That time has passed, and its log is blocked.
-    is_waiting: bool,
-    is_watched: bool,
-}
 
 /// The writer's state.
 pub struct Writer {
@@ -75,15 +61,8 @@ pub struct Writer {
     is_ending: bool,
     /// Queries for the last words of lives whose pipes are not at their end, and until when each waits.
     last_words: Vec<(Invocation, Tail, Instant)>,
-}
-
-/// What a turn of reading a pipe came to.
-#[derive(Debug, PartialEq, Eq)]
-enum Turn {
-    More(usize),
-    Empty,
-    End,
-    Blocked,
+    /// What the manager has yet to hear of the logs.
+    telling: Telling,
 }
 
 impl Writer {
@@ -114,6 +93,7 @@ impl Writer {
             message: Vec::new(),
             is_ending: false,
             last_words: Vec::new(),
+            telling: Telling::new(),
         })
     }
 
@@ -125,6 +105,7 @@ impl Writer {
             self.answer_keeper()?;
             if self.is_ending {
                 self.drain_all(&mut buffer);
+                self.tell_counts();
                 return Ok(());
             }
             let count = match self.epoll.wait(&mut events, self.timeout()) {
@@ -141,6 +122,9 @@ impl Writer {
             }
             self.after(Instant::now(), &mut buffer)?;
             self.tell_last_words(Instant::now());
+            if self.telling.is_due(Instant::now()) {
+                self.tell_counts();
+            }
         }
     }
 
@@ -152,7 +136,9 @@ impl Writer {
             .filter_map(|t| self.pipes.get(t).filter(|p| !p.is_waiting)?.close_at);
         let blocked = self.blocked.iter().filter_map(|j| self.journals[*j].retry_at());
         let words = self.last_words.iter().map(|(_, _, until)| *until);
-        let Some(next) = closing.chain(blocked).chain(words).min() else {
+        // Without a manager there is nobody to tell.
+        let telling = self.telling.due().filter(|_| self.peer.is_some());
+        let Some(next) = closing.chain(blocked).chain(words).chain(telling).min() else {
             return EpollTimeout::NONE;
         };
         // One ms more: epoll counts whole ms, and waking a little early would be waking twice.
@@ -217,6 +203,10 @@ impl Writer {
                 if let Some(fd) = fds.next() {
                     self.epoll.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, PEER))?;
                     self.peer = Some(Arc::new(fd));
+                    for index in 0..self.journals.len() {
+                        self.journals[index].count_again();
+                        self.note_news(index);
+                    }
                 }
             }
         }
@@ -307,6 +297,20 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// A log may have been given something.
+    fn note_news(&mut self, index: usize) {
+        if self.journals[index].has_news() {
+            self.telling.note(index, Instant::now());
+        }
+    }
+
+    /// Tells the manager what the logs were given.
+    fn tell_counts(&mut self) {
+        if let Some(peer) = &self.peer {
+            self.telling.tell(&mut self.journals, peer, Instant::now());
+        }
     }
 
     /// Answers those whose life has no pipe left, or that have waited long enough.
@@ -402,6 +406,7 @@ impl Writer {
         if !was_open && self.journals[index].is_open() {
             self.note_open(index);
         }
+        self.note_news(index);
         turn
     }
 
@@ -430,11 +435,14 @@ impl Writer {
         let Some(pipe) = self.pipes.get_mut(&token) else {
             return;
         };
-        let journal = &mut self.journals[pipe.journal];
-        if write_last(pipe, journal, &mut self.exact, &mut self.clock).is_err() {
-            return self.block(token);
+        let index = pipe.journal;
+        let journal = &mut self.journals[index];
+        let written = write_last(pipe, journal, &mut self.exact, &mut self.clock);
+        self.note_news(index);
+        match written {
+            Ok(()) => self.drop_pipe(token),
+            Err(_) => self.block(token),
         }
-        self.drop_pipe(token);
     }
 
     fn drop_pipe(&mut self, token: u64) {
@@ -492,6 +500,7 @@ impl Writer {
         let oldest = *oldest;
         self.journals[index].lose(left_in(pipe));
         self.exact.forget(&mut pipe.source);
+        self.note_news(index);
         self.drop_pipe(oldest);
     }
 
@@ -559,140 +568,4 @@ impl Writer {
         }
         let _ = self.answer_keeper();
     }
-}
-
-fn watch(epoll: &Epoll, pipe: &mut Pipe, token: u64) -> io::Result<()> {
-    if !pipe.is_watched {
-        epoll.add(&pipe.source.fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
-        pipe.is_watched = true;
-    }
-    Ok(())
-}
-
-/// Not by clearing its flags: epoll would go on telling of a hang-up.
-fn unwatch(epoll: &Epoll, pipe: &mut Pipe) {
-    if pipe.is_watched {
-        let _ = epoll.delete(pipe.source.fd.as_fd());
-        pipe.is_watched = false;
-    }
-}
-
-/// Bytes that are not in any log.
-fn left_in(pipe: &Pipe) -> u64 {
-    let there = waiting(&pipe.source.fd).unwrap_or(0);
-    (there + pipe.splitter.partial().len()) as u64
-}
-
-fn read_pipe(
-    pipe: &mut Pipe,
-    journal: &mut Journal,
-    exact: &mut Exact<Linux>,
-    clock: &mut Clock,
-    buffer: &mut [u8],
-) -> Turn {
-    let source = &mut pipe.source;
-    let seen = exact.pay(source).and_then(|()| match source.owes() {
-        true => Ok(Peek::Empty), // the rest of it next time
-        false => exact.peek(&source.fd, buffer),
-    });
-    match seen {
-        Ok(Peek::End) => Turn::End,
-        Ok(Peek::Empty) => Turn::Empty,
-        Ok(Peek::Bytes(n)) => match feed(pipe, journal, exact, clock, &buffer[..n]) {
-            Ok(()) => Turn::More(n),
-            Err(Stop) => Turn::Blocked,
-        },
-        Err(e) => {
-            crate::say!(
-                "ringriftd logger: cannot read launch {} of {}: {e}",
-                pipe.source.id,
-                journal.name()
-            );
-            Turn::End
-        }
-    }
-}
-
-/// Puts what a pipe showed into its log, in as many batches as it takes, each of which leaves the pipe when it is
-/// written. Fails when the log is blocked: then the rest is still in the pipe.
-fn feed(
-    pipe: &mut Pipe,
-    journal: &mut Journal,
-    exact: &mut Exact<Linux>,
-    clock: &mut Clock,
-    input: &[u8],
-) -> Result<(), Stop> {
-    let (at_us, invocation) = (now_us(), pipe.source.id.invocation.0);
-    let mut put = |journal: &mut Journal, end, message: &[u8]| {
-        let record = Record {
-            at_us,
-            invocation,
-            end,
-            message,
-        };
-        journal.put(clock, record)
-    };
-    let mut done = 0;
-    while done < input.len() {
-        let rest = &input[done..];
-        let mut taken = pipe
-            .splitter
-            .split(rest, |end, message| put(journal, end, message));
-        if !pipe.splitter.partial().is_empty() && !exact.can_carry(&pipe.source) {
-            // Too many lines are begun already: this one goes in pieces.
-            if put(journal, LineEnd::Continues, pipe.splitter.partial()).is_err() {
-                taken -= pipe.splitter.partial().len(); // in the next batch
-            }
-            pipe.splitter.begin(Vec::new());
-        }
-        if taken == 0 && journal.is_blocked() {
-            return Err(Stop);
-        }
-        done += commit(pipe, journal, exact, taken)?;
-    }
-    Ok(())
-}
-
-/// Commits what was put. What the disk refused is begun again from what the note has.
-fn commit(
-    pipe: &mut Pipe,
-    journal: &mut Journal,
-    exact: &mut Exact<Linux>,
-    taken: usize,
-) -> Result<usize, Stop> {
-    let result = journal.commit(exact, &mut pipe.source, taken, pipe.splitter.partial());
-    match result {
-        Ok(done) if done.refused.is_none() => return Ok(taken),
-        Ok(_) | Err(Stop) => {}
-    }
-    match exact.begun(&pipe.source) {
-        Ok(partial) => pipe.splitter.begin(partial),
-        Err(e) => crate::say!(
-            "ringriftd logger: cannot read what launch {} had begun: {e}",
-            pipe.source.id
-        ),
-    }
-    Err(Stop)
-}
-
-/// The pipe has ended: writes what has no newline, if anything.
-fn write_last(
-    pipe: &mut Pipe,
-    journal: &mut Journal,
-    exact: &mut Exact<Linux>,
-    clock: &mut Clock,
-) -> Result<(), Stop> {
-    if !pipe.splitter.partial().is_empty() {
-        let record = Record {
-            at_us: now_us(),
-            invocation: pipe.source.id.invocation.0,
-            end: LineEnd::Partial,
-            message: pipe.splitter.partial(),
-        };
-        journal.put(clock, record)?;
-        pipe.splitter.begin(Vec::new());
-        commit(pipe, journal, exact, 0)?;
-    }
-    exact.forget(&mut pipe.source);
-    Ok(())
 }

@@ -24,9 +24,8 @@ use crate::graph::Ix;
 use crate::host::outside::{self, Ours, Wanted};
 use crate::host::usage::usage;
 use crate::ids::Scope;
-use crate::keeper::wire::LogQuery;
 use crate::limits::{DETAILS_PER_FRAME, PREPARE_TIMEOUT};
-use crate::spec::{ON_EVENT_UNIT, UnitName};
+use crate::spec::UnitName;
 
 /// What selectors are resolved against.
 struct View<'a> {
@@ -153,7 +152,8 @@ impl Manager {
                 selectors,
                 follow,
                 lines,
-            } => self.logs(&selectors, follow, lines, answers),
+                filter,
+            } => self.logs(&selectors, follow, lines, filter, answers),
             Request::Show { selectors } | Request::Cat { selectors } => {
                 if let Some((units, answers)) = self.selected(&selectors, answers) {
                     let found: Vec<Reply> = units
@@ -254,7 +254,11 @@ impl Manager {
     }
 
     /// The units that selectors mean, or the failure is answered.
-    fn selected(&self, selectors: &[String], answers: Answers) -> Option<(Vec<UnitName>, Answers)> {
+    pub(super) fn selected(
+        &self,
+        selectors: &[String],
+        answers: Answers,
+    ) -> Option<(Vec<UnitName>, Answers)> {
         match select::resolve(
             selectors,
             &View {
@@ -270,7 +274,7 @@ impl Manager {
         }
     }
 
-    fn all_names(&self) -> Vec<UnitName> {
+    pub(super) fn all_names(&self) -> Vec<UnitName> {
         self.engine
             .known_units()
             .map(|(_, unit)| unit.spec.name.clone())
@@ -402,44 +406,6 @@ impl Manager {
                 Ok(()) => answers.end(),
             }
         });
-    }
-
-    /// The logger answers, on the client's own connection: log bytes never cross the manager.
-    fn logs(&mut self, selectors: &[String], follow: bool, lines: Option<u64>, answers: Answers) {
-        // The runs of [on_event] are logged like a unit, and are none.
-        let (own, selectors): (Vec<&String>, Vec<&String>) =
-            selectors.iter().partition(|selector| *selector == ON_EVENT_UNIT);
-        let selectors: Vec<String> = selectors.into_iter().cloned().collect();
-        let found = match (selectors.is_empty(), own.is_empty()) {
-            (true, true) => Some((self.all_names(), answers)),
-            (true, false) => Some((Vec::new(), answers)),
-            (false, _) => self.selected(&selectors, answers),
-        };
-        let Some((mut units, answers)) = found else { return };
-        if !own.is_empty() {
-            units.extend(UnitName::new(ON_EVENT_UNIT));
-        }
-        if self.is_logger_gone {
-            let why = "the logger has died and is being started again: try again in a moment";
-            return answers.fail(refused(1, why.to_owned()));
-        }
-        let units = units.iter().map(UnitName::to_string).collect();
-        match answers.into_connection() {
-            Ok((connection, ask)) => {
-                let query = LogQuery::Serve {
-                    ask,
-                    units,
-                    lines,
-                    follow,
-                };
-                if let Err(e) = self.logger.send(&query, vec![connection]) {
-                    tracing::warn!("cannot reach the logger: {e}");
-                }
-            }
-            Err((e, answers)) => {
-                answers.fail(refused(1, format!("cannot pass the request to the logger: {e}")))
-            }
-        }
     }
 
     fn wait(&mut self, selectors: &[String], target: WaitFor, timeout_ms: Option<u64>, answers: Answers) {

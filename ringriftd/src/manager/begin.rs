@@ -119,7 +119,7 @@ impl Manager {
     pub(super) fn skip_recorded(&mut self, recorded: u64) {
         let mut beginning = self.engine.snapshot();
         begin_numbers(&mut beginning, recorded, self.clock.now());
-        self.engine = Engine::restore(beginning, &self.loaded.plan);
+        self.engine.replace(Engine::restore(beginning, &self.loaded.plan));
     }
 
     /// The flight recorder may know more than the state did, and a new life of ringriftd begins elsewhere than the last one
@@ -160,7 +160,7 @@ impl Manager {
         let mut snapshot = Engine::restore(self.engine.snapshot(), &self.loaded.plan).snapshot();
         begin_numbers(&mut snapshot, recorded, now);
         self.take_in(&mut snapshot, survivors);
-        self.engine = Engine::restore(snapshot, &self.loaded.plan);
+        self.engine.replace(Engine::restore(snapshot, &self.loaded.plan));
     }
 
     /// Lives that began after what is remembered was written. The launches that they are.
@@ -231,7 +231,8 @@ impl Manager {
             self.remember.event(event);
         }
         self.events.restore(base.events);
-        self.engine = Engine::restore(base.engine, &self.loaded.plan);
+        self.engine
+            .replace(Engine::restore(base.engine, &self.loaded.plan));
         let processes: Vec<_> = self
             .engine
             .processes()

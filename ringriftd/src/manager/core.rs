@@ -35,17 +35,17 @@ use crate::control::outbox::Answers;
 use crate::control::server::Asked;
 use crate::control::view::{NodeFacts, Said};
 use crate::control::watch::Renewal;
-use crate::counts::Counts;
-use crate::engine::Engine;
+use crate::counts::{Counts, HttpAsked};
 use crate::engine::types::{Event, LaunchFailure, Mono, RequestId};
 use crate::host::link::Link;
 use crate::host::notify::Told;
 use crate::http::TailAsked;
 use crate::ids::LaunchId;
-use crate::keeper::wire::{FromKeeper, LogQuery, LogTail, ToKeeper};
+use crate::keeper::wire::{FromKeeper, LogQuery, LogTail, LogWord, ToKeeper};
 use crate::limits;
 use crate::places::Places;
 use crate::spec::UnitName;
+use crate::tape::taped::Taped;
 
 /// The exit code for a bug of ours.
 pub(super) const BUG: u8 = 70;
@@ -95,6 +95,8 @@ pub(super) enum Inside {
     HookTime,
     /// The HTTP thread wants a unit's last lines.
     Tail(TailAsked),
+    /// So often it was asked.
+    HttpAsked(HttpAsked),
     /// Files of a unit's command.
     Looked(Looked),
     /// A job's or wait's time is up.
@@ -105,7 +107,7 @@ pub(super) enum Inside {
 
 /// The manager. See the head of this file.
 pub(super) struct Manager {
-    pub(super) engine: Engine,
+    pub(super) engine: Taped,
     pub(super) loaded: Loaded,
     pub(super) places: Places,
     pub(super) profiles: Vec<String>,
@@ -248,7 +250,7 @@ impl Manager {
                     consumed.done();
                 }
                 Some(inside) = on.inside.recv() => self.on_inside(inside),
-                tail = self.logger.recv::<LogTail>(), if !self.is_logger_gone => self.on_tail(tail),
+                said = self.logger.recv::<LogWord>(), if !self.is_logger_gone => self.on_logger(said),
                 Some(()) = on.lost.recv() => self.send(&ToKeeper::Relisten),
                 Some(asked) = on.asks.recv() => {
                     self.on_asked(asked);
@@ -329,6 +331,7 @@ impl Manager {
             }
             Inside::FoundOutside(found) => self.on_found_outside(*found),
             Inside::Tail(asked) => self.on_tail_asked(asked),
+            Inside::HttpAsked(counted) => self.on_http_asked(&counted),
             Inside::TimedOut(id) => {
                 self.jobs.on_timeout(id);
                 self.pending.closed.push(id);
@@ -360,9 +363,10 @@ impl Manager {
         }
     }
 
-    pub(super) fn on_tail(&mut self, tail: std::io::Result<Option<(LogTail, Vec<OwnedFd>)>>) {
-        match tail {
-            Ok(Some((tail, _))) => {
+    pub(super) fn on_logger(&mut self, said: std::io::Result<Option<(LogWord, Vec<OwnedFd>)>>) {
+        match said {
+            Ok(Some((LogWord::Counted { logger, units }, _))) => self.on_logged(logger, units),
+            Ok(Some((LogWord::Tail(tail), _))) => {
                 let Some(tail) = self.on_last_words(tail) else {
                     return;
                 };
@@ -437,6 +441,7 @@ impl Manager {
         notices.extend(self.hello.note.clone());
         notices.extend(self.hooks.notices());
         notices.extend(self.door.notice());
+        notices.extend(self.engine.notice());
         match self.hello.manager_deaths {
             0 => {}
             1 => notices.push("the manager died once and was started again; no unit was touched".to_owned()),
@@ -470,6 +475,7 @@ impl Manager {
             containment: self.hello.containment.clone(),
             notices,
             started_us: now.wall_of(self.started.mono),
+            breakers: crate::control::view::breakers(&self.engine, now),
         }
     }
 
@@ -495,6 +501,7 @@ impl Manager {
             return BUG;
         }
         tracing::error!("the keeper has gone; the manager takes its place, and no unit is touched");
+        self.engine.flush();
         let [first, second, state_lock, run_lock] = self.kept.each_ref().map(OwnedFd::as_fd);
         let why = takeover::take_over(&Knows {
             state: [first, second],
@@ -547,6 +554,7 @@ impl Manager {
         let now = self.clock.now();
         let mut whole = self.whole(now);
         whole.has_ended = true;
+        self.engine.flush();
         if let Some(promise) = self.remember.end(&whole) {
             match tokio::time::timeout(limits::PROMISE_TIMEOUT, promise).await {
                 Ok(Ok(Ok(()))) => {}

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use tokio::sync::mpsc;
 
 use super::core::{Inside, Manager};
+use crate::counts::{HttpAsked, add_up};
 use crate::door::{HttpPlace, HttpSpec};
 use crate::http::{self, Handle, Sources, TailAsked};
 use crate::keeper::wire::ToKeeper;
@@ -55,11 +56,13 @@ impl Manager {
     /// Starts the thread, which outlives every listener, and asks for the first one.
     pub(super) fn begin_door(&mut self) {
         let (tails, mut asked) = mpsc::channel(limits::TAILS_AT_ONCE);
+        let (counted, mut told) = mpsc::channel(1);
         let sources = Sources {
             published: Arc::clone(&self.shown.published),
             events: self.events.recent(),
             recorder: self.places.state_dir.clone(),
             tails,
+            counted,
         };
         match http::serve(sources) {
             Ok(thread) => self.door.thread = Some(thread),
@@ -67,8 +70,13 @@ impl Manager {
         }
         let inside = self.inside.clone();
         tokio::spawn(async move {
-            while let Some(asked) = asked.recv().await {
-                if inside.send(Inside::Tail(asked)).await.is_err() {
+            loop {
+                let said = tokio::select! {
+                    Some(asked) = asked.recv() => Inside::Tail(asked),
+                    Some(counted) = told.recv() => Inside::HttpAsked(counted),
+                    else => return,
+                };
+                if inside.send(said).await.is_err() {
                     return;
                 }
             }
@@ -89,6 +97,13 @@ impl Manager {
                 let _ = asked.answer.send((tail.lines, capsules));
             }
         });
+    }
+
+    /// So often it was asked. It is kept, and then shown.
+    pub(super) fn on_http_asked(&mut self, counted: &HttpAsked) {
+        add_up(&mut self.pending.http, counted);
+        let now = self.clock.now();
+        self.shown.owe(now);
     }
 
     /// Asks the keeper for the listener, now and after each reload.

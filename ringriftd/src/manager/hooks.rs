@@ -96,6 +96,8 @@ enum Phase {
 pub(super) struct Hooks {
     state: HookState,
     queue: VecDeque<Arc<Event>>,
+    /// Runs that an earlier manager, or keeper, did not get under way: they go before the queue.
+    again: VecDeque<HookRun>,
     phases: BTreeMap<u64, Phase>,
     bucket: Bucket,
     /// A task tells when the rate allows the next run.
@@ -155,6 +157,11 @@ impl Hooks {
 
     fn run_of(&self, id: LaunchId) -> Option<&HookRun> {
         self.state.running.iter().find(|run| launch_of(run.nr) == id)
+    }
+
+    fn is_preparing(&self) -> bool {
+        let mut phases = self.phases.values();
+        phases.any(|phase| matches!(phase, Phase::Preparing))
     }
 
     fn drop_event(&mut self, seq: u64) {
@@ -240,24 +247,23 @@ impl Hooks {
 }
 
 impl Manager {
-    /// Begins what may begin.
+    /// Begins what may begin: one preparation at a time, as of any unit, which this is in form.
     pub(super) fn run_hooks(&mut self) {
+        while !self.hooks.is_preparing() {
+            match self.hooks.again.pop_front() {
+                Some(run) => self.run_hook_again(&run),
+                None => break,
+            }
+        }
         let Some(hook) = self.loaded.plan.node.on_event.clone() else {
             // Taken out of the file: what waited waits for nobody.
             self.hooks.queue.clear();
             return;
         };
-        let is_preparing = |hooks: &Hooks| {
-            hooks
-                .phases
-                .values()
-                .any(|phase| matches!(phase, Phase::Preparing))
-        };
         while self.end.is_none()
             && !self.hooks.queue.is_empty()
             && self.hooks.state.running.len() < hook.at_once as usize
-            // A unit, which this is in form, is prepared once at a time.
-            && !is_preparing(&self.hooks)
+            && !self.hooks.is_preparing()
         {
             let wait = self.hooks.bucket.take(hook.rate);
             if !wait.is_zero() {
@@ -427,7 +433,9 @@ impl Manager {
             },
             FromKeeper::Missing { id } => {
                 if let Some(run) = self.hooks.run_of(*id).cloned() {
-                    self.run_hook_again(&run);
+                    self.hooks.phases.remove(&run.nr);
+                    self.hooks.again.push_back(run);
+                    self.run_hooks();
                 }
             }
             FromKeeper::Unkillable { id, remains } => {
@@ -473,7 +481,7 @@ impl Manager {
             .state
             .running
             .iter()
-            .filter(|run| !self.hooks.phases.contains_key(&run.nr))
+            .filter(|run| !self.hooks.phases.contains_key(&run.nr) && !self.hooks.again.contains(run))
             .cloned()
             .collect();
         for run in unheard {
@@ -481,7 +489,7 @@ impl Manager {
                 self.adopt_hook(&run);
             } else {
                 // The keeper has it not: it was never asked for it.
-                self.run_hook_again(&run);
+                self.hooks.again.push_back(run);
             }
         }
         self.run_hooks();

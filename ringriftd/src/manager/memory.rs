@@ -18,7 +18,7 @@ use super::launches::LaunchRecord;
 use super::upgrade::{UpgradeChange, UpgradeRecord};
 use crate::config::FileSet;
 use crate::control::view::Said;
-use crate::counts::Counts;
+use crate::counts::{Counts, HttpAsked, LoggedBy, add_up};
 use crate::engine::snapshot::{Delta, Snapshot};
 use crate::engine::types::RequestId;
 use crate::ids::{LaunchId, Scope};
@@ -149,6 +149,12 @@ pub struct Step {
     /// once in a while.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, u64>,
+    /// What the logger has counted; of this, too, no step is made alone but once in a while. One logger's at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logged: Option<LoggedBy>,
+    /// What was asked over HTTP, likewise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub http: HttpAsked,
     /// What is new about failures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub noted: Vec<Noted>,
@@ -173,6 +179,8 @@ impl Step {
             upgrade,
             hooks,
             requests: _,
+            logged: _,
+            http: _,
             noted,
         } = self;
         files.is_none()
@@ -193,6 +201,11 @@ impl Step {
 }
 
 impl Step {
+    /// There is something that was only counted.
+    pub fn has_counts(&self) -> bool {
+        !self.requests.is_empty() || self.logged.is_some() || !self.http.is_empty()
+    }
+
     /// Books what it holds of things that are counted.
     pub fn count(&self, counts: &mut Counts) {
         counts.steps = counts.steps.saturating_add(1);
@@ -203,8 +216,13 @@ impl Step {
             let sum = counts.requests.entry(verb.clone()).or_default();
             *sum = sum.saturating_add(*n);
         }
+        if let Some(logged) = &self.logged {
+            counts.on_logged(logged);
+        }
+        add_up(&mut counts.http, &self.http);
         for (name, unit) in self.engine.iter().flat_map(|delta| &delta.units) {
             counts.on_last_exit(name, unit.last_exit);
+            counts.on_checks(name, &unit.checks);
         }
     }
 }

@@ -20,6 +20,7 @@ mod hear;
 mod hooks;
 mod jobs;
 mod launches;
+mod logs;
 mod memory;
 mod probes;
 mod publish;
@@ -32,4 +33,4 @@ mod stored;
 pub mod takeover;
 mod upgrade;
 
-pub use start::run;
+pub use start::{Flags, run};

@@ -106,7 +106,7 @@ impl Manager {
     /// Shows what it owes: those that wait for others, and the node.
     pub(super) fn publish_rest(&mut self) {
         let began = self.clock.now();
-        self.commit_requests(began);
+        self.commit_counts(began);
         let waits = |state: State, desired: Desired, restarts: bool| match state {
             State::Waiting | State::Held => true,
             State::Starting | State::Running | State::Reloading => desired == Desired::Down || restarts,
@@ -155,6 +155,7 @@ impl Manager {
                 u64::from(self.logger_deaths),
             ),
             last_seq: self.engine.last_seq(),
+            breakers: facts.breakers,
         }
     }
 

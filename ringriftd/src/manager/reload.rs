@@ -112,6 +112,7 @@ impl Manager {
             Ok((loaded, http)) => {
                 let before = std::mem::replace(&mut self.loaded, loaded);
                 self.pending.files = Some(Arc::clone(self.loaded.files()));
+                self.engine.runs_by(Arc::clone(self.loaded.files()));
                 self.tell(Event::Loaded(Arc::clone(&self.loaded.plan)));
                 let now = self.clock.now();
                 self.publish_all(now);

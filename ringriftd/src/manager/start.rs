@@ -30,7 +30,6 @@ use crate::control::server::{self, Options};
 use crate::control::watch::Renewal;
 use crate::counts::Counts;
 use crate::door::HttpPlace;
-use crate::engine::Engine;
 use crate::engine::snapshot::Survivor;
 use crate::engine::types::Role;
 use crate::host::environment::own_environment;
@@ -44,11 +43,22 @@ use crate::places::Places;
 use crate::published::Header;
 use crate::state::recorder;
 use crate::state::store::Pick;
+use crate::tape::taped::Taped;
+use crate::tape::write::Tape;
+
+/// What the command line says beside places.
+#[derive(Debug, Default)]
+pub struct Flags {
+    /// Profiles, which win over the file's.
+    pub profiles: Vec<String>,
+    /// The place for HTTP, which wins over the file's.
+    pub http: Option<HttpPlace>,
+    /// Where the engine is recorded.
+    pub record: Option<PathBuf>,
+}
 
 /// Runs the manager's role on the descriptors of [`fd`] until all is down. The result is the process's exit code.
-///
-/// `http` is the place that the command line names for HTTP, which wins over the files.
-pub fn run(places: Places, profiles: Vec<String>, http: Option<HttpPlace>) -> u8 {
+pub fn run(places: Places, flags: Flags) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -57,7 +67,7 @@ pub fn run(places: Places, profiles: Vec<String>, http: Option<HttpPlace>) -> u8
         }
     };
     let code = runtime.block_on(async {
-        match start(places, profiles, http).await {
+        match start(places, flags).await {
             Ok((mut manager, channels, beginning)) => manager.run(channels, beginning).await,
             Err(code) => code,
         }
@@ -79,8 +89,11 @@ fn inherited(number: i32) -> OwnedFd {
 
 async fn start(
     places: Places,
-    profiles: Vec<String>,
-    http: Option<HttpPlace>,
+    Flags {
+        profiles,
+        http,
+        record,
+    }: Flags,
 ) -> Result<(Manager, Channels, Beginning), u8> {
     let bug = |what: &str, e: &dyn std::fmt::Display| {
         tracing::error!("cannot {what}: {e}");
@@ -228,10 +241,14 @@ async fn start(
         notices: Vec::new(),
         deaths: (0, 0),
         last_seq: 0,
+        breakers: Vec::new(),
     };
     let preparer = Preparer::new(node);
+    let tape = record.map(|file| Tape::open(&file));
+    let mut engine = Taped::new(hello.seed, profiles.clone(), tape);
+    engine.runs_by(std::sync::Arc::clone(loaded.files()));
     let mut manager = Manager {
-        engine: Engine::new(hello.seed),
+        engine,
         loaded,
         profiles,
         keeper,

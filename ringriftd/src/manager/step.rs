@@ -14,9 +14,10 @@ use super::probes::Question;
 use crate::clock::Now;
 use crate::control::outbox::Answers;
 use crate::control::view::summary;
+use crate::counts::Logged;
 use crate::engine::types::{Action, Event, RequestId, Role};
 use crate::ids::LaunchId;
-use crate::keeper::wire::{Adopt, ToKeeper};
+use crate::keeper::wire::{Adopt, LogCount, ToKeeper};
 use crate::limits;
 use crate::spec::{UnitName, UnitSpec};
 
@@ -288,19 +289,27 @@ impl Manager {
         }
     }
 
-    /// Keeps how often was asked for what, if anybody asked since the last step.
-    pub(super) fn commit_requests(&mut self, now: Now) {
-        if self.pending.requests.is_empty() {
+    /// Keeps what was only counted (requests, lines of logs), if anything was since the last step.
+    pub(super) fn commit_counts(&mut self, now: Now) {
+        if !self.pending.has_counts() {
             return;
         }
         self.commit(now);
-        let requests = std::mem::take(&mut self.pending.requests);
-        if requests.is_empty() {
+        // Unless they went along with something else.
+        if !self.pending.has_counts() {
             return;
         }
+        let Step {
+            requests,
+            logged,
+            http,
+            ..
+        } = &mut self.pending;
         let step = Step {
             at: (now.mono.0, now.wall_us),
-            requests,
+            requests: std::mem::take(requests),
+            logged: logged.take(),
+            http: std::mem::take(http),
             ..Step::default()
         };
         step.count(&mut self.counts);
@@ -308,6 +317,29 @@ impl Manager {
             let whole = self.whole(now);
             self.remember.rebase(&whole);
         }
+    }
+
+    /// The logger has counted. It is kept, and then shown, with what else there is to be shown.
+    pub(super) fn on_logged(&mut self, logger: u64, units: Vec<LogCount>) {
+        let now = self.clock.now();
+        if self.pending.logged.as_ref().is_some_and(|of| of.logger != logger) {
+            self.commit_counts(now);
+        }
+        let told = self.pending.logged.get_or_insert_default();
+        told.logger = logger;
+        for count in units {
+            // The keeper passes names of units on; another one is nobody's.
+            if let Some(name) = UnitName::new(&count.unit) {
+                let logged = Logged {
+                    bytes: count.bytes,
+                    lines: count.lines,
+                    lost: count.lost,
+                    is_blocked: count.is_blocked,
+                };
+                told.units.insert(name, logged);
+            }
+        }
+        self.shown.owe(now);
     }
 
     /// Everything that is to be remembered.

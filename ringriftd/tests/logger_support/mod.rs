@@ -17,8 +17,9 @@ use nix::sys::socket::{
 };
 use proto::frame::Answer;
 use proto::reply::{LineEnd, LogLine, Reply};
+use proto::request::LogFilter;
 use ringriftd::ids::{Invocation, LaunchId};
-use ringriftd::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
+use ringriftd::keeper::wire::{FromLogger, LogQuery, LogTail, LogWord, Output, ToLogger};
 use ringriftd::logger::{Given, record, serve};
 
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -148,6 +149,15 @@ impl Logger {
         while hear::<FromLogger>(&self.keeper) != (FromLogger::Closed { id }) {}
     }
 
+    /// The next answer to a query of the manager's.
+    pub fn hear_tail(&self) -> LogTail {
+        loop {
+            if let LogWord::Tail(tail) = hear(&self.manager) {
+                return tail;
+            }
+        }
+    }
+
     pub fn text(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
@@ -184,16 +194,32 @@ impl Logger {
     }
 
     pub fn query(&self, units: &[&str], lines: Option<u64>, follow: bool) -> Reader {
+        let units: Vec<(&str, Option<u64>)> = units.iter().map(|unit| (*unit, None)).collect();
+        self.seek(&units, lines, follow, LogFilter::default())
+    }
+
+    /// Lines of units, each with the serial of its last life, that meet `filter`.
+    pub fn seek(
+        &self,
+        units: &[(&str, Option<u64>)],
+        lines: Option<u64>,
+        follow: bool,
+        filter: LogFilter,
+    ) -> Reader {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         ours.set_read_timeout(Some(DEADLINE)).expect("set");
         setsockopt(&theirs, sockopt::SndBuf, &(64 << 10)).expect("set");
-        let units = units.iter().map(|u| u.to_string()).collect();
+        let units = units
+            .iter()
+            .map(|(name, life)| ((*name).to_owned(), *life))
+            .collect();
         tell(
             &self.manager,
             &LogQuery::Serve {
                 ask: 7,
                 units,
                 lines,
+                filter,
                 follow,
             },
             Some(&theirs.into()),

@@ -132,6 +132,7 @@ pub(super) fn plan(units: Vec<UnitSpec>, max_starting: Option<u32>) -> Arc<Plan>
         max_starting,
         on_event: None,
         http: HttpSpec::default(),
+        breaker: crate::breaker::BreakerSpec::default(),
     };
     Arc::new(Plan {
         node,

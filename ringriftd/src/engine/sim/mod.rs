@@ -4,8 +4,9 @@
 //!
 //! * `make`: dice, units and random graphs. * `world`: what happens to them. * `crash`: the manager's deaths. * `runs`:
 //!   the tests. * `unwell`: how well its processes are. * `watched`: the tests of that. * `recovery`: those of what is
-//!   stored, held and taken over. * `failures`: those of failures and of their causes. * `causes`: the words of `why`.
+//!   stored, held and taken over. * `failures`: those of failures and of their causes. * `causes`: the words of `why`. * `breakers`: what limits restarts.
 
+mod breakers;
 mod causes;
 mod crash;
 mod failures;

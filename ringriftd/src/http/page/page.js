@@ -149,7 +149,7 @@ function what(trouble) {
 
 function reason(unit) {
   if (!unit) return "";
-  if (isUp(unit)) return unit.status_text || unit.health_text || "";
+  if (isUp(unit)) return (isSick(unit) && unit.health_text) || unit.status_text || unit.health_text || "";
   return unit.state === "failed" || unit.state === "backoff" ? unit.last_error || "" : "";
 }
 
@@ -268,7 +268,7 @@ function drawRows() {
   const shown = showsAll ? list : list.slice(0, ROWS_FIRST);
   const made = shown.map((unit) => {
     const said = JSON.stringify([unit.state, unit.health, unit.restart_count, unit.since_s, unit.last_error, unit.blocked_by,
-      unit.next_try_s, unit.status_text, unit.held, unit.note, unit.needs_restart, unit.deprecated, (unit.history || []).length]);
+      unit.next_try_s, unit.status_text, unit.health_text, unit.held, unit.note, unit.needs_restart, unit.deprecated, (unit.history || []).length]);
     let row = rows.get(unit.name);
     if (!row || row.dataset.said !== said) {
       const had = row && row.contains(document.activeElement);

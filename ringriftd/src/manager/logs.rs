@@ -1,0 +1,64 @@
+//! Who asks for log lines is passed on to the logger, with the connection.
+
+use proto::request::LogFilter;
+
+use super::core::Manager;
+use crate::control::outbox::Answers;
+use crate::control::view::refused;
+use crate::keeper::wire::LogQuery;
+use crate::spec::{ON_EVENT_UNIT, UnitName};
+
+impl Manager {
+    /// The logger answers, on the client's own connection: log bytes never cross the manager.
+    pub(super) fn logs(
+        &mut self,
+        selectors: &[String],
+        follow: bool,
+        lines: Option<u64>,
+        filter: LogFilter,
+        answers: Answers,
+    ) {
+        // The runs of [on_event] are logged like a unit, and are none.
+        let (own, selectors): (Vec<&String>, Vec<&String>) =
+            selectors.iter().partition(|selector| *selector == ON_EVENT_UNIT);
+        let selectors: Vec<String> = selectors.into_iter().cloned().collect();
+        let found = match (selectors.is_empty(), own.is_empty()) {
+            (true, true) => Some((self.all_names(), answers)),
+            (true, false) => Some((Vec::new(), answers)),
+            (false, _) => self.selected(&selectors, answers),
+        };
+        let Some((mut units, answers)) = found else { return };
+        if !own.is_empty() {
+            units.extend(UnitName::new(ON_EVENT_UNIT));
+        }
+        if self.is_logger_gone {
+            let why = "the logger has died and is being started again: try again in a moment";
+            return answers.fail(refused(1, why.to_owned()));
+        }
+        let last_life = |name: &UnitName| {
+            let unit = self.engine.find(name)?.1;
+            unit.last_invocation.map(|life| life.0)
+        };
+        let units = units
+            .iter()
+            .map(|name| (name.to_string(), last_life(name)))
+            .collect();
+        match answers.into_connection() {
+            Ok((connection, ask)) => {
+                let query = LogQuery::Serve {
+                    ask,
+                    units,
+                    lines,
+                    filter,
+                    follow,
+                };
+                if let Err(e) = self.logger.send(&query, vec![connection]) {
+                    tracing::warn!("cannot reach the logger: {e}");
+                }
+            }
+            Err((e, answers)) => {
+                answers.fail(refused(1, format!("cannot pass the request to the logger: {e}")))
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! `ringriftctl logs`: some of the lines, by time, by life, by what they say.
+
+use harness::{Node, Unit, until};
+use proto::reply::State;
+
+/// The texts of a command's lines.
+fn texts(node: &Node, args: &[&str]) -> Vec<String> {
+    let told = node.ctl(&[&["logs", "-o", "cat"], args].concat()).ended(0).stdout;
+    told.lines().map(str::to_owned).collect()
+}
+
+/// A unit that says who it is, and what it was told last, and waits to be ended.
+fn node() -> Node {
+    let script = "echo \"life $(cat \"$1/turn\")\"; echo 'an Error: 7 of 9'; echo done; exec sleep 1000";
+    let builder = Node::builder();
+    let folder = builder.path("");
+    let unit = Unit::command(&["/bin/sh", "-c", script, "sh", &folder]).kind("simple");
+    builder.file("turn", "1").unit("a", &unit).start()
+}
+
+#[test]
+fn lines_are_found_by_life_by_time_and_by_what_they_say() {
+    let node = node();
+    let said = |node: &Node, turn: u32| {
+        until("its last line is there", || {
+            let all = texts(node, &["a", "-n", "all"]);
+            let is_there = all.iter().any(|line| *line == format!("life {turn}"));
+            (is_there && all.last().is_some_and(|line| line == "done")).then_some(())
+        });
+    };
+    said(&node, 1);
+    let first = node.unit("a").invocation.expect("it lives");
+    for turn in 2..=3 {
+        std::fs::write(node.path("turn"), turn.to_string()).expect("it is ours");
+        node.ctl(&["restart", "a"]).ended(0);
+        said(&node, turn);
+    }
+    let last = node.wait_state("a", State::Running).invocation.expect("it lives");
+    assert_eq!(
+        texts(&node, &["a", "--previous"]),
+        ["life 2", "an Error: 7 of 9", "done"]
+    );
+    assert_eq!(texts(&node, &["a", "--previous", "-n", "1"]), ["done"]);
+    assert_eq!(texts(&node, &["a", "--invocation", &first])[0], "life 1");
+    assert_eq!(texts(&node, &["a", "--invocation", &last])[0], "life 3");
+    // Small letters match any, a capital one itself.
+    assert_eq!(texts(&node, &["-g", "error: [0-9]"]).len(), 3);
+    assert_eq!(texts(&node, &["-g", "ERROR"]).len(), 0);
+    assert_eq!(
+        texts(&node, &["-g", "^life \\d$", "-n", "2"]),
+        ["life 2", "life 3"]
+    );
+    // By time: that of a line of the second life, as the log tells it.
+    let told = node.ctl(&["logs", "-o", "json", "-g", "life 2"]).ended(0).stdout;
+    let line: serde_json::Value = serde_json::from_str(told.trim()).expect("one line of JSON");
+    let time = line["time"].as_str().expect("a time");
+    let since = texts(&node, &["a", "--since", time]);
+    assert_eq!((since[0].as_str(), since.len()), ("life 2", 6));
+    let until = texts(&node, &["a", "--until", time]);
+    // The lines of one read share its time.
+    assert!((4..=6).contains(&until.len()), "{until:?}");
+    assert_eq!(until[3], "life 2");
+    assert_eq!(
+        texts(&node, &["a", "--since", time, "--until", time])[0],
+        "life 2"
+    );
+    assert_eq!(texts(&node, &["a", "--since", "-1h", "-g", "done"]).len(), 3);
+    // Nothing has failed: from now on.
+    assert_eq!(texts(&node, &["a", "--since", "last-failure"]).len(), 0);
+    node.check();
+}
+
+#[test]
+fn what_followed_the_last_failure_is_told() {
+    let node = node();
+    std::fs::write(node.path("turn"), "2").expect("it is ours");
+    let unit = node.unit("a");
+    node.ctl(&["kill", "a", "-s", "ABRT"]).ended(0);
+    node.wait_unit("a", "running again", |now| {
+        now.state == State::Running && now.invocation != unit.invocation
+    });
+    let found = until("the line after it", || {
+        let found = texts(&node, &["a", "--since", "last-failure"]);
+        (found.last().is_some_and(|line| line == "done")).then_some(found)
+    });
+    assert_eq!(found, ["life 2", "an Error: 7 of 9", "done"]);
+    let before = texts(&node, &["a", "--until", "last-failure"]);
+    assert_eq!(before, ["life 1", "an Error: 7 of 9", "done"]);
+    node.check();
+}
+
+#[test]
+fn senseless_wishes_are_told_what_is_wrong_with_them() {
+    let node = node();
+    for (args, says) in [
+        (&["-g", "a(b"][..], "unclosed group"),
+        (&["--since", "yesterdayish"], "is no time"),
+        (&["--until", "-1h", "-f"], "--follow"),
+        (&["--invocation", "first"], "32 hex digits"),
+        (&["--invocation", "1", "--previous"], "--previous"),
+    ] {
+        let told = node.ctl(&[&["logs"], args].concat()).ended(2);
+        assert!(told.stderr.contains(says), "{args:?}: {}", told.stderr);
+    }
+    node.check();
+}
