@@ -48,6 +48,9 @@ fn every_event_has_its_row() {
         ChangeKind::CrashLoop,
         ChangeKind::PermanentlyFailed,
         ChangeKind::StatusChanged,
+        ChangeKind::HealthChanged,
+        ChangeKind::BreakerTripped,
+        ChangeKind::BreakerClosed,
     ];
     assert_eq!(
         first_column("## Events"),

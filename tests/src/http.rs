@@ -214,7 +214,9 @@ impl Events {
     /// The next one; `None` when the stream has ended.
     pub fn hear(&mut self) -> Option<Told> {
         let (mut kind, mut id, mut data) = ("message".to_owned(), None, None);
-        loop {
+        // Signs of life, which come all the time, are none of what is waited for.
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
             let mut line = String::new();
             if self.lines.read_line(&mut line).ok()? == 0 {
                 return None;
@@ -230,6 +232,22 @@ impl Events {
                 && let Some(data) = data.take()
             {
                 return Some(Told { kind, id, data });
+            }
+        }
+        None
+    }
+
+    /// Waits for what is told next; true when that is a comment, which says only that the stream lives.
+    pub fn is_heartbeat(&mut self) -> bool {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            match self.lines.read_line(&mut line) {
+                Ok(0) | Err(_) => return false,
+                Ok(_) if line.starts_with(':') => return true,
+                Ok(_) if line.contains(": ") => return false,
+                // The lengths of pieces, and what ends them.
+                Ok(_) => {}
             }
         }
     }

@@ -259,10 +259,18 @@ fn the_page_is_live_and_says_when_it_is_not() {
     browser.wait("document.querySelector('#causes li').textContent.includes('exited with code 3')");
     let title = browser.text("document.title");
     assert_eq!(title, "✗ ring-1: failed", "also in the browser's tab");
+    // Why a unit is not well, before what it says of itself.
+    let mut sick = unit("b", "running", 5.0, &["a"]);
+    sick["health"] = json!("unhealthy");
+    sick["health_text"] = json!("the check failed 3 times in a row: http://127.0.0.1:80/ answered 503");
+    sick["status_text"] = json!("all is well");
+    page.change(sick);
+    browser.wait("document.getElementById('causes').textContent.includes('answered 503')");
     page.be_away(true);
     browser.wait("document.getElementById('line').textContent.includes('not connected')");
     page.be_away(false);
     browser.wait(LIVE);
+    page.change(unit("b", "running", 5.0, &["a"]));
     page.change(unit("a", "running", 0.0, &[]));
     browser.wait(&format!("{HEADLINE}.includes('well')"));
 }

@@ -183,3 +183,66 @@ fn the_trees_own_profile_is_shown() {
     let ended = harness::ctl::wait(&mut daemon, harness::PATIENCE);
     assert!(ended.is_some_and(|status| status.success()), "it ends in order");
 }
+
+/// A thousand units of a real node, one of them broken: the verdict, its cause and what it holds up are seen at a glance, and the page
+/// stays small enough to be used. With RINGRIFT_BLESS=1 its picture is written anew.
+#[test]
+fn a_thousand_real_units_are_shown() {
+    need!(browser::program().is_some(), "no chromium here");
+    let address = Door::free().text();
+    let mut builder = Node::builder().args(&["--http", &address]);
+    for n in 0..1000 {
+        let needs = format!("unit_{:03}", n / 7);
+        let needs: &[&str] = if n < 7 { &[] } else { &[&needs] };
+        let unit = match n {
+            40 => Unit::command(&["/bin/sh", "-c", "echo 'No space left on device'; exit 1"]).once(),
+            _ => Unit::command(&["/bin/sleep", "1000"]),
+        };
+        let category = ["sync", "event", "health", "queue", "pipeline", "backup"][n % 6];
+        builder = builder.unit(
+            &format!("unit_{n:03}"),
+            &unit.requires(needs).text("category", category),
+        );
+    }
+    let mut node = builder.start_without_waiting();
+    let waiting = (0..1000).filter(|n| is_below(*n, 40)).count();
+    let is_settled = || {
+        let summary = node.status_of(&["unit_040"]).0.summary;
+        (summary.failed == 1 && summary.running as usize == 999 - waiting).then_some(())
+    };
+    harness::until_within(harness::PATIENCE * 4, is_settled).expect("all that can be up is");
+    let mut browser = Browser::start();
+    browser.screen(1280, 1000, false);
+    browser.open(&format!("http://{address}/"));
+    browser.wait(LIVE);
+    browser.wait(&format!("{HEADLINE}.includes('1 of 1000 units down for good')"));
+    let cause = browser.text("document.querySelector('#causes li').innerText");
+    assert!(cause.contains(&format!("holds up {waiting}")), "{cause}");
+    assert!(cause.contains("exited with code 1"), "{cause}");
+    let found = browser.text("document.getElementById('found').textContent");
+    assert!(found.starts_with("1000"), "{found}");
+    assert_eq!(
+        browser.value("document.querySelectorAll('#tiles li').length"),
+        json!(6)
+    );
+    let picture = browser.picture(false);
+    assert!(picture.starts_with(b"\x89PNG") && picture.len() > 4000);
+    if std::env::var_os("RINGRIFT_BLESS").is_some() {
+        let path = programs::checkout().join("docs/screens/1000-live-laptop-light.png");
+        std::fs::write(path, picture).expect("a picture can be written");
+    }
+    browser.assert_clean(&format!("http://{address}"));
+    drop(browser);
+    node.shutdown();
+}
+
+/// Unit `n` needs `root`, at whatever distance.
+fn is_below(mut n: usize, root: usize) -> bool {
+    while n >= 7 {
+        n /= 7;
+        if n == root {
+            return true;
+        }
+    }
+    false
+}

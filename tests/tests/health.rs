@@ -133,6 +133,99 @@ fn a_unit_is_ready_when_its_probe_succeeds_and_restarted_when_its_check_fails_in
     node.check();
 }
 
+/// `health`'s code: 0 when none of them is unhealthy, whatever else they are; 3 when one is, also with `--json`; 4 when there is no such
+/// unit, and 69 when there is nobody to ask.
+#[test]
+fn the_exit_code_of_health_is_its_verdict() {
+    let builder = Node::builder();
+    let flag = builder.path("flag");
+    std::fs::write(&flag, "").expect("it is ours");
+    let checked = asked(Unit::bad(&["run"]), &format!("{{ file = \"{flag}\" }}"))
+        .text("health.on_failure", "mark")
+        .set("health.failures", "3");
+    let mut node = builder
+        .unit("checked", &checked)
+        .unit("plain", &Unit::bad(&["run"]))
+        .unit("down", &Unit::command(&["/bin/false"]).once())
+        .start();
+    healthy(&node, "checked");
+    let codes = |all: i32, checked: i32| {
+        node.ctl(&["health"]).ended(all);
+        node.ctl(&["health", "checked"]).ended(checked);
+        node.ctl(&["health", "plain"]).ended(0);
+        node.ctl(&["health", "down"]).ended(0);
+        let json = node.ctl(&["health", "--json"]).ended(all).json();
+        assert_eq!(json["schema"], "ringrift.v1.health");
+        json["units"].as_array().expect("units").len()
+    };
+    assert_eq!(codes(0, 0), 3);
+    std::fs::remove_file(&flag).expect("it is ours");
+    node.wait_unit("checked", "failing", |u| u.health == Health::Degraded);
+    unhealthy(&node, "checked");
+    codes(3, 3);
+    std::fs::write(&flag, "").expect("it is ours");
+    healthy(&node, "checked");
+    codes(0, 0);
+    let unknown = node.ctl(&["health", "chekced"]).ended(4);
+    assert!(
+        unknown.stderr.contains("checked"),
+        "the nearest is named: {unknown}"
+    );
+    node.ctl(&["health", "chekced", "--json"]).ended(4);
+    node.ctl(&["health", "--nonsense"]).ended(2);
+    node.shutdown();
+    node.ctl(&["health"]).ended(69);
+}
+
+/// F11: what a variable of a probe comes to is asked with, and shown to nobody.
+#[test]
+fn no_answer_holds_what_a_probe_was_filled_with() {
+    let builder = Node::builder();
+    let marked = |probe: &str| {
+        asked(Unit::bad(&["run"]), probe)
+            .text("health.on_failure", "mark")
+            .text("exec.env.TOKEN", "s3cret")
+    };
+    let door = harness::http::Door::in_folder(&builder.path(""));
+    let web = Web::serve(500);
+    let node = builder
+        .args(&["--http", &door.text()])
+        .unit(
+            "http",
+            &marked(&format!("{{ http = \"http://{}/${{TOKEN}}\" }}", web.at)),
+        )
+        .unit("file", &marked("{ file = \"/nowhere/${TOKEN}\" }"))
+        .unit("tcp", &marked("{ tcp = \"${TOKEN}.invalid:7\" }"))
+        .start();
+    door.wait(&node);
+    for (unit, said) in [
+        ("http", "/${TOKEN} answered 500"),
+        ("file", "there is no /nowhere/${TOKEN}"),
+    ] {
+        let text = unhealthy(&node, unit).health_text.expect("why");
+        assert!(text.contains(said), "{text}");
+    }
+    node.wait_unit("tcp", "asked in vain", |u| u.health_text.is_some());
+    let mut told: Vec<String> = [
+        "/health",
+        "/status",
+        "/dashboard.json",
+        "/dashboard/http.json",
+        "/metrics",
+    ]
+    .map(|path| door.get(path).body)
+    .into();
+    told.extend(["health", "status", "why"].map(|verb| node.ctl(&[verb, "http"]).text()));
+    told.extend(["health", "events"].map(|verb| node.ctl(&[verb, "--json"]).text()));
+    for told in told {
+        assert!(!told.contains("s3cret"), "{told}");
+    }
+    let health = door.get("/health").json();
+    let text = health["daemons"]["FILE"]["health_text"].as_str();
+    assert!(text.is_some_and(|text| text.contains("there is no")), "{health}");
+    node.check();
+}
+
 #[test]
 fn tcp_file_and_command_are_asked_and_a_mark_restarts_nobody() {
     let web = Web::serve(200);

@@ -495,7 +495,7 @@ fn secrets_are_in_no_answer() {
 }
 
 /// F9 and the bound of the contract: with every unit stopped by a signal and both cores busy, `/health` and `status` answer
-/// at once.
+/// within 250 ms.
 #[test]
 fn hung_units_and_busy_cores_do_not_delay_an_answer() {
     let mut builder = Node::builder();
@@ -519,9 +519,14 @@ fn hung_units_and_busy_cores_do_not_delay_an_answer() {
         .collect();
     let mut took: Vec<Duration> = (0..40).map(|_| harness::http::took(&door, "/health")).collect();
     took.sort();
-    let began = Instant::now();
-    node.ctl(&["status"]);
-    let status = began.elapsed();
+    let mut status: Vec<Duration> = (0..15)
+        .map(|_| {
+            let began = Instant::now();
+            node.ctl(&["status"]).ended(0);
+            began.elapsed()
+        })
+        .collect();
+    status.sort();
     for child in &mut busy {
         child.kill().expect("it is ours");
         child.wait().expect("it is ours");
@@ -530,12 +535,16 @@ fn hung_units_and_busy_cores_do_not_delay_an_answer() {
         unit.signal(libc::SIGCONT);
     }
     println!(
-        "/health: median {:?}, worst {:?}; status {status:?}",
-        took[20], took[39]
+        "/health: median {:?}, worst {:?}; ringriftctl status: median {:?}, worst {:?}",
+        took[20], took[39], status[7], status[14]
     );
-    // The bound is 250 ms; a machine that runs all tests at once is given more, but never for the usual answer.
-    assert!(took[20] < Duration::from_millis(250), "{took:?}");
-    assert!(took[39] < Duration::from_secs(2), "{took:?}");
+    // The bound is 250 ms for the usual answer (the median). A machine that runs all tests at once may take longer for
+    // single ones; `status` is a program that has to be started besides.
+    for took in [&took, &status] {
+        assert!(took[took.len() / 2] < Duration::from_millis(250), "{took:?}");
+        assert!(took[took.len() - 1] < Duration::from_secs(2), "{took:?}");
+    }
+    node.check();
 }
 
 /// Slow and silent clients cost a bounded time each, and never keep others out.

@@ -227,7 +227,7 @@ mod tests {
             measure: Measure::default(),
             histories: Histories::default(),
             streams: Arc::default(),
-            tally: Default::default(),
+            tally: crate::http::tally::Tally::default(),
         }
     }
 

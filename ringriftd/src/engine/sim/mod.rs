@@ -11,6 +11,8 @@ mod causes;
 mod crash;
 mod failures;
 mod make;
+mod model;
+mod models;
 mod recovery;
 mod runs;
 mod unwell;
