@@ -261,7 +261,10 @@ fn strangers_names_are_refused() {
         let told = Command::new("curl")
             .env("no_proxy", "*")
             .args(["-s", "-o", "/dev/null", "-w", "%{http_code}"])
-            .args(["--resolve", &format!("evil.example:{}:127.0.0.1", address.port())])
+            .args([
+                "--resolve",
+                &format!("evil.example:{}:{}", address.port(), address.ip()),
+            ])
             .arg(format!("http://evil.example:{}/health", address.port()))
             .output()
             .expect("curl runs");
