@@ -845,3 +845,23 @@ both_ways! {
         node.assert_gone();
     }
 }
+
+/// A oneshot that has completed runs once more when it is restarted, and whoever asked is told how that went.
+#[test]
+fn a_oneshot_that_has_completed_runs_again_at_a_restart() {
+    let builder = Node::builder();
+    let folder = builder.path("");
+    let unit = Unit::command(&["/bin/sh", "-c", "test ! -e \"$1/fails\"", "sh", &folder])
+        .kind("oneshot")
+        .text("restart.policy", "never");
+    let node = builder.unit("once", &unit).start();
+    let first = node.wait_state("once", State::Completed);
+    node.ctl(&["restart", "once"]).ended(0);
+    let second = node.unit("once");
+    assert_eq!((second.state, second.starts), (State::Completed, 2));
+    assert_ne!(second.invocation, first.invocation);
+    std::fs::write(node.path("fails"), "").expect("it is ours");
+    node.ctl(&["restart", "once"]).ended(1);
+    assert_eq!(node.unit("once").state, State::Failed);
+    node.check();
+}

@@ -43,7 +43,7 @@ pub struct Shutdown {
 }
 
 /// The engine. See the head of this file.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Engine {
     /// Makes jitter differ between nodes, and the same in a replay.
     pub(super) seed: u64,

@@ -278,6 +278,13 @@ impl Engine {
                 unit.attempt_failed = false;
                 unit.restarts.reset();
                 self.mark_around(ix);
+            } else if is_root && unit.state == State::Completed {
+                // Done already is no answer to a restart: it is to run once more.
+                unit.desired = Desired::Up;
+                unit.desired_cause = cause.clone();
+                unit.attempt_failed = false;
+                unit.restarts.reset();
+                self.transition(ix, State::Waiting, ChangeKind::StatusChanged, cause.clone());
             } else {
                 self.want_up(ix, pulled_in_by.is_some(), &cause);
             }

@@ -28,15 +28,6 @@ pub struct Restarts {
     is_due: bool,
 }
 
-/// [`Restarts`], as far as it decides anything in a small model.
-#[cfg(test)]
-pub(super) struct Past {
-    pub(super) is_slow: bool,
-    pub(super) is_due: bool,
-    pub(super) host_step: u32,
-    pub(super) ages: Vec<u64>,
-}
-
 /// How a life ended, in the terms that decide what comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -118,17 +109,6 @@ impl Restarts {
     /// One more.
     pub fn book_unhealthy(&mut self) {
         self.unhealthy = self.unhealthy.saturating_add(1);
-    }
-
-    /// What of it decides anything where neither delays grow nor dice are thrown; `age` is what a past time is now.
-    #[cfg(test)]
-    pub(super) fn picture(&self, age: &dyn Fn(Mono) -> u64) -> Past {
-        Past {
-            is_slow: self.is_slow,
-            is_due: self.is_due,
-            host_step: self.host_step,
-            ages: self.times.iter().map(|at| age(*at)).collect(),
-        }
     }
 
     /// The times of past restarts on another clock.

@@ -11,8 +11,6 @@ mod causes;
 mod crash;
 mod failures;
 mod make;
-mod model;
-mod models;
 mod recovery;
 mod runs;
 mod unwell;
