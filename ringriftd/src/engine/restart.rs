@@ -145,7 +145,7 @@ impl Restarts {
 
     /// A life was ready from `ready` to `end`: long enough, and its past is forgiven.
     pub fn on_life_end(&mut self, policy: &Restart, ready: Option<Mono>, end: Mono) {
-        if ready.is_some_and(|ready| end.since(ready) >= policy.stable_after) {
+        if ready.is_some_and(|ready| end.since(ready) >= policy.stable_after || planted!(ForgivenAtOnce)) {
             self.step = 0;
             self.is_slow = false;
         }
@@ -194,11 +194,12 @@ impl Restarts {
         let is_over = policy
             .max_restarts
             .is_some_and(|max| self.times.len() >= max as usize);
-        if self.is_slow || is_over {
+        if (self.is_slow || is_over) && !planted!(NoLimit) {
             self.is_slow = true;
             self.is_due = policy.exhausted == Exhausted::Retry;
             let next_try = match policy.exhausted {
-                Exhausted::Retry => Some(now.after(policy.retry_every)),
+                Exhausted::Retry if !planted!(NoSlowTries) => Some(now.after(policy.retry_every)),
+                Exhausted::Retry => None,
                 Exhausted::GiveUp => None,
             };
             return Next::Failed {
@@ -206,7 +207,11 @@ impl Restarts {
                 why: GaveUp::Limit,
             };
         }
-        let until = now.after(delay(policy, self.step, salt));
+        let until = if planted!(NoPause) {
+            Mono(now.0 + 1)
+        } else {
+            now.after(delay(policy, self.step, salt))
+        };
         self.step = self.step.saturating_add(1);
         self.total = self.total.saturating_add(1);
         self.is_due = true;
@@ -219,6 +224,9 @@ impl Restarts {
     fn host_backoff(&mut self, now: Mono, salt: u64) -> Next {
         let shift = self.host_step.min(16);
         self.host_step = self.host_step.saturating_add(1);
+        if planted!(HostCosts) {
+            self.times.push_back(now);
+        }
         let plain = limits::HOST_FAULT_DELAY
             .saturating_mul(1 << shift)
             .min(limits::HOST_FAULT_MAX_DELAY);

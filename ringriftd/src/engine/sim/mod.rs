@@ -13,6 +13,7 @@ mod failures;
 mod make;
 mod model;
 mod models;
+mod picture;
 mod recovery;
 mod runs;
 mod unwell;

@@ -26,13 +26,13 @@ use crate::engine::request::Goal;
 use crate::engine::types::{
     Action, Event, LaunchFailure, Mono, Op, Plan, RequestAnswer, RequestId, Role, UnitAnswer,
 };
-use crate::engine::unit::{Desired, End, Life, Process, ProcessPhase, StartPhase, State, StopPhase, Unit};
+use crate::engine::unit::{Desired, End, State, StopPhase, Unit};
 use crate::graph::Ix;
 use crate::ids::{LaunchId, Scope};
-use crate::spec::{Kind, UnitName};
+use crate::spec::{Exhausted, Kind, RestartPolicy, UnitName};
 
-/// Times are told apart by this much (ns).
-const GRAIN: u64 = 250_000_000;
+use super::picture::Picture;
+
 /// Steps within which everything must have come to rest once the world is kind.
 const CALM_STEPS: usize = 300;
 
@@ -52,6 +52,8 @@ pub(super) struct System {
     pub(super) repeats: bool,
     /// The node may be told to end.
     pub(super) shutdown: bool,
+    /// With which codes processes end by themselves.
+    pub(super) codes: &'static [i32],
     /// How often the manager may die: before an event, and after any number of its actions.
     pub(super) deaths: u32,
 }
@@ -113,9 +115,14 @@ enum Move {
 enum Death {
     No,
     /// Before it has heard.
-    Before { asked_fail: bool },
+    Before {
+        asked_fail: bool,
+    },
     /// When it has done so many of its actions.
-    After { done: usize, asked_fail: bool },
+    After {
+        done: usize,
+        asked_fail: bool,
+    },
 }
 
 #[derive(Clone)]
@@ -129,6 +136,8 @@ struct Model {
     past: BTreeMap<UnitName, LaunchId>,
     deaths: u32,
     is_recovering: bool,
+    repeats: bool,
+    last_refused: bool,
     finished: bool,
     seq: u64,
 }
@@ -167,6 +176,8 @@ impl Model {
             past: BTreeMap::new(),
             deaths: system.deaths,
             is_recovering: false,
+            repeats: system.repeats,
+            last_refused: false,
             finished: false,
             seq: 0,
         };
@@ -194,6 +205,7 @@ impl Model {
                 At::Leaving => {
                     moves.push(Move::Emptied(launch));
                     if system.repeats {
+                        moves.push(Move::Void(launched(launch)));
                         moves.push(Move::Void(Event::Exited {
                             launch,
                             exit: Exit::Code(1),
@@ -249,13 +261,8 @@ impl Model {
                 moves.push(Move::Unkillable(launch));
             }
         } else {
-            for code in [0, 1] {
+            for &code in system.codes {
                 moves.push(Move::Exited(launch, Exit::Code(code), false));
-            }
-            if held.role == Role::Main {
-                for &code in &spec.restart.permanent_exit_codes {
-                    moves.push(Move::Exited(launch, Exit::Code(code), false));
-                }
             }
             if system.leaves {
                 moves.push(Move::Exited(launch, Exit::Code(1), true));
@@ -269,6 +276,7 @@ impl Model {
     /// Makes a move, with or without a death of the manager. `Err` is what must not be.
     fn go(&self, system: &System, what: &Move, death: Death) -> Result<(Self, usize), String> {
         let mut next = self.clone();
+        next.last_refused = false;
         let event = next.happen(what);
         let done = match death {
             Death::No => next.handle(event)?,
@@ -305,7 +313,69 @@ impl Model {
             return Err(format!("news that is void changed something: {event:?}"));
         }
         next.judge()?;
+        self.judge_move(&next, what)?;
         Ok((next, done))
+    }
+
+    /// What a move may have changed, and what not.
+    fn judge_move(&self, next: &Self, what: &Move) -> Result<(), String> {
+        for (ix, before) in self.engine.units() {
+            let after = next.engine.unit(ix);
+            let name = &before.spec.name;
+            let now = Mono(next.now);
+            let past = |unit: &Unit| unit.restarts.picture(&|at| now.since(at).as_nanos() as u64);
+            let (had, has) = (past(before), past(after));
+            let policy = &before.spec.restart;
+            let window = policy.window.as_nanos() as u64;
+            let times = has.ages.iter().filter(|age| **age < window).count();
+            if policy.max_restarts.is_some_and(|most| times > most as usize) {
+                return Err(format!("{name} is restarted {times} times within its window"));
+            }
+            let is_host = matches!(what, Move::LaunchFailed(_, true));
+            // One whose time was up before has failed by itself.
+            let was_starting = matches!(before.state, State::Starting { .. });
+            if is_host && was_starting && has.ages.len() > had.ages.len() {
+                return Err(format!("{name} pays for a failure of the host"));
+            }
+            if let (State::Backoff { until }, false) = (&after.state, is_host)
+                && !matches!(before.state, State::Backoff { .. })
+                && after.restarts.is_due()
+                && until.since(now) < policy.delay
+            {
+                return Err(format!("{name} is tried again too soon"));
+            }
+            let was_stable = before
+                .state
+                .life()
+                .and_then(|life| life.ready)
+                .is_some_and(|at| now.since(at) >= policy.stable_after);
+            if had.is_slow && !has.is_slow && !was_stable && !matches!(what, Move::Ask(..)) {
+                return Err(format!("the past of {name} is forgiven though it was not stable"));
+            }
+            if let Move::Ask(ask, unit) = what
+                && unit == name
+            {
+                let is_refused = next.last_refused;
+                let is_right = match ask {
+                    Ask::Start | Ask::Restart => is_refused || after.desired == Desired::Up,
+                    Ask::Stop | Ask::StopAll => is_refused || after.desired == Desired::Down,
+                    Ask::Hold => after.hold.is_some(),
+                    Ask::Unhold => after.hold.is_none(),
+                    Ask::Reset => has.ages.is_empty() && !has.is_slow,
+                    Ask::Kill => true,
+                };
+                if !is_right {
+                    return Err(format!("{ask:?} {name} was taken, and is not what is wanted"));
+                }
+            }
+        }
+        if let Some((launch, piece)) = next.held.iter().find(|(_, piece)| piece.at == At::Gone) {
+            return Err(format!(
+                "{} of {}, {launch}, is gone and never released",
+                piece.role, piece.unit
+            ));
+        }
+        Ok(())
     }
 
     /// What the world does; what the manager is told of it.
@@ -416,7 +486,12 @@ impl Model {
         }
         rest.into_iter().try_for_each(|action| self.obey(action))?;
         // What the keeper was about to say of launches it has done; one that failed is not there.
-        let asked: Vec<LaunchId> = self.held.iter().filter(|(_, h)| h.at == At::Asked).map(|(l, _)| *l).collect();
+        let asked: Vec<LaunchId> = self
+            .held
+            .iter()
+            .filter(|(_, h)| h.at == At::Asked)
+            .map(|(l, _)| *l)
+            .collect();
         for launch in asked {
             if asked_fail {
                 self.held.remove(&launch);
@@ -427,9 +502,17 @@ impl Model {
         for (launch, held) in self.held.clone() {
             self.handle(launched(launch))?;
             if let Some(exit) = held.exit {
-                let remains = if held.is_told && held.at == At::Leaving { vec![9] } else { Vec::new() };
+                let remains = if held.is_told && held.at == At::Leaving {
+                    vec![9]
+                } else {
+                    Vec::new()
+                };
                 let remains = if held.at == At::Leaving { vec![9] } else { remains };
-                self.handle(Event::Exited { launch, exit, remains })?;
+                self.handle(Event::Exited {
+                    launch,
+                    exit,
+                    remains,
+                })?;
             }
         }
         self.engine.resume(Mono(self.now));
@@ -440,7 +523,9 @@ impl Model {
     }
 
     fn main_of(&self, unit: &UnitName) -> Option<&Piece> {
-        self.held.values().find(|held| held.unit == *unit && held.role == Role::Main)
+        self.held
+            .values()
+            .find(|held| held.unit == *unit && held.role == Role::Main)
     }
 
     fn is_alive(held: &Piece) -> bool {
@@ -451,14 +536,11 @@ impl Model {
     fn obey(&mut self, action: Action) -> Result<(), String> {
         match action {
             Action::Launch { launch, role, spec } => return self.launch(launch, role, &spec.name),
-            Action::Signal { launch, signal, .. } => match self.held.get(&launch) {
+            Action::Signal { launch, .. } => match self.held.get(&launch) {
                 Some(held) if held.at == At::Asked => {
                     return Err(format!("{launch} is signalled before the keeper has answered"));
                 }
                 Some(held) => {
-                    if signal == 9 && !held.is_told && !matches!(held.role, Role::Main) {
-                        return Err(format!("{launch} is killed and was never told to go"));
-                    }
                     let unit = held.unit.clone();
                     self.stop_order(&unit)?;
                     self.held.entry(launch).and_modify(|held| held.is_told = true);
@@ -470,14 +552,24 @@ impl Model {
                 Some(held) if held.at == At::Asked => {
                     return Err(format!("{launch} is killed before the keeper has answered"));
                 }
-                Some(held) => held.is_destroyed = true,
+                Some(held) => {
+                    let is_forced = self
+                        .engine
+                        .shutdown
+                        .as_ref()
+                        .is_some_and(|shutdown| shutdown.killing);
+                    if held.role == Role::Main && held.at == At::Alive && !held.is_told && !is_forced {
+                        return Err(format!("{launch} is killed, and was never told to go"));
+                    }
+                    held.is_destroyed = true;
+                }
                 None if self.is_recovering => {}
                 None => return Err(format!("{launch} is killed, and is not there")),
             },
             Action::Release { launch } => match self.held.get(&launch).map(|held| held.at) {
                 Some(At::Gone) => {
                     let held = self.held.remove(&launch);
-                    if let Some(held) = held.filter(|held| held.role == Role::Main) {
+                    if let Some(held) = held.filter(|held| held.role == Role::Main && self.repeats) {
                         self.past.insert(held.unit, launch);
                     }
                 }
@@ -487,7 +579,13 @@ impl Model {
             },
             Action::Reply { id, answer } => return self.reply(id, &answer),
             Action::Finish { .. } => {
-                if self.held.values().any(Self::is_alive) {
+                // At the end of its time it is given up.
+                let is_forced = self
+                    .engine
+                    .shutdown
+                    .as_ref()
+                    .is_some_and(|shutdown| shutdown.killing);
+                if !is_forced && self.held.values().any(Self::is_alive) {
                     return Err("it is finished, and something lives".to_owned());
                 }
                 self.finished = true;
@@ -512,7 +610,10 @@ impl Model {
         if self.held.contains_key(&launch) {
             return Err(format!("{launch} is launched twice"));
         }
-        let others = self.held.values().filter(|held| held.unit == *name && held.at != At::Gone);
+        let others = self
+            .held
+            .values()
+            .filter(|held| held.unit == *name && held.at != At::Gone);
         if let Some(other) = others.clone().next()
             && !(matches!(role, Role::StartPost(_) | Role::StopPre(_)) && other.role == Role::Main)
         {
@@ -524,17 +625,22 @@ impl Model {
             return Err(format!("{name} is launched though it is wanted down"));
         }
         // A life that began before the hold goes on.
-        if role == Role::StartPre(0) && unit.hold.is_some() {
+        if unit.hold.is_some() && role == Role::StartPre(0) && !self.is_recovering {
             return Err(format!("{name} is launched though it is held"));
         }
         for &d in &self.engine.graph().edges(ix).requires {
             let d = name_of(self, d);
-            let is_ready = self.main_of(&d).is_some_and(|held| held.is_ready && held.at == At::Alive);
+            let is_ready = self
+                .main_of(&d)
+                .is_some_and(|held| held.is_ready && held.at == At::Alive);
             let spec = &self.engine.find(&d).expect("no unit goes").1;
             let is_done = spec.state == State::Completed && spec.spec.exec.kind == Kind::Oneshot;
-            let is_simple = spec.spec.exec.kind == Kind::Simple && self.main_of(&d).is_some_and(|h| h.at == At::Alive);
+            let is_simple =
+                spec.spec.exec.kind == Kind::Simple && self.main_of(&d).is_some_and(|h| h.at == At::Alive);
             if role == Role::Main && !(is_ready || is_done || is_simple) {
-                return Err(format!("{name} is launched, and {d}, which it requires, is not ready"));
+                return Err(format!(
+                    "{name} is launched, and {d}, which it requires, is not ready"
+                ));
             }
         }
         self.held.insert(
@@ -556,7 +662,14 @@ impl Model {
     fn stop_order(&self, name: &UnitName) -> Result<(), String> {
         let (ix, unit) = self.engine.find(name).expect("no unit goes");
         let is_stop = unit.desired == Desired::Down
-            && matches!(&unit.state, State::Stopping { end: End::Wanted, phase: StopPhase::Signal(0), .. });
+            && matches!(
+                &unit.state,
+                State::Stopping {
+                    end: End::Wanted,
+                    phase: StopPhase::Signal(0),
+                    ..
+                }
+            );
         // One that never became ready has nobody that relies on it.
         let was_ready = unit.state.life().is_some_and(|life| life.ready.is_some());
         if !is_stop || !was_ready {
@@ -576,6 +689,7 @@ impl Model {
             return Err(format!("request {} is answered, and is not open", id.0));
         };
         let RequestAnswer::Done(answers) = answer else {
+            self.last_refused = true;
             return Ok(());
         };
         let said = |answer: &&UnitAnswer| matches!(answer.outcome, Outcome::Done | Outcome::Already);
@@ -585,17 +699,21 @@ impl Model {
             let is_right = match ask {
                 Ask::Start | Ask::Restart => {
                     let is_notify = unit.spec.exec.kind == Kind::Notify;
-                    unit.state == State::Completed
+                    (!is_notify && unit.is_satisfied())
                         || main.is_some_and(|held| held.at == At::Alive && (held.is_ready || !is_notify))
                 }
                 // A later start may have begun the next life in the same step.
-                Ask::Stop | Ask::StopAll => {
-                    !self.held.values().any(|held| held.unit == answer.unit && Self::is_alive(held))
-                }
+                Ask::Stop | Ask::StopAll => !self
+                    .held
+                    .values()
+                    .any(|held| held.unit == answer.unit && Self::is_alive(held)),
                 Ask::Reset | Ask::Hold | Ask::Unhold | Ask::Kill => true,
             };
             if !is_right {
-                return Err(format!("{ask:?} {} is answered with {:?}", answer.unit, answer.outcome));
+                return Err(format!(
+                    "{ask:?} {} is answered with {:?}",
+                    answer.unit, answer.outcome
+                ));
             }
         }
         Ok(())
@@ -605,7 +723,10 @@ impl Model {
     fn judge(&self) -> Result<(), String> {
         for (_, unit) in self.engine.units() {
             let name = &unit.spec.name;
-            let owes = self.held.values().any(|held| held.unit == *name && held.at != At::Gone);
+            let owes = self
+                .held
+                .values()
+                .any(|held| held.unit == *name && held.at != At::Gone);
             let is_moving = matches!(
                 unit.state,
                 State::Starting { .. } | State::Stopping { .. } | State::Reloading { .. }
@@ -613,6 +734,16 @@ impl Model {
             let is_timed = unit.state.deadline().is_some_and(|at| at < Mono(u64::MAX));
             if is_moving && !owes && !is_timed {
                 return Err(format!("{name} is {:?} and nothing will end that", unit.word));
+            }
+            // A start always has its time; a stop has it until everything is being killed.
+            let is_owed = self.held.values().any(|held| {
+                held.unit == *name && (held.at == At::Asked || (held.at != At::Gone && held.is_destroyed))
+            });
+            if is_moving && !is_timed && !is_owed {
+                return Err(format!(
+                    "{name} is {:?} for as long as its process likes",
+                    unit.word
+                ));
             }
             let lives = unit.state.life().is_some();
             if owes && !lives {
@@ -661,19 +792,40 @@ impl Model {
             }
             model = model.go(system, &what, Death::No)?.0;
         }
-        if let Some((ask, unit)) = model.open.values().next() {
-            return Err(format!("{ask:?} {unit} is never answered"));
+        let shutdown = model.engine.shutdown.as_ref();
+        let is_given_up = model.finished && shutdown.is_some_and(|shutdown| shutdown.killing);
+        if let Some((ask, unit)) = model.open.values().next()
+            && !is_given_up
+        {
+            let is = model.engine.find(unit).map(|(_, unit)| (unit.word, unit.desired));
+            return Err(format!(
+                "{ask:?} {unit} is never answered: {is:?} {:?}",
+                model.engine.requests.pending()
+            ));
         }
-        if model.engine.is_shutting_down() && !model.finished {
-            return Err("the shutdown never ends".to_owned());
+        if model.engine.is_shutting_down() {
+            return if model.finished {
+                Ok(())
+            } else {
+                Err("the shutdown never ends".to_owned())
+            };
         }
         for (ix, unit) in model.engine.units() {
             let name = &unit.spec.name;
-            let lives = model.held.values().any(|held| held.unit == *name && held.at != At::Gone);
+            let lives = model
+                .held
+                .values()
+                .any(|held| held.unit == *name && held.at != At::Gone);
             let is_right = match (unit.desired, &unit.state) {
                 (Desired::Down, _) => !lives,
                 (Desired::Up, State::Running { .. } | State::Completed) => true,
-                (Desired::Up, State::Failed { next_try }) => next_try.is_none() || unit.hold.is_some(),
+                (Desired::Up, State::Failed { next_try }) => {
+                    let policy = &unit.spec.restart;
+                    let may_give_up = policy.policy == RestartPolicy::Never
+                        || policy.exhausted == Exhausted::GiveUp
+                        || !policy.permanent_exit_codes.is_empty();
+                    unit.hold.is_some() || (next_try.is_none() && may_give_up)
+                }
                 (Desired::Up, State::Waiting) => {
                     let is_up = |d: Ix| model.engine.unit(d).is_satisfied();
                     let blockers = model.engine.blockers(ix);
@@ -712,7 +864,10 @@ impl Model {
         }
         for (launch, held) in &self.held {
             let (ix, unit) = self.engine.find(&held.unit).expect("no unit goes");
-            let is_present = unit.state.life().is_some_and(|l| l.invocation == launch.invocation);
+            let is_present = unit
+                .state
+                .life()
+                .is_some_and(|l| l.invocation == launch.invocation);
             out.number(u64::from(ix.0));
             out.role(held.role);
             out.bits(&[is_present, held.is_ready, held.is_told, held.is_destroyed]);
@@ -747,7 +902,7 @@ impl Model {
         out.bits(&[
             self.finished,
             shutdown.is_some_and(|shutdown| shutdown.killing),
-            self.past.len() == self.engine.units().count(),
+            !self.past.is_empty(),
         ]);
         out.bytes
     }
@@ -766,7 +921,10 @@ fn op(ask: Ask, unit: &UnitName) -> Op {
     let units = vec![unit.clone()];
     match ask {
         Ask::Start => Op::Start { units },
-        Ask::Stop => Op::Stop { units, cascade: false },
+        Ask::Stop => Op::Stop {
+            units,
+            cascade: false,
+        },
         Ask::StopAll => Op::Stop { units, cascade: true },
         Ask::Restart => Op::Restart {
             units,
@@ -795,164 +953,13 @@ fn op(ask: Ask, unit: &UnitName) -> Op {
     }
 }
 
-/// Bytes that are the same for states that are the same.
-struct Picture {
-    bytes: Vec<u8>,
-    now: u64,
-}
-
-impl Picture {
-    fn number(&mut self, n: u64) {
-        // All of them are small: a byte each, but for the large ones.
-        match u8::try_from(n) {
-            Ok(n) if n < 0xf0 => self.bytes.push(n),
-            _ => {
-                self.bytes.push(0xf0);
-                self.bytes.extend(n.to_le_bytes());
-            }
-        }
-    }
-
-    fn bits(&mut self, bits: &[bool]) {
-        let packed = bits.iter().fold(0, |sum, bit| sum << 1 | u64::from(*bit));
-        self.number(packed);
-    }
-
-    /// A time to come, from now.
-    fn time(&mut self, at: Option<Mono>) {
-        match at {
-            None => self.number(0xe0),
-            Some(Mono(u64::MAX)) => self.number(0xe1),
-            Some(at) => self.number(at.0.saturating_sub(self.now).div_ceil(GRAIN)),
-        }
-    }
-
-    fn role(&mut self, role: Role) {
-        let (kind, n) = match role {
-            Role::Main => (0, 0),
-            Role::StartPre(n) => (1, n),
-            Role::StartPost(n) => (2, n),
-            Role::StopPre(n) => (3, n),
-            Role::StopPost(n) => (4, n),
-            Role::Reload(n) => (5, n),
-            Role::ReadyProbe => (6, 0),
-            Role::Probe => (7, 0),
-        };
-        self.number(kind << 4 | u64::from(n));
-    }
-
-    fn process(&mut self, process: Option<&Process>) {
-        let Some(process) = process else {
-            return self.number(0xe2);
-        };
-        self.role(process.role);
-        self.number(match process.phase {
-            ProcessPhase::Asked => 0,
-            ProcessPhase::Alive { .. } => 1,
-            ProcessPhase::Leaving => 2,
-            ProcessPhase::Gone => 3,
-        });
-        self.bits(&[process.is_killed]);
-    }
-
-    fn exit(&mut self, exit: Option<Exit>) {
-        self.number(match exit {
-            None => 0xe3,
-            Some(Exit::Code(code)) => u64::from(code.unsigned_abs()),
-            Some(Exit::Signal { signal, .. }) => 0x80 + u64::from(signal.unsigned_abs()),
-            Some(Exit::Unknown) => 0xe4,
-        });
-    }
-
-    fn life(&mut self, life: &Life) {
-        self.process(life.main.as_ref());
-        self.process(life.hook.as_ref());
-        self.exit(life.exit);
-        self.exit(life.hook_exit);
-        // Older than that is all the same.
-        let age = life.ready.map(|at| Mono(self.now).since(at).min(life.spec.restart.stable_after));
-        self.number(age.map_or(0xe5, |age| age.as_nanos() as u64 / GRAIN));
-        self.bits(&[life.word.is_ending, life.word.reloading.is_some(), life.foreign.is_some()]);
-        self.number(life.began_by as u64);
-    }
-
-    fn state(&mut self, state: &State) {
-        self.number(state.word() as u64);
-        self.time(state.deadline());
-        match state {
-            State::Starting { phase, .. } => self.number(match phase {
-                StartPhase::Pre(n) => u64::from(*n),
-                StartPhase::Activating => 0x20,
-                StartPhase::FindingMain => 0x21,
-                StartPhase::Probing => 0x22,
-                StartPhase::Post(n) => 0x40 + u64::from(*n),
-            }),
-            State::Reloading { index, .. } => self.number(u64::from(*index)),
-            State::Stopping { phase, end, killed, .. } => {
-                self.number(match phase {
-                    StopPhase::ClearHook => 0x20,
-                    StopPhase::AwaitMain => 0x21,
-                    StopPhase::Abort => 0x22,
-                    StopPhase::Kill => 0x23,
-                    StopPhase::Pre(n) => u64::from(*n),
-                    StopPhase::Signal(n) => 0x40 + *n as u64,
-                    StopPhase::Post(n) => 0x80 + u64::from(*n),
-                });
-                self.number(match end {
-                    End::Wanted => 0,
-                    End::Exited => 1,
-                    End::AttemptFailed(_) => 2,
-                    End::HostFailed(_) => 3,
-                    End::Unhealthy(_) => 4,
-                    End::Hung(_) => 5,
-                });
-                self.bits(&[*killed]);
-            }
-            State::Running { .. }
-            | State::Stopped
-            | State::Waiting
-            | State::Backoff { .. }
-            | State::Failed { .. }
-            | State::Completed => {}
-        }
-        if let Some(life) = state.life() {
-            self.life(life);
-        }
-    }
-
-    fn unit(&mut self, unit: &Unit) {
-        self.bits(&[
-            unit.desired == Desired::Up,
-            unit.restart_pending,
-            unit.attempt_failed,
-            unit.hold.is_some(),
-            unit.is_held_down,
-            unit.is_taken_along,
-            unit.remains.is_empty(),
-            unit.last_stop_killed,
-        ]);
-        self.number(unit.desired_cause.kind as u64);
-        self.state(&unit.state);
-        let now = Mono(self.now);
-        let window = unit.spec.restart.window;
-        let past = unit.restarts.picture(&|at| {
-            let age = now.since(at);
-            if age >= window { u64::MAX } else { age.as_nanos() as u64 / GRAIN }
-        });
-        self.bits(&[past.is_slow, past.is_due]);
-        self.number(u64::from(past.host_step));
-        for age in past.ages.into_iter().filter(|age| *age != u64::MAX) {
-            self.number(age);
-        }
-        self.number(0xe6);
-    }
-}
-
 /// FNV-1a, 128 bit (Fowler, Noll, Vo).
 fn fingerprint(bytes: &[u8]) -> u128 {
-    bytes.iter().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |h, b| {
-        (h ^ u128::from(*b)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
-    })
+    bytes
+        .iter()
+        .fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |h, b| {
+            (h ^ u128::from(*b)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+        })
 }
 
 /// What was found so far, by fingerprint: the state before, and which of its choices led here.
@@ -1025,7 +1032,9 @@ fn choices(system: &System, model: &Model) -> Vec<(Move, Death)> {
         let is_void = matches!(what, Move::Void(_));
         let mut actions = 0;
         if model.deaths > 0 && !is_void {
-            actions = model.go(system, &what, Death::No).map_or(0, |(_, actions)| actions);
+            actions = model
+                .go(system, &what, Death::No)
+                .map_or(0, |(_, actions)| actions);
         }
         all.push((what.clone(), Death::No));
         if model.deaths == 0 || is_void {
@@ -1038,7 +1047,10 @@ fn choices(system: &System, model: &Model) -> Vec<(Move, Death)> {
         };
         for &asked_fail in fates {
             // What is not of a process is still to be taken when the new manager is there.
-            if matches!(what, Move::Launched(_) | Move::LaunchFailed(..) | Move::Exited(..) | Move::Emptied(_)) {
+            if matches!(
+                what,
+                Move::Launched(_) | Move::LaunchFailed(..) | Move::Exited(..) | Move::Emptied(_)
+            ) {
                 all.push((what.clone(), Death::Before { asked_fail }));
             }
             for done in 0..=actions {
@@ -1054,12 +1066,16 @@ fn way_to(system: &System, seen: &Seen, root: u128, print: u128) -> Vec<String> 
     let mut places = Vec::new();
     let mut at = print;
     while at != root {
-        let Some(&(before, place)) = seen.get(&at) else { break };
+        let Some(&(before, place)) = seen.get(&at) else {
+            break;
+        };
         places.push(place);
         at = before;
     }
     let mut way = Vec::new();
-    let Ok(mut model) = Model::new(system) else { return way };
+    let Ok(mut model) = Model::new(system) else {
+        return way;
+    };
     for place in places.into_iter().rev() {
         let Some((what, death)) = choices(system, &model).into_iter().nth(usize::from(place)) else {
             break;
@@ -1085,7 +1101,9 @@ impl Model {
         let before: BTreeSet<LaunchId> = again.held.keys().copied().collect();
         let actions = again.decide(Event::Loaded(Arc::clone(&system.plan)))?;
         if let Some(action) = actions.first() {
-            return Err(format!("the same files again made it say {action:?} with {before:?}"));
+            return Err(format!(
+                "the same files again made it say {action:?} with {before:?}"
+            ));
         }
         if again.picture() != self.picture() {
             return Err("the same files again changed something".to_owned());
