@@ -103,15 +103,7 @@ const PLANNED: [&str; 12] = [
 ];
 
 /// Flags of `logs` that the contract has and this version has not.
-const PLANNED_FLAGS: [&str; 7] = [
-    "--since",
-    "--until",
-    "-g",
-    "--grep",
-    "--stderr",
-    "--previous",
-    "--invocation",
-];
+const PLANNED_FLAGS: [&str; 1] = ["--stderr"];
 
 /// A text that is an answer (`--help`, `--version`), or the reason why the line makes no sense.
 pub fn explain(error: &clap::Error, argv: &[String]) -> Result<String, Stop> {

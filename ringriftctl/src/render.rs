@@ -103,6 +103,22 @@ pub enum Ink {
     Dim,
     /// The word to read first.
     Bold,
+    /// One of many names that stand among each other: the same name has the same colour everywhere.
+    Name(u8),
+}
+
+/// Colours of names: none that says well, warning or broken.
+const NAMES: [&str; 6] = ["36", "35", "34", "96", "95", "94"];
+
+impl Ink {
+    /// The colour of a name.
+    pub fn of_name(name: &str) -> Self {
+        // FNV-1a: any steady spread will do.
+        let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        Self::Name((hash % NAMES.len() as u32) as u8)
+    }
 }
 
 /// How text looks, decided once.
@@ -182,6 +198,7 @@ impl Style {
             Ink::Bad => "1;31",
             Ink::Dim => "2",
             Ink::Bold => "1",
+            Ink::Name(n) => NAMES[usize::from(n) % NAMES.len()],
         };
         format!("\x1b[{code}m{text}\x1b[0m")
     }

@@ -28,3 +28,4 @@ pub mod standin;
 pub mod state;
 pub mod tape;
 pub mod used;
+pub mod whatif;

@@ -496,3 +496,12 @@ pub const RECORDING_QUEUE_BYTES: usize = 32 * 1024 * 1024;
 pub const RECORDING_FLUSH: Duration = Duration::from_secs(2);
 /// The longest recording that is replayed, in bytes: a file may be as long as its bound and one record.
 pub const RECORDING_READ_MAX: u64 = RECORDING_MAX + STATE_RECORD_MAX as u64;
+
+// --- ringriftd simulate ----------------------------------------------------------------------------------------
+
+/// What may happen in one simulation: an hour of a node of 78 units in which one is always failing is some 100 000.
+pub const SIMULATE_EVENTS_MAX: u32 = 5_000_000;
+/// Lines of its trace that are printed.
+pub const SIMULATE_TRACE_MAX: usize = 100_000;
+/// More starts than this within one second, once all are up, are a storm.
+pub const SIMULATE_STORM: usize = 10;

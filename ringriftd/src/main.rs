@@ -12,7 +12,7 @@ use ringriftd::keeper::config::STATE_VERSIONS;
 use ringriftd::keeper::upgrade::{self, SelfCheck};
 use ringriftd::keeper::{Contain, KeeperConfig};
 use ringriftd::places::{PlaceArgs, Places, ProfileArgs};
-use ringriftd::tape::verb::{SimulateArgs, simulate_verb};
+use ringriftd::whatif::verb::{SimulateArgs, simulate_verb};
 use ringriftd::{keeper, logger, manager, standin};
 
 /// A process supervisor: starts the units of a profile in order, watches them, and takes orders from ringriftctl.
@@ -59,8 +59,15 @@ enum Verb {
         #[command(flatten)]
         check: CheckArgs,
     },
-    /// Replays what a daemon recorded (exit 0, or 1 when the engine does something else now)
-    Simulate(SimulateArgs),
+    /// What would happen to a profile if units failed, by the daemon's own engine on a virtual clock (exit 0, or 1 with findings)
+    Simulate {
+        #[command(flatten)]
+        places: PlaceArgs,
+        #[command(flatten)]
+        profiles: ProfileArgs,
+        #[command(flatten)]
+        simulate: SimulateArgs,
+    },
     /// A small daemon that stands in where RingRift is not installed
     #[command(disable_help_flag = true)]
     StandIn {
@@ -112,7 +119,20 @@ fn main() -> ExitCode {
             ),
             Err(why) => refuse(&why),
         },
-        Some(Verb::Simulate(args)) => simulate_verb(&args, &mut std::io::stdout(), &mut std::io::stderr()),
+        Some(Verb::Simulate {
+            places,
+            profiles,
+            simulate,
+        }) => match Places::of_process(&places) {
+            Ok(places) => simulate_verb(
+                &places,
+                &profiles.profile,
+                &simulate,
+                &mut std::io::stdout(),
+                &mut std::io::stderr(),
+            ),
+            Err(why) => refuse(&why),
+        },
         Some(Verb::StandIn { args }) => standin::run(args),
         Some(Verb::Manager(daemon)) => run_manager(&daemon),
         // That its arguments are understood is part of the answer.

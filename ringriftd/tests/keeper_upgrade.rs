@@ -276,3 +276,63 @@ fn a_program_that_does_not_come_up_is_left_for_the_old_one() {
         cast.end(0);
     }
 }
+
+/// What relabels the handover as one of version 1, with the program `$1` to go back to, and goes on as `$2 …`.
+const OLDER: &str = r#"
+import fcntl, json, os, sys
+left = int(os.environ["RINGRIFT_HANDOVER"])
+with open(f"/proc/self/fd/{left}", "rb") as file:
+    picture = json.load(file)
+os.close(left)
+old = os.open(sys.argv[1], os.O_RDONLY)
+os.set_inheritable(old, True)
+picture.update(version=1, old_program=old, descriptors=picture["descriptors"] + [old])
+memory = os.memfd_create("handover", os.MFD_ALLOW_SEALING)
+os.write(memory, json.dumps(picture).encode())
+fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
+os.set_inheritable(memory, True)
+os.environ["RINGRIFT_HANDOVER"] = str(memory)
+os.execv(sys.argv[2], ["ringriftd"] + sys.argv[3:])
+"#;
+
+/// B12: a program that came by an upgrade from an older one goes back to that with what that one can read.
+#[test]
+fn the_way_back_to_an_older_program_is_one_that_it_knows() {
+    if !Path::new("/usr/bin/python3").exists() {
+        keeper_support::skipped("no python3 that could play the older program");
+        return;
+    }
+    let mut cast = Cast::start(Mode::Group);
+    let dir = cast.dir.path().to_path_buf();
+    let script = format!("read x <>{}", cast.fifo().display());
+    let (pid, _) = cast.manager.launch(&cast.shell(1, &script));
+    let all = BTreeMap::from([(main_of(1), (pid, start_time(pid)))]);
+    // Reads version 1 and no other, as the ringriftd did that wrote it first. By the shell alone: waiting for a child, it would
+    // leave a signal open that this test program has threads for.
+    let reads = "read -r left < /proc/self/fd/$RINGRIFT_HANDOVER
+case \"$left\" in '{\"version\":1,'*) ;; *) exit 8;; esac";
+    program(&dir, "old", "exit 1", &format!("{reads}\n{}", itself()));
+    std::fs::write(dir.join("older.py"), OLDER).unwrap();
+    let own = std::env::current_exe().unwrap();
+    let becomes = format!(
+        "exec /usr/bin/python3 {0}/older.py {0}/old {1} \"$@\"",
+        dir.display(),
+        own.display()
+    );
+    let new = program(&dir, "new", &good(), &becomes);
+    cast.manager.upgrade(&new);
+    assert_eq!(launched(&cast.next_roles()), all);
+    // Its managers die on it.
+    cast.kill_manager();
+    assert_eq!(launched(&cast.next_manager()), all);
+    cast.kill_manager();
+    let told = cast.next_roles();
+    assert!(
+        note(&told).1.ends_with("the old program is back"),
+        "{}",
+        note(&told).1
+    );
+    assert_eq!(launched(&told), all);
+    cast.manager.send(&ToKeeper::Serving);
+    cast.end(0);
+}

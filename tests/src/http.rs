@@ -1,9 +1,11 @@
 //! Asks a node over HTTP as a stranger does: bytes out, bytes in, over TCP or a Unix socket.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -52,10 +54,28 @@ pub trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
 impl Door {
-    /// A port of this host that nobody listens at now.
+    /// A port of this host that nobody listens at now, and that nobody else takes until it is used: its address is this
+    /// process's own among the loopback ones, and no port of it is given twice. (A port of 127.0.0.1 may be given to any
+    /// other test, or to any client that connects, as soon as it is let go of.)
+    ///
+    /// # Panics
+    /// When there is none.
     pub fn free() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        Self::Tcp(listener.local_addr().expect("it has an address"))
+        static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+        // A pid has 22 bits at most (PID_MAX_LIMIT).
+        let [_, high, middle, low] = std::process::id().to_be_bytes();
+        let own = Ipv4Addr::new(127, 64 | high, middle, low);
+        loop {
+            let listener = TcpListener::bind((own, 0)).expect("a port is free");
+            let address = listener.local_addr().expect("it has an address");
+            if GIVEN
+                .lock()
+                .expect("nobody panics with it")
+                .insert(address.port())
+            {
+                return Self::Tcp(address);
+            }
+        }
     }
 
     /// The socket `http.sock` in a node's folder.
@@ -194,7 +214,9 @@ impl Events {
     /// The next one; `None` when the stream has ended.
     pub fn hear(&mut self) -> Option<Told> {
         let (mut kind, mut id, mut data) = ("message".to_owned(), None, None);
-        loop {
+        // Signs of life, which come all the time, are none of what is waited for.
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
             let mut line = String::new();
             if self.lines.read_line(&mut line).ok()? == 0 {
                 return None;
@@ -210,6 +232,22 @@ impl Events {
                 && let Some(data) = data.take()
             {
                 return Some(Told { kind, id, data });
+            }
+        }
+        None
+    }
+
+    /// Waits for what is told next; true when that is a comment, which says only that the stream lives.
+    pub fn is_heartbeat(&mut self) -> bool {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            match self.lines.read_line(&mut line) {
+                Ok(0) | Err(_) => return false,
+                Ok(_) if line.starts_with(':') => return true,
+                Ok(_) if line.contains(": ") => return false,
+                // The lengths of pieces, and what ends them.
+                Ok(_) => {}
             }
         }
     }

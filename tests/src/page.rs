@@ -42,7 +42,7 @@ pub fn unit(name: &str, state: &str, minutes: f64, requires: &[&str]) -> Value {
     let since = now() - minutes * 60.0;
     json!({
         "name": name, "key": name.to_uppercase(), "description": format!("The {name} daemon"), "state": state,
-        "health": if is_up { "healthy" } else { "unknown" }, "uptime_seconds": if is_up { minutes * 60.0 } else { 0.0 },
+        "health": if is_up { "healthy" } else { "unknown" }, "health_text": null, "uptime_seconds": if is_up { minutes * 60.0 } else { 0.0 },
         "restart_count": 0, "starts": 1, "auto_restart": true, "last_error": null, "pid": if is_up { json!(4711) } else { Value::Null },
         "ready": is_up, "depends_on": requires.iter().map(|r| json!({ "unit": r, "kind": "requires" })).collect::<Vec<_>>(),
         "category": "sync", "critical": false, "metrics": {}, "since_s": since, "ready_s": null, "next_try_s": null,

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use harness::survive::Role;
 use harness::{Node, Unit, both_ways, until};
-use proto::reply::{Capsule, ChangedKind, FailureKind, Oom, Reply, State};
+use proto::reply::{Capsule, ChangedKind, Exit, FailureKind, Oom, Reply, State};
 use proto::request::Request;
 use serde_json::Value;
 
@@ -45,7 +45,7 @@ both_ways! {
             .unit("a", &shell(line).once())
             .unit("killed", &shell("echo now; kill -9 $$").once())
             .unit("absent", &Unit::command(&["/nonexistent/program"]).once())
-            .unit("late", &shell("echo waits; exec sleep 1000").kind("notify").text("ready.timeout", "300ms").once())
+            .unit("late", &shell("echo waits; exec sleep 1000").kind("notify").text("ready.timeout", "3s").once())
             .start();
         let capsule = &capsules(&node, "a", 1)[0];
         assert_eq!((capsule.kind, capsule.exit), (FailureKind::Exit, Some(proto::reply::Exit::Code(7))));
@@ -138,6 +138,171 @@ fn failures_outlive_the_manager_the_logger_and_all_of_ringriftd() {
     node.check();
 }
 
+/// A unit that was ended because it is not well, and one that hung: why, how it then ended, and its last words.
+#[test]
+fn an_unhealthy_end_and_a_hung_one_are_failures_with_their_reasons() {
+    let program = harness::programs::ringriftd().to_str().expect("a path of text");
+    let sick = shell("echo my disk is gone; exec sleep 1000")
+        .once()
+        .set("health.probe", "{ file = \"/nowhere/flag\" }")
+        .text("health.interval", "1s")
+        .text("health.grace", "0s")
+        .set("health.failures", "2");
+    let hung = Unit::command(&[program, "stand-in", "create_x", "--log-every", "200ms"])
+        .kind("notify")
+        .once()
+        .text("health.watchdog", "2s");
+    let node = Node::builder()
+        .unit("sick", &sick)
+        .unit("hung", &hung)
+        .start_without_waiting();
+    node.wait_unit("hung", "heard of", |u| {
+        u.check
+            .as_ref()
+            .is_some_and(|check| check.watchdog_fed_us.is_some())
+    });
+    harness::processes::signal(node.pid("hung"), libc::SIGSTOP);
+    let sick = &capsules(&node, "sick", 1)[0];
+    assert_eq!(sick.kind, FailureKind::Probe);
+    assert!(
+        sick.text
+            .contains("failed 2 times in a row: there is no /nowhere/flag"),
+        "{sick:?}"
+    );
+    assert_eq!(lines(sick), ["my disk is gone"]);
+    // It was stopped in order, by us.
+    assert_eq!(
+        sick.exit,
+        Some(Exit::Signal {
+            signal: libc::SIGTERM,
+            core: false
+        })
+    );
+    assert!(sick.ready_ms.is_some() && sick.oom == Oom::No, "{sick:?}");
+
+    let hung = &capsules(&node, "hung", 1)[0];
+    assert_eq!(hung.kind, FailureKind::Probe);
+    assert!(hung.text.contains("watchdog"), "{hung:?}");
+    assert!(
+        matches!(
+            hung.exit,
+            Some(Exit::Signal {
+                signal: libc::SIGABRT,
+                ..
+            })
+        ),
+        "it leaves a trace of where it hung: {hung:?}"
+    );
+    assert!(hung.ready_ms.is_some() && !lines(hung).is_empty(), "{hung:?}");
+    let why = node.ctl(&["why", "hung"]).ended(3);
+    assert!(why.stdout.contains("watchdog"), "{why}");
+    let table = node.ctl(&["failed"]).ended(1).stdout;
+    assert_eq!(table.matches("health check").count(), 2, "{table}");
+    node.check();
+}
+
+/// The death of keeper, manager and logger in one moment takes no failure along; and a unit that ends while nobody is there is a
+/// failure too.
+#[test]
+fn failures_outlive_the_death_of_all_three_roles() {
+    let node = Node::builder();
+    let go = node.path("go");
+    let waits = format!("while [ ! -e {go} ]; do sleep 0.05; done; exit 5");
+    let mut node = node
+        .bare()
+        .unit("a", &shell("echo last words; exit 7").once())
+        .unit("b", &shell(&waits).once())
+        .start();
+    let before = capsules(&node, "a", 1);
+    assert_eq!(lines(&before[0]), ["last words"]);
+    node.kill_daemon();
+    std::fs::write(node.path("go"), "").expect("a file");
+    until("the end of b", || node.unit_processes().is_empty().then_some(()));
+    node.start_again();
+    assert_eq!(capsules(&node, "a", 1), before, "neither lost nor told twice");
+    node.wait_state("b", State::Failed);
+    let unseen = capsules(&node, "b", 1);
+    assert_eq!(unseen.len(), 1);
+    // Where nobody has reaped it the kernel still says how it ended; else nobody knows, and that is said.
+    assert!(
+        matches!(unseen[0].exit, Some(Exit::Code(5) | Exit::Unknown)),
+        "{unseen:?}"
+    );
+    let event = node
+        .history()
+        .into_iter()
+        .find(|event| event.seq == unseen[0].seq);
+    assert_eq!(event.map(|event| event.unit).as_deref(), Some("b"));
+    node.kill_daemon();
+    node.start_again();
+    assert_eq!(
+        (capsules(&node, "a", 1), capsules(&node, "b", 1)),
+        (before, unseen)
+    );
+    node.check();
+}
+
+/// A control group of the old kind that may have 16 MiB, removed in the end.
+struct Narrow(std::path::PathBuf);
+
+impl Narrow {
+    fn make() -> Option<Self> {
+        let folder = format!("/sys/fs/cgroup/memory/rr-test-{}", std::process::id());
+        let folder = std::path::PathBuf::from(folder);
+        std::fs::create_dir(&folder).ok()?;
+        let narrow = Self(folder);
+        std::fs::write(narrow.0.join("memory.limit_in_bytes"), "16M").ok()?;
+        Some(narrow)
+    }
+}
+
+impl Drop for Narrow {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// A unit that the kernel really kills for want of memory: its own cgroup says so where it counts memory; where only the machine
+/// counts, it is a maybe. Either way every screen tells it.
+#[test]
+fn a_kill_for_want_of_memory_is_told() {
+    let narrow = Narrow::make();
+    let root = harness::processes::cgroup_root().unwrap_or_default();
+    // The unit narrows the group that it is in, or goes into the one that was made for it.
+    let line = format!(
+        "own={}$(sed -n 's/^0:://p' /proc/self/cgroup); if [ -e $own/memory.max ]; then echo 16M > $own/memory.max; else echo $$ > \
+         {}/cgroup.procs; fi && echo filling up && exec tail /dev/zero",
+        root.display(),
+        narrow
+            .as_ref()
+            .map_or("/nowhere".to_owned(), |narrow| narrow.0.display().to_string())
+    );
+    let node = Node::builder()
+        .unit("other", &Unit::bad(&["run"]))
+        .spare("a", &shell(&line).once())
+        .start();
+    let counts = node.leaves().iter().any(|leaf| leaf.join("memory.max").exists());
+    harness::need!(counts || narrow.is_some(), "no memory controller that we may use");
+    node.ctl(&["start", "a", "--no-block"]).ended(0);
+    node.wait_state("a", State::Failed);
+    let capsule = &capsules(&node, "a", 1)[0];
+    assert_eq!(capsule.kind, FailureKind::Signal, "{capsule:?}");
+    assert_eq!(
+        capsule.exit,
+        Some(Exit::Signal {
+            signal: libc::SIGKILL,
+            core: false
+        })
+    );
+    assert_eq!(capsule.oom, if counts { Oom::Yes } else { Oom::Maybe });
+    assert_eq!(lines(capsule), ["filling up"]);
+    for words in [&["failed"][..], &["status", "a"], &["why", "a"]] {
+        let told = node.ctl(words).stdout;
+        assert!(told.contains("memory"), "{words:?}:\n{told}");
+    }
+    node.check();
+}
+
 /// What is different since a unit last worked is named, and no value of its environment is.
 #[test]
 fn a_failure_says_what_changed_since_the_unit_last_worked() {
@@ -160,7 +325,8 @@ fn a_failure_says_what_changed_since_the_unit_last_worked() {
     let since = node.wait_state("worker", State::Running).ready_us.expect("ready");
     until("a stable life", || {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        (now.expect("after 1970").as_micros() as u64 > since + 20_000).then_some(())
+        // Its files are looked at meanwhile, off the loop, for a second at most.
+        (now.expect("after 1970").as_micros() as u64 > since + 2_000_000).then_some(())
     });
     node.ctl(&["stop", "worker"]).ended(0);
     node.ctl(&["restart", "base", "--yes"]).ended(0);
@@ -198,6 +364,41 @@ fn a_failure_says_what_changed_since_the_unit_last_worked() {
     for output in [&why, &json, &node.ctl(&["status", "worker", "--json"])] {
         assert!(!output.text().contains("s3cret"), "{output}");
     }
+    node.check();
+}
+
+/// S4: what a unit's arguments say is not stored, though what they name is compared when it fails.
+#[test]
+fn no_argument_of_a_unit_is_stored() {
+    let secret = "s3cret-4711";
+    let builder = Node::builder().file("secret.env", &format!("PASSWORD={secret}\n"));
+    let (script, env) = (builder.path("worker.sh"), builder.path("secret.env"));
+    let unit = Unit::command(&["/bin/sh", &script, "database://me@host/x"])
+        .set(
+            "exec.command",
+            &format!("[\"/bin/sh\", {script:?}, \"database://me:${{PASSWORD}}@host/x\"]"),
+        )
+        .list("exec.env_files", &[&env])
+        .once();
+    let node = builder
+        .file("worker.sh", "sleep 1000\n:\n")
+        .unit("worker", &unit)
+        .start();
+    let stored = || {
+        let mut all = Vec::new();
+        for file in std::fs::read_dir(node.path("state")).expect("it has a state") {
+            all.extend(std::fs::read(file.expect("a file").path()).unwrap_or_default());
+        }
+        all
+    };
+    let has = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|part| part == text.as_bytes());
+    // The script is one that was seen, and so is stored, by its path as JSON has it.
+    until("the files of its command are stored", || {
+        has(&stored(), &format!("\"path\":{script:?}")).then_some(())
+    });
+    let command = std::fs::read(format!("/proc/{}/cmdline", node.pid("worker"))).expect("it is ours");
+    assert!(has(&command, secret), "it was given it");
+    assert!(!has(&stored(), secret), "it is stored");
     node.check();
 }
 

@@ -109,6 +109,11 @@ fn with_a_failure(mut units: Vec<Value>, broken: &str) -> Vec<Value> {
     units
 }
 
+/// A few minutes stand between these words: three when the test began, more on a machine that is slow to draw.
+fn is_minutes_ago(text: &str, before: &str, after: &str) -> bool {
+    (3..15).any(|minutes| text.contains(&format!("{before}{minutes}m ago{after}")))
+}
+
 const LIVE: &str = "document.getElementById('line').textContent.includes('live')";
 const HEADLINE: &str = "document.getElementById('headline').textContent";
 
@@ -208,7 +213,7 @@ fn nodes_of_every_size_are_shown_on_every_screen() {
                 );
                 if count > 1 {
                     let cause = browser.text("document.querySelector('#causes li').innerText");
-                    assert!(cause.contains("failed 3m ago, next try in 2h"), "{cause}");
+                    assert!(is_minutes_ago(&cause, "failed ", ", next try in 2h"), "{cause}");
                     assert!(cause.contains("because: restart limit"), "{cause}");
                     assert!(cause.contains("holds up "), "{cause}");
                     assert!(cause.contains("ringriftctl why "), "{cause}");
@@ -254,10 +259,18 @@ fn the_page_is_live_and_says_when_it_is_not() {
     browser.wait("document.querySelector('#causes li').textContent.includes('exited with code 3')");
     let title = browser.text("document.title");
     assert_eq!(title, "✗ ring-1: failed", "also in the browser's tab");
+    // Why a unit is not well, before what it says of itself.
+    let mut sick = unit("b", "running", 5.0, &["a"]);
+    sick["health"] = json!("unhealthy");
+    sick["health_text"] = json!("the check failed 3 times in a row: http://127.0.0.1:80/ answered 503");
+    sick["status_text"] = json!("all is well");
+    page.change(sick);
+    browser.wait("document.getElementById('causes').textContent.includes('answered 503')");
     page.be_away(true);
     browser.wait("document.getElementById('line').textContent.includes('not connected')");
     page.be_away(false);
     browser.wait(LIVE);
+    page.change(unit("b", "running", 5.0, &["a"]));
     page.change(unit("a", "running", 0.0, &[]));
     browser.wait(&format!("{HEADLINE}.includes('well')"));
 }
@@ -450,7 +463,7 @@ fn one_units_page_tells_all_of_it() {
     browser.value("document.querySelector('#causes .blocks a').click()");
     browser.wait("document.getElementById('unit-facts').textContent.includes('Root cause')");
     let text = browser.text("document.getElementById('unit').innerText");
-    assert!(text.contains("data_pipeline failed 3m ago"), "{text}");
+    assert!(is_minutes_ago(&text, "data_pipeline failed ", ""), "{text}");
     // A unit that is not there is said to be none.
     browser.open(&format!("{}/#unit=nobody", page.origin));
     browser.wait("document.getElementById('unit-title').textContent === 'no unit nobody'");

@@ -1,20 +1,13 @@
 //! The page of a real node in a real browser: the same files, from the program itself, over a node that is really broken.
 
-use std::net::TcpListener;
-
 use harness::browser::{self, Browser};
+use harness::http::Door;
 use harness::{Node, Unit, need, processes, programs};
 use proto::reply::State;
 use serde_json::json;
 
 const LIVE: &str = "document.getElementById('line').textContent.includes('live')";
 const HEADLINE: &str = "document.getElementById('headline').textContent";
-
-/// A place on this machine where nobody listens now.
-fn free() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it has an address").to_string()
-}
 
 const EVIL: &str = "<img src=x onerror='window.owned=1'>";
 
@@ -46,7 +39,7 @@ fn node(address: &str, config: &str) -> Node {
 #[test]
 fn the_page_of_a_real_node_is_true_and_harmless() {
     need!(browser::program().is_some(), "no chromium here");
-    let address = free();
+    let address = Door::free().text();
     let node = node(&address, "http = { show_logs = true }");
     let before: Vec<_> = node
         .status_of(&[])
@@ -107,7 +100,7 @@ fn the_page_of_a_real_node_is_true_and_harmless() {
 #[test]
 fn the_page_follows_a_real_node_over_its_managers_death() {
     need!(browser::program().is_some(), "no chromium here");
-    let address = free();
+    let address = Door::free().text();
     let mut node = node(&address, "");
     let mut browser = Browser::start();
     browser.open(&format!("http://{address}/"));
@@ -141,7 +134,7 @@ fn the_page_follows_a_real_node_over_its_managers_death() {
 #[test]
 fn the_trees_own_profile_is_shown() {
     need!(browser::program().is_some(), "no chromium here");
-    let address = free();
+    let address = Door::free().text();
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = std::process::Command::new(programs::ringriftd());
     command
@@ -189,4 +182,67 @@ fn the_trees_own_profile_is_shown() {
     assert!(asked, "it runs");
     let ended = harness::ctl::wait(&mut daemon, harness::PATIENCE);
     assert!(ended.is_some_and(|status| status.success()), "it ends in order");
+}
+
+/// A thousand units of a real node, one of them broken: the verdict, its cause and what it holds up are seen at a glance, and the page
+/// stays small enough to be used. With RINGRIFT_BLESS=1 its picture is written anew.
+#[test]
+fn a_thousand_real_units_are_shown() {
+    need!(browser::program().is_some(), "no chromium here");
+    let address = Door::free().text();
+    let mut builder = Node::builder().args(&["--http", &address]);
+    for n in 0..1000 {
+        let needs = format!("unit_{:03}", n / 7);
+        let needs: &[&str] = if n < 7 { &[] } else { &[&needs] };
+        let unit = match n {
+            40 => Unit::command(&["/bin/sh", "-c", "echo 'No space left on device'; exit 1"]).once(),
+            _ => Unit::command(&["/bin/sleep", "1000"]),
+        };
+        let category = ["sync", "event", "health", "queue", "pipeline", "backup"][n % 6];
+        builder = builder.unit(
+            &format!("unit_{n:03}"),
+            &unit.requires(needs).text("category", category),
+        );
+    }
+    let mut node = builder.start_without_waiting();
+    let waiting = (0..1000).filter(|n| is_below(*n, 40)).count();
+    let is_settled = || {
+        let summary = node.status_of(&["unit_040"]).0.summary;
+        (summary.failed == 1 && summary.running as usize == 999 - waiting).then_some(())
+    };
+    harness::until_within(harness::PATIENCE * 4, is_settled).expect("all that can be up is");
+    let mut browser = Browser::start();
+    browser.screen(1280, 1000, false);
+    browser.open(&format!("http://{address}/"));
+    browser.wait(LIVE);
+    browser.wait(&format!("{HEADLINE}.includes('1 of 1000 units down for good')"));
+    let cause = browser.text("document.querySelector('#causes li').innerText");
+    assert!(cause.contains(&format!("holds up {waiting}")), "{cause}");
+    assert!(cause.contains("exited with code 1"), "{cause}");
+    let found = browser.text("document.getElementById('found').textContent");
+    assert!(found.starts_with("1000"), "{found}");
+    assert_eq!(
+        browser.value("document.querySelectorAll('#tiles li').length"),
+        json!(6)
+    );
+    let picture = browser.picture(false);
+    assert!(picture.starts_with(b"\x89PNG") && picture.len() > 4000);
+    if std::env::var_os("RINGRIFT_BLESS").is_some() {
+        let path = programs::checkout().join("docs/screens/1000-live-laptop-light.png");
+        std::fs::write(path, picture).expect("a picture can be written");
+    }
+    browser.assert_clean(&format!("http://{address}"));
+    drop(browser);
+    node.shutdown();
+}
+
+/// Unit `n` needs `root`, at whatever distance.
+fn is_below(mut n: usize, root: usize) -> bool {
+    while n >= 7 {
+        n /= 7;
+        if n == root {
+            return true;
+        }
+    }
+    false
 }

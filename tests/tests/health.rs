@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
+use harness::http::Door;
 use harness::{Node, Unit, processes, programs, until};
 use proto::reply::{CheckOutcome, Exit, Health, State, UnitStatus};
 
@@ -132,6 +133,99 @@ fn a_unit_is_ready_when_its_probe_succeeds_and_restarted_when_its_check_fails_in
     node.check();
 }
 
+/// `health`'s code: 0 when none of them is unhealthy, whatever else they are; 3 when one is, also with `--json`; 4 when there is no such
+/// unit, and 69 when there is nobody to ask.
+#[test]
+fn the_exit_code_of_health_is_its_verdict() {
+    let builder = Node::builder();
+    let flag = builder.path("flag");
+    std::fs::write(&flag, "").expect("it is ours");
+    let checked = asked(Unit::bad(&["run"]), &format!("{{ file = \"{flag}\" }}"))
+        .text("health.on_failure", "mark")
+        .set("health.failures", "3");
+    let mut node = builder
+        .unit("checked", &checked)
+        .unit("plain", &Unit::bad(&["run"]))
+        .unit("down", &Unit::command(&["/bin/false"]).once())
+        .start();
+    healthy(&node, "checked");
+    let codes = |all: i32, checked: i32| {
+        node.ctl(&["health"]).ended(all);
+        node.ctl(&["health", "checked"]).ended(checked);
+        node.ctl(&["health", "plain"]).ended(0);
+        node.ctl(&["health", "down"]).ended(0);
+        let json = node.ctl(&["health", "--json"]).ended(all).json();
+        assert_eq!(json["schema"], "ringrift.v1.health");
+        json["units"].as_array().expect("units").len()
+    };
+    assert_eq!(codes(0, 0), 3);
+    std::fs::remove_file(&flag).expect("it is ours");
+    node.wait_unit("checked", "failing", |u| u.health == Health::Degraded);
+    unhealthy(&node, "checked");
+    codes(3, 3);
+    std::fs::write(&flag, "").expect("it is ours");
+    healthy(&node, "checked");
+    codes(0, 0);
+    let unknown = node.ctl(&["health", "chekced"]).ended(4);
+    assert!(
+        unknown.stderr.contains("checked"),
+        "the nearest is named: {unknown}"
+    );
+    node.ctl(&["health", "chekced", "--json"]).ended(4);
+    node.ctl(&["health", "--nonsense"]).ended(2);
+    node.shutdown();
+    node.ctl(&["health"]).ended(69);
+}
+
+/// F11: what a variable of a probe comes to is asked with, and shown to nobody.
+#[test]
+fn no_answer_holds_what_a_probe_was_filled_with() {
+    let builder = Node::builder();
+    let marked = |probe: &str| {
+        asked(Unit::bad(&["run"]), probe)
+            .text("health.on_failure", "mark")
+            .text("exec.env.TOKEN", "s3cret")
+    };
+    let door = harness::http::Door::in_folder(&builder.path(""));
+    let web = Web::serve(500);
+    let node = builder
+        .args(&["--http", &door.text()])
+        .unit(
+            "http",
+            &marked(&format!("{{ http = \"http://{}/${{TOKEN}}\" }}", web.at)),
+        )
+        .unit("file", &marked("{ file = \"/nowhere/${TOKEN}\" }"))
+        .unit("tcp", &marked("{ tcp = \"${TOKEN}.invalid:7\" }"))
+        .start();
+    door.wait(&node);
+    for (unit, said) in [
+        ("http", "/${TOKEN} answered 500"),
+        ("file", "there is no /nowhere/${TOKEN}"),
+    ] {
+        let text = unhealthy(&node, unit).health_text.expect("why");
+        assert!(text.contains(said), "{text}");
+    }
+    node.wait_unit("tcp", "asked in vain", |u| u.health_text.is_some());
+    let mut told: Vec<String> = [
+        "/health",
+        "/status",
+        "/dashboard.json",
+        "/dashboard/http.json",
+        "/metrics",
+    ]
+    .map(|path| door.get(path).body)
+    .into();
+    told.extend(["health", "status", "why"].map(|verb| node.ctl(&[verb, "http"]).text()));
+    told.extend(["health", "events"].map(|verb| node.ctl(&[verb, "--json"]).text()));
+    for told in told {
+        assert!(!told.contains("s3cret"), "{told}");
+    }
+    let health = door.get("/health").json();
+    let text = health["daemons"]["FILE"]["health_text"].as_str();
+    assert!(text.is_some_and(|text| text.contains("there is no")), "{health}");
+    node.check();
+}
+
 #[test]
 fn tcp_file_and_command_are_asked_and_a_mark_restarts_nobody() {
     let web = Web::serve(200);
@@ -220,7 +314,7 @@ fn a_probe_whose_command_is_missing_is_one_record_an_interval_and_no_failure() {
 
 #[test]
 fn a_stopped_process_misses_its_watchdog_is_aborted_and_started_again() {
-    let unit = stand_in(&["create_x"]).text("health.watchdog", "2s");
+    let unit = stand_in(&["create_x"]).text("health.watchdog", "6s");
     let node = Node::builder().unit("a", &unit).start();
     let before = node.wait_unit("a", "heard of", |u| {
         let fed = |check: &proto::reply::CheckStatus| check.watchdog_fed_us.is_some();
@@ -229,7 +323,7 @@ fn a_stopped_process_misses_its_watchdog_is_aborted_and_started_again() {
     let variables = std::fs::read(format!("/proc/{}/environ", node.pid("a"))).expect("it is ours");
     let variables = String::from_utf8_lossy(&variables).into_owned();
     let pid = format!("WATCHDOG_PID={}\0", node.pid("a"));
-    assert!(variables.contains("WATCHDOG_USEC=2000000\0"), "{variables}");
+    assert!(variables.contains("WATCHDOG_USEC=6000000\0"), "{variables}");
     assert!(format!("{variables}\0").contains(&pid), "{variables}");
     processes::signal(node.pid("a"), libc::SIGSTOP);
     let after = node.wait_unit("a", "running in another life", |u| {
@@ -250,19 +344,10 @@ fn a_stopped_process_is_found_by_its_probe_within_interval_times_failures() {
         std::path::Path::new("/usr/bin/python3").exists(),
         "python3 serves http"
     );
-    let port = TcpListener::bind("127.0.0.1:0")
-        .and_then(|l| l.local_addr())
-        .expect("a port is free")
-        .port();
-    let serve = simple(&[
-        "/usr/bin/python3",
-        "-m",
-        "http.server",
-        "--bind",
-        "127.0.0.1",
-        &port.to_string(),
-    ]);
-    let probe = format!("{{ http = \"http://127.0.0.1:{port}/\" }}");
+    let place = Door::free().text();
+    let (address, port) = place.split_once(':').expect("an address and its port");
+    let serve = simple(&["/usr/bin/python3", "-m", "http.server", "--bind", address, port]);
+    let probe = format!("{{ http = \"http://{place}/\" }}");
     let unit = asked(serve, &probe)
         .set("ready.probe", &probe)
         .text("health.timeout", "1s")
@@ -283,9 +368,10 @@ fn a_stopped_process_is_found_by_its_probe_within_interval_times_failures() {
         .into_iter()
         .find(|e| e.event == "DAEMON_HEALTH_CHANGED" && e.cause.text.starts_with(text))
         .expect("it was told");
-    // 2 × 1 s and one timeout; the rest is for a loaded machine.
+    // 2 × 1 s and one timeout; the rest is for a loaded machine. Whoever counted more failures than asked for, or asked every
+    // default interval, would take longer than that.
     let took = found.at_us.saturating_sub(stopped);
-    assert!(took < 3_000_000 + 3_000_000, "{took} us");
+    assert!(took < 3_000_000 + 12_000_000, "{took} us");
     println!("a stopped process was found after {took} us");
     node.check();
 }
@@ -357,7 +443,8 @@ fn seventy_eight_units_are_not_asked_in_one_instant() {
         .collect();
     offsets.sort_unstable();
     assert!(offsets.len() >= 70, "{} are still to be asked", offsets.len());
-    // 300 s for 78: in no second more than a few.
+    // 300 s for 78: in no second more than a few. Places are drawn by lot, anew on each node: six in one second
+    // come about once in a thousand runs, ten never; in one instant it would be 78.
     let crowd = offsets
         .iter()
         .map(|at| {
@@ -367,7 +454,7 @@ fn seventy_eight_units_are_not_asked_in_one_instant() {
                 .count()
         })
         .max();
-    assert!(crowd <= Some(5), "{crowd:?} in one second");
+    assert!(crowd <= Some(9), "{crowd:?} in one second");
     let span = offsets
         .last()
         .zip(offsets.first())

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use harness::http::Door;
 use harness::processes::Held;
 use harness::{Node, NodeBuilder, PATIENCE, Unit, ctl, has_program, is_root, need, programs, until};
-use proto::reply::State;
+use proto::reply::{Health, State};
 use serde_json::{Value, json};
 
 /// A node whose door is a port of this host.
@@ -175,6 +175,7 @@ fn the_old_habit_works_on_the_shipped_profile() {
     let state = harness::until_within(PATIENCE, || {
         let told = Command::new("sh")
             .args(["-c", &line])
+            .env("no_proxy", "*")
             .output()
             .expect("sh is there");
         (told.stdout == b"\"running\"\n").then_some(())
@@ -258,8 +259,12 @@ fn strangers_names_are_refused() {
             unreachable!("it is a port")
         };
         let told = Command::new("curl")
+            .env("no_proxy", "*")
             .args(["-s", "-o", "/dev/null", "-w", "%{http_code}"])
-            .args(["--resolve", &format!("evil.example:{}:127.0.0.1", address.port())])
+            .args([
+                "--resolve",
+                &format!("evil.example:{}:{}", address.port(), address.ip()),
+            ])
             .arg(format!("http://evil.example:{}/health", address.port()))
             .output()
             .expect("curl runs");
@@ -402,6 +407,17 @@ fn secrets_are_in_no_answer() {
             .set("exec.env", &format!("{{ TOKEN = \"{secret}\" }}"))
             .text("restart.policy", "never")
     };
+    // Takes every connection, and answers none.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let rude = listener.local_addr().expect("it has one");
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let probed = |probe: &str| {
+        unit("run")
+            .set("health.probe", probe)
+            .text("health.interval", "1s")
+            .text("health.grace", "0s")
+            .text("health.on_failure", "mark")
+    };
     let file = format!("KEY={secret}\nnot a line {secret}\n");
     let builder = || {
         let builder = Node::builder().file("secret.env", &file);
@@ -422,6 +438,11 @@ fn secrets_are_in_no_answer() {
                 "homeless",
                 &unit("run").text("exec.working_dir", "/nonexistent/${TOKEN}"),
             )
+            .unit(
+                "asked",
+                &probed(&format!("{{ http = \"http://{rude}/?key=${{TOKEN}}\" }}")),
+            )
+            .unit("sought", &probed("{ file = \"/nonexistent/${TOKEN}\" }"))
     };
     let paths = [
         "/health",
@@ -439,9 +460,16 @@ fn secrets_are_in_no_answer() {
         "/dashboard/misled.json",
         "/dashboard/homeless.json",
         "/dashboard/chatty.json",
+        "/dashboard/asked.json",
+        "/dashboard/sought.json",
     ];
     let (node, door) = on_a_port(builder());
     node.wait_state("chatty", State::Running);
+    for (unit, shown) in [("asked", "/?key=${TOKEN}"), ("sought", "/nonexistent/${TOKEN}")] {
+        let told = node.wait_unit(unit, "found unwell", |unit| unit.health == Health::Unhealthy);
+        let text = told.health_text.expect("why");
+        assert!(text.contains(shown) && !text.contains(secret), "{text}");
+    }
     for path in paths {
         let answer = door.get(path);
         assert_eq!(answer.status, 200, "{path}");
@@ -467,7 +495,7 @@ fn secrets_are_in_no_answer() {
 }
 
 /// F9 and the bound of the contract: with every unit stopped by a signal and both cores busy, `/health` and `status` answer
-/// at once.
+/// within 250 ms.
 #[test]
 fn hung_units_and_busy_cores_do_not_delay_an_answer() {
     let mut builder = Node::builder();
@@ -491,9 +519,14 @@ fn hung_units_and_busy_cores_do_not_delay_an_answer() {
         .collect();
     let mut took: Vec<Duration> = (0..40).map(|_| harness::http::took(&door, "/health")).collect();
     took.sort();
-    let began = Instant::now();
-    node.ctl(&["status"]);
-    let status = began.elapsed();
+    let mut status: Vec<Duration> = (0..15)
+        .map(|_| {
+            let began = Instant::now();
+            node.ctl(&["status"]).ended(0);
+            began.elapsed()
+        })
+        .collect();
+    status.sort();
     for child in &mut busy {
         child.kill().expect("it is ours");
         child.wait().expect("it is ours");
@@ -502,12 +535,16 @@ fn hung_units_and_busy_cores_do_not_delay_an_answer() {
         unit.signal(libc::SIGCONT);
     }
     println!(
-        "/health: median {:?}, worst {:?}; status {status:?}",
-        took[20], took[39]
+        "/health: median {:?}, worst {:?}; ringriftctl status: median {:?}, worst {:?}",
+        took[20], took[39], status[7], status[14]
     );
-    // The bound is 250 ms; a machine that runs all tests at once is given more, but never for the usual answer.
-    assert!(took[20] < Duration::from_millis(250), "{took:?}");
-    assert!(took[39] < Duration::from_secs(2), "{took:?}");
+    // The bound is 250 ms for the usual answer (the median). A machine that runs all tests at once may take longer for
+    // single ones; `status` is a program that has to be started besides.
+    for took in [&took, &status] {
+        assert!(took[took.len() / 2] < Duration::from_millis(250), "{took:?}");
+        assert!(took[took.len() - 1] < Duration::from_secs(2), "{took:?}");
+    }
+    node.check();
 }
 
 /// Slow and silent clients cost a bounded time each, and never keep others out.

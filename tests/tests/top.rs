@@ -44,8 +44,19 @@ fn an_operator_sees_what_is_wrong_and_acts() {
     // Its log, escaped.
     top.keys("l");
     top.wait_for(r"evil \x1b]0;title\x07\x1b[2J words");
+    // The failure as it was kept, with what it used and its last words.
+    top.keys("lg");
+    top.keys("/s3\r");
+    top.wait_for("filter \"s3\"");
+    top.keys("dz");
+    top.wait_for("failed  ");
+    top.wait_for("exit 3, lived ");
+    top.wait_for(r"│ evil \x1b]0;title\x07\x1b[2J words");
+    top.keys("zd");
+    top.keys("\u{1b}");
+    top.wait("the filter is gone", |s| !s.contents().contains("filter \"s3\""));
     // What it holds up, and why.
-    top.keys("l/auto\r");
+    top.keys("/auto\r");
     top.wait_for("filter \"auto\"");
     top.keys("d");
     top.wait_for("root cause  s3_sync failed");
@@ -256,10 +267,10 @@ fn pictures_for_the_documentation() {
     }
     let node = builder.start();
     node.wait_state("s3_backup", State::Failed);
-    let mut top = top(&node, 100, 28);
+    let mut top = top(&node, 100, 32);
     top.wait_for("✗ s3_backup");
     top.keys("td");
-    top.wait_for("it said");
+    top.wait_for("exit 1, lived ");
     top.wait_for("requires  event_router");
     let folder = programs::checkout().join("docs/screens");
     let bless = std::env::var_os("RINGRIFT_BLESS").is_some();

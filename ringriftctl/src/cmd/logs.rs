@@ -220,7 +220,9 @@ fn hear(session: &mut Session, format: Format, reply: Reply) -> Result<(), Stop>
     match reply {
         Reply::Logs(lines) => lines.iter().try_for_each(|line| print(session, format, line)),
         Reply::Lagged(count) => {
-            crate::render::talk(&format!("{count} frames were dropped: this reader is too slow"));
+            crate::render::talk(&format!(
+                "{count} lines were rotated away before they could be read: this reader is too slow"
+            ));
             Ok(())
         }
         _ => Err(Stop::unexpected("a request for logs with something else")),
@@ -251,7 +253,7 @@ fn print(session: &mut Session, format: Format, line: &LogLine) -> Result<(), St
     let text = format!(
         "{} {}: {}{}",
         style.paint(Ink::Dim, &time),
-        style.paint(Ink::Bold, &style.clean(&line.unit)),
+        style.paint(Ink::of_name(&line.unit), &style.clean(&line.unit)),
         style.clean_bytes(&line.message),
         style.paint(Ink::Dim, end),
     );

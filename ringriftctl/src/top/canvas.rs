@@ -30,6 +30,14 @@ impl Canvas<'_> {
             Ink::Bad => colour(Color::Red).add_modifier(Modifier::BOLD),
             Ink::Dim => look.add_modifier(Modifier::DIM),
             Ink::Bold => look.add_modifier(Modifier::BOLD),
+            Ink::Name(n) => colour(match n {
+                0 => Color::Cyan,
+                1 => Color::Magenta,
+                2 => Color::Blue,
+                3 => Color::LightCyan,
+                4 => Color::LightMagenta,
+                _ => Color::LightBlue,
+            }),
         }
     }
 

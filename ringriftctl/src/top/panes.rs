@@ -139,10 +139,15 @@ fn about(model: &Model, style: &Style, unit: &UnitStatus) -> Vec<Words> {
         add("still there", Ink::Bad, crate::units::pids(&unit.remains));
     }
     let said = model.detail.as_ref().filter(|d| d.name == unit.name);
-    for line in said.iter().flat_map(|d| d.last_lines.iter().rev().take(3).rev()) {
+    let capsules = said.map(|d| d.capsules.as_slice()).unwrap_or_default();
+    // The words of a life that failed stand with its failure.
+    let is_told = capsules
+        .last()
+        .is_some_and(|last| Some(&last.invocation) == unit.invocation.as_ref());
+    let last = said.iter().flat_map(|d| d.last_lines.iter().rev().take(3).rev());
+    for line in last.filter(|_| !is_told) {
         add("it said", Ink::Plain, style.clean_bytes(&line.message));
     }
-    let capsules = said.map(|d| d.capsules.as_slice()).unwrap_or_default();
     for (nth, capsule) in capsules.iter().rev().enumerate() {
         let ended = capsule::exit(capsule);
         let text = format!("{}: {}", style.ago(capsule.at_us), style.clean(&capsule.text));

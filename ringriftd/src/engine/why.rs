@@ -78,6 +78,16 @@ pub struct Root {
     pub blocks: Vec<Ix>,
 }
 
+/// A cause that following the waiting came to.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    /// Which unit; absent: the node.
+    unit: Option<Ix>,
+    kind: RootKind,
+    /// Which unit of the chain it holds back, of several the first.
+    by: Ix,
+}
+
 /// What a unit's own state says.
 #[derive(Debug, Default)]
 struct Own {
@@ -106,7 +116,7 @@ impl Engine {
         let waiting = self.waiting();
         let roots: Vec<Root> = found
             .iter()
-            .map(|(unit, kind)| self.root(*unit, *kind, ix, &waiting))
+            .map(|found| self.root(found.unit, found.kind, found.by, &waiting))
             .collect();
         Why {
             unit: ix,
@@ -247,9 +257,9 @@ impl Engine {
     }
 
     /// Follows the waiting, without recursion: chains may be long. Each unit is opened once.
-    fn follow(&self, ix: Ix) -> (Vec<Step>, Vec<(Option<Ix>, RootKind)>) {
+    fn follow(&self, ix: Ix) -> (Vec<Step>, Vec<Found>) {
         let mut chain = Vec::new();
-        let mut roots = Vec::new();
+        let mut roots: Vec<Found> = Vec::new();
         let mut seen = BTreeSet::new();
         let mut open = vec![(0, None, ix)];
         while let Some((depth, edge, unit)) = open.pop() {
@@ -278,8 +288,10 @@ impl Engine {
                         is_repeated: false,
                     });
                 }
-                if !roots.contains(root) {
-                    roots.push(*root);
+                let (of, kind) = *root;
+                if !roots.iter().any(|found| (found.unit, found.kind) == (of, kind)) {
+                    let by = unit;
+                    roots.push(Found { unit: of, kind, by });
                 }
             }
             open.extend(

@@ -89,7 +89,9 @@ async fn tell(shared: Arc<Shared>, after: Option<u64>, pieces: mpsc::Sender<Byte
 
 async fn tell_all(shared: &Shared, after: Option<u64>, pieces: &mpsc::Sender<Bytes>) -> Result<(), Gone> {
     let events = &shared.sources.events;
+    // What was told a moment ago is not in the picture of the node yet.
     let newest = shared.sources.published.look().header.last_seq;
+    let newest = newest.max(events.last().unwrap_or(0));
     // A number that was never given comes from another life of the node's state: nothing follows it.
     let from = after.filter(|after| *after <= newest);
     let (kept, mut live) = events.after(from.unwrap_or(u64::MAX));
@@ -153,6 +155,91 @@ async fn tell_recorded(
             }
             last = event.seq;
             say(pieces, piece(&event)).await?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use proto::reply::{Cause, CauseKind, State};
+    use tokio::sync::broadcast;
+
+    use super::*;
+    use crate::clock::Now;
+    use crate::http::dashboard::Histories;
+    use crate::http::measure::Measure;
+    use crate::http::types::{Recent, Sources};
+    use crate::published::{Header, Picture, Published};
+
+    fn event(seq: u64) -> Arc<Event> {
+        Arc::new(Event {
+            seq,
+            at_us: seq,
+            event: "DAEMON_READY".to_owned(),
+            unit: "a".to_owned(),
+            invocation: None,
+            from: State::Starting,
+            to: State::Running,
+            cause: Cause {
+                kind: CauseKind::Boot,
+                seq: None,
+                unit: None,
+                by: None,
+                text: String::new(),
+            },
+        })
+    }
+
+    /// A node whose picture is a moment behind its events, as it always is while something happens.
+    fn node(events: u64, shown: u64) -> Shared {
+        let header = Header {
+            version: "",
+            node: String::new(),
+            profiles: Vec::new(),
+            started: Now::read(),
+            containment: String::new(),
+            is_settled: true,
+            is_stopping: false,
+            notices: Vec::new(),
+            deaths: (0, 0),
+            last_seq: shown,
+            breakers: Vec::new(),
+        };
+        let kept: VecDeque<_> = (1..=events).map(event).collect();
+        Shared {
+            sources: Sources {
+                published: Arc::new(Published::new(Picture {
+                    header: Arc::new(header),
+                    rows: Arc::default(),
+                    counts: Arc::default(),
+                })),
+                events: Recent {
+                    kept: Arc::new(Mutex::new(kept)),
+                    live: broadcast::channel(8).0,
+                },
+                recorder: std::path::PathBuf::new(),
+                tails: mpsc::channel(1).0,
+                counted: mpsc::channel(1).0,
+            },
+            measure: Measure::default(),
+            histories: Histories::default(),
+            streams: Arc::default(),
+            tally: crate::http::tally::Tally::default(),
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn who_comes_back_at_once_misses_nothing_though_the_picture_is_older() {
+        let (pieces, mut taken) = mpsc::channel(8);
+        tokio::spawn(async move { tell_all(&node(5, 2), Some(3), &pieces).await });
+        taken.recv().await.expect("the beginning");
+        for seq in [4, 5] {
+            let piece = taken.recv().await.expect("it goes on");
+            let text = String::from_utf8_lossy(&piece).into_owned();
+            assert!(text.starts_with(&format!("id: {seq}\n")), "{text:?}");
         }
     }
 }

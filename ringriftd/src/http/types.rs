@@ -44,6 +44,12 @@ impl Recent {
         (kept.iter().skip(from).cloned().collect(), self.live.subscribe())
     }
 
+    /// The number of the newest that is kept.
+    pub fn last(&self) -> Option<u64> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.back().map(|event| event.seq)
+    }
+
     /// The number of the oldest that is kept.
     pub fn first(&self) -> Option<u64> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,13 +7,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    self, AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, sockopt,
+    self, AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, UnixAddr,
+    sockopt,
 };
 
 use super::sockets;
@@ -146,11 +146,67 @@ fn tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A name that nobody answers on any more is taken over; one that somebody answers on is not.
+/// A name that nobody listens behind any more is taken over, and no other.
 fn unix(path: &Path) -> io::Result<OwnedFd> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    if is_socket && UnixStream::connect(path).is_ok() {
-        return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
+    if is_socket {
+        check_abandoned(path)?;
     }
     sockets::control(path)
+}
+
+/// Whoever listens there need not accept: connect(2) would wait for that in a full queue, and the keeper must not wait.
+fn check_abandoned(path: &Path) -> io::Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?) {
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(()),
+        Ok(()) | Err(Errno::EAGAIN) => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
+        // A socket of another kind, perhaps, which refuses nobody: it is somebody's.
+        Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
+    #[test]
+    fn only_a_name_that_nobody_listens_behind_is_taken() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("s");
+        drop(UnixListener::bind(&path).expect("a socket"));
+        unix(&path).expect("its listener is gone");
+
+        // Somebody listens and accepts nobody: its queue is full, and a connect(2) that waits would wait for ever.
+        let path = folder.path().join("full");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        socket::listen(&listener, Backlog::new(0).expect("none waits")).expect("it listens");
+        let mut waiting = Vec::new();
+        loop {
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            let client =
+                socket::socket(AddressFamily::Unix, SockType::Stream, flags, None).expect("a socket");
+            match socket::connect(client.as_raw_fd(), &UnixAddr::new(&path).expect("a short path")) {
+                Ok(()) => waiting.push(client),
+                Err(e) => break assert_eq!(e, Errno::EAGAIN),
+            }
+        }
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn({
+            let path = path.clone();
+            move || tell.send(unix(&path).map(drop).map_err(|e| e.raw_os_error()))
+        });
+        let answer = told.recv_timeout(std::time::Duration::from_secs(30));
+        assert_eq!(answer.expect("it does not wait"), Err(Some(libc::EADDRINUSE)));
+
+        let path = folder.path().join("datagrams");
+        let _other = UnixDatagram::bind(&path).expect("a socket");
+        assert_eq!(
+            unix(&path).expect_err("it is somebody's").raw_os_error(),
+            Some(libc::EPROTOTYPE)
+        );
+        assert!(path.exists());
+    }
 }

@@ -153,6 +153,8 @@ pub struct WayBack {
     pub program: SharedFd,
     /// The manager's state as it was, where the old manager could not read what the new one writes.
     pub state: Option<[OwnedFd; 2]>,
+    /// The version of the handover that it wrote, and so can read; it need not know this program's.
+    pub version: u32,
 }
 
 /// The time in which a new program has to prove itself.
@@ -330,14 +332,20 @@ impl Keeper {
         };
         let (oldest, newest) = self.config.state_versions.reads;
         let is_readable = (oldest..=newest).contains(&candidate.state.writes);
-        let why = self.exchange(program, note, Some((old, is_readable)));
+        let why = self.exchange(program, note, Some((old, is_readable)), handover::VERSION);
         self.upgrade = Upgrade::No;
         self.refuse_upgrade(why);
     }
 
     /// Goes on as `program`, on trial if there is an old program to go back to, with whether that one reads the state that
-    /// the new one writes. Returns only with why not; then everything is as before.
-    fn exchange(&mut self, program: &SharedFd, note: String, old: Option<(SharedFd, bool)>) -> String {
+    /// the new one writes. `program` is left a handover of `version`. Returns only with why not; then everything is as before.
+    fn exchange(
+        &mut self,
+        program: &SharedFd,
+        note: String,
+        old: Option<(SharedFd, bool)>,
+        version: u32,
+    ) -> String {
         self.upgrade = Upgrade::Changing;
         if let Err(why) = self.still_manager() {
             self.wake_manager();
@@ -350,7 +358,7 @@ impl Keeper {
         } else {
             match self
                 .way_back(old)
-                .and_then(|back| self.execute(program, note, back))
+                .and_then(|back| self.execute(program, note, back, version))
             {
                 Ok(never) => match never {},
                 Err(why) => why,
@@ -370,7 +378,11 @@ impl Keeper {
             copied.map_err(|e| format!("the manager's state cannot be kept for the way back: {e}"))
         };
         let state = if is_readable { None } else { Some(copy()?) };
-        Ok(Some(WayBack { program, state }))
+        Ok(Some(WayBack {
+            program,
+            state,
+            version: handover::VERSION,
+        }))
     }
 
     fn execute(
@@ -378,6 +390,7 @@ impl Keeper {
         program: &SharedFd,
         note: String,
         back: Option<WayBack>,
+        version: u32,
     ) -> Result<std::convert::Infallible, String> {
         let kind = if back.is_some() {
             Kind::Upgrade
@@ -385,6 +398,8 @@ impl Keeper {
             Kind::Return
         };
         let mut picture = self.picture(kind, note, back.as_ref());
+        // Fields are only ever added: who knows an older version finds all that it knows.
+        picture.version = version;
         // A script's interpreter opens the program by its number, so that one is inherited too; whoever takes over closes
         // what it has no use for.
         picture.descriptors.push(program.as_raw_fd());
@@ -469,6 +484,7 @@ impl Keeper {
                 back: WayBack {
                     program: old_program.into(),
                     state,
+                    version: left.picture.version,
                 },
                 until: now + limits::UPGRADE_TRIAL,
                 deaths: 0,
@@ -572,7 +588,7 @@ impl Keeper {
         let newer = back
             .state
             .map(|state| std::mem::replace(&mut self.kept.state, state));
-        let cannot = self.exchange(&back.program, note, None);
+        let cannot = self.exchange(&back.program, note, None, back.version);
         if let Some(newer) = newer {
             self.kept.state = newer;
         }

@@ -209,9 +209,14 @@ impl Capsules {
                 invocation,
                 files,
             } => {
-                let life = self.units.get_mut(&unit).and_then(|of| of.life.as_mut());
-                if let Some(life) = life.filter(|life| life.invocation == invocation) {
-                    life.files = files;
+                let Some(of) = self.units.get_mut(&unit) else {
+                    return;
+                };
+                // A look may take longer than a short life: then that is among those that worked, perhaps.
+                let worked = of.worked.as_mut().map(|worked| &mut worked.life);
+                let lives = of.life.as_mut().into_iter().chain(worked);
+                for life in lives.filter(|life| life.invocation == invocation) {
+                    life.files.clone_from(&files);
                 }
             }
             Noted::Worked {
@@ -522,4 +527,53 @@ fn differing(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Vec
     names.sort();
     names.dedup();
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit() -> UnitName {
+        UnitName::new("a").expect("a name")
+    }
+
+    fn launched(invocation: u64) -> Noted {
+        Noted::Launched {
+            unit: unit(),
+            life: Box::new(LifeMarks {
+                invocation: Invocation(invocation),
+                keys: BTreeMap::new(),
+                files: Vec::new(),
+                version: String::new(),
+                boot: String::new(),
+                needs: BTreeMap::new(),
+            }),
+        }
+    }
+
+    #[test]
+    fn files_that_are_seen_when_their_life_is_over_still_count_for_it() {
+        let mark = FileMark {
+            path: "/x".to_owned(),
+            is: Some((1, 2, 3, 4)),
+        };
+        let mut all = Capsules::default();
+        all.apply(launched(1));
+        all.apply(Noted::Worked {
+            unit: unit(),
+            invocation: Invocation(1),
+            until_us: 5,
+            needs: BTreeMap::new(),
+        });
+        all.apply(launched(2));
+        all.apply(Noted::Files {
+            unit: unit(),
+            invocation: Invocation(1),
+            files: vec![mark.clone()],
+        });
+        let of = &all.units[&unit()];
+        let worked = of.worked.as_ref().expect("one worked");
+        assert_eq!(worked.life.files, [mark]);
+        assert_eq!(of.life.as_ref().expect("one lives").files, []);
+    }
 }

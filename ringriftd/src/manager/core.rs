@@ -2,7 +2,7 @@
 //!
 //! Read first: [`Manager::run`].
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -161,8 +161,9 @@ pub(super) struct Manager {
     pub(super) hooks: Hooks,
     /// What units have kept.
     pub(super) stored: Copies,
-    /// Launches of which the keeper was asked to take another process for the main one.
-    pub(super) asked_main: BTreeSet<LaunchId>,
+    /// What the keeper was asked of each launch's main process and has not answered yet, in the order of the questions,
+    /// which is that of the answers.
+    pub(super) asked_main: BTreeMap<LaunchId, VecDeque<MainAsked>>,
     /// Ends of main processes that wait for what the unit said before them.
     pub(super) held_exits: BTreeMap<LaunchId, (Exit, Vec<u32>)>,
     /// What was counted.
@@ -177,6 +178,15 @@ pub(super) struct Manager {
     pub(super) under_way: UnderWay,
     /// One of them may lack something that was not asked for.
     pub(super) is_capsule_lacking: bool,
+}
+
+/// Why the keeper was asked for a main process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MainAsked {
+    /// A forking unit's is looked for.
+    Looked,
+    /// A unit named another one (`MAINPID=`).
+    Said,
 }
 
 /// What the loop listens to.
@@ -305,6 +315,7 @@ impl Manager {
                 result,
             }),
             Inside::News(News::MainPid { launch, pid }) => {
+                self.expect_main_answer(launch, MainAsked::Looked);
                 self.send(&ToKeeper::FindMain { id: launch, pid });
             }
             Inside::Loaded(result) => self.on_reloaded(*result),
@@ -314,7 +325,7 @@ impl Manager {
             Inside::HookTimeout(nr) => self.on_hook_timeout(nr),
             Inside::HookTime => self.run_hooks(),
             Inside::Drained(launch) => {
-                if !self.asked_main.contains(&launch) {
+                if !self.is_main_said(launch) {
                     self.release_exit(launch);
                 }
             }

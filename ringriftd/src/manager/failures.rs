@@ -196,6 +196,10 @@ impl Manager {
         let Some((unit, seq, invocation)) = self.under_way.words.remove(&tail.nonce) else {
             return Some(tail);
         };
+        if tail.is_refused {
+            // It could not be read, which is not the same as that there is nothing: asked for again with the next that is.
+            return None;
+        }
         let lines = words(tail.lines, invocation);
         self.note(Noted::LastWords { unit, seq, lines });
         self.keep_noted();
@@ -228,11 +232,15 @@ impl Manager {
     pub(super) fn on_looked(&mut self, looked: Looked) {
         let Looked { unit, why, files } = looked;
         match why {
-            Why::Launch(invocation) => self.note(Noted::Files {
-                unit,
-                invocation,
-                files,
-            }),
+            Why::Launch(invocation) => {
+                // Not what an argument only looks like: it may be an address with a password in it, and what is noted is stored.
+                let files = files.into_iter().filter(|mark| mark.is.is_some()).collect();
+                self.note(Noted::Files {
+                    unit,
+                    invocation,
+                    files,
+                });
+            }
             Why::Failure(seq, before) => {
                 self.under_way.looks.remove(&(unit.clone(), seq));
                 let changed = changed_files(&before, &files);

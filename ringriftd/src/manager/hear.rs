@@ -1,11 +1,12 @@
 //! What the keeper, the machine and the units say.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use proto::reply::{Cause, CauseKind, Exit};
 
 use super::begin::launch_of;
-use super::core::{Inside, Manager};
+use super::core::{Inside, MainAsked, Manager};
 use super::hooks::is_hook;
 use super::reload::Asker;
 use super::stored::Copy;
@@ -64,29 +65,8 @@ impl Manager {
                 self.tell(Event::Emptied { launch: id });
             }
             FromKeeper::Unkillable { id, remains } => self.tell(Event::Unkillable { launch: id, remains }),
-            FromKeeper::MainFound { id, pid, start_time } if self.asked_main.remove(&id) => {
-                // The end of the one before is no end of the unit.
-                self.held_exits.remove(&id);
-                self.launches.expect_main(id, pid, start_time);
-                self.tell(Event::MainChanged {
-                    launch: id,
-                    pid,
-                    start_time,
-                });
-            }
-            FromKeeper::MainMissing { id, why } if self.asked_main.remove(&id) => {
-                let unit = self.name_of(id.invocation);
-                tracing::warn!("{unit}: its MAINPID= was not believed: {why}");
-                self.release_exit(id);
-            }
-            FromKeeper::MainFound { id, pid, start_time } => {
-                self.tell(Event::MainFound {
-                    launch: id,
-                    pid,
-                    start_time,
-                });
-            }
-            FromKeeper::MainMissing { id, why } => self.tell(Event::MainMissing { launch: id, why }),
+            FromKeeper::MainFound { id, pid, start_time } => self.on_main_found(id, pid, start_time),
+            FromKeeper::MainMissing { id, why } => self.on_main_missing(id, why),
             FromKeeper::Signal { signal, number } => {
                 self.last_signal = self.last_signal.max(number);
                 // A reload is taken when it is done: a manager that dies in the middle of it leaves it to the next.
@@ -169,14 +149,67 @@ impl Manager {
         }
     }
 
+    /// The keeper answers so many questions of a launch's main process as it was asked, in their order.
+    pub(super) fn expect_main_answer(&mut self, launch: LaunchId, asked: MainAsked) {
+        self.asked_main.entry(launch).or_default().push_back(asked);
+    }
+
+    /// What the keeper has just answered.
+    fn main_answered(&mut self, launch: LaunchId) -> MainAsked {
+        let open = self.asked_main.get_mut(&launch);
+        let asked = open.and_then(VecDeque::pop_front);
+        if self.asked_main.get(&launch).is_some_and(VecDeque::is_empty) {
+            self.asked_main.remove(&launch);
+        }
+        asked.unwrap_or(MainAsked::Looked)
+    }
+
+    /// The unit named another main process, and the keeper has not said yet whether that may be.
+    pub(super) fn is_main_said(&self, launch: LaunchId) -> bool {
+        let open = self.asked_main.get(&launch);
+        open.is_some_and(|open| open.contains(&MainAsked::Said))
+    }
+
+    fn on_main_found(&mut self, id: LaunchId, pid: u32, start_time: u64) {
+        match self.main_answered(id) {
+            MainAsked::Looked => self.tell(Event::MainFound {
+                launch: id,
+                pid,
+                start_time,
+            }),
+            MainAsked::Said => {
+                // The end of the one before is no end of the unit.
+                self.held_exits.remove(&id);
+                self.launches.expect_main(id, pid, start_time);
+                self.tell(Event::MainChanged {
+                    launch: id,
+                    pid,
+                    start_time,
+                });
+            }
+        }
+    }
+
+    fn on_main_missing(&mut self, id: LaunchId, why: String) {
+        match self.main_answered(id) {
+            MainAsked::Looked => self.tell(Event::MainMissing { launch: id, why }),
+            MainAsked::Said => {
+                let unit = self.name_of(id.invocation);
+                tracing::warn!("{unit}: its MAINPID= was not believed: {why}");
+                if !self.is_main_said(id) {
+                    self.release_exit(id);
+                }
+            }
+        }
+    }
+
     /// A main process that ends just after it named another (`MAINPID=`) is no end of the unit; so what the unit said
     /// before is heard first, where something of it is left that could be the other one.
     fn on_exited(&mut self, id: LaunchId, exit: Exit, remains: Vec<u32>) {
         let drained = self.launches.drained(id);
-        let is_asked = self.asked_main.contains(&id);
+        let is_asked = self.is_main_said(id);
         if !id.is_main() || remains.is_empty() || (drained.is_none() && !is_asked) {
             self.held_exits.remove(&id);
-            self.asked_main.remove(&id);
             return self.tell(Event::Exited {
                 launch: id,
                 exit,
@@ -197,7 +230,6 @@ impl Manager {
     /// Tells the engine of an end that waited.
     pub(super) fn release_exit(&mut self, launch: LaunchId) {
         if let Some((exit, remains)) = self.held_exits.remove(&launch) {
-            self.asked_main.remove(&launch);
             self.tell(Event::Exited {
                 launch,
                 exit,
@@ -285,7 +317,7 @@ impl Manager {
             Notice::MainPid(pid) => {
                 let id = LaunchId::main(life);
                 if unit.is_some() {
-                    self.asked_main.insert(id);
+                    self.expect_main_answer(id, MainAsked::Said);
                     self.send(&ToKeeper::SetMain { id, pid });
                 }
             }

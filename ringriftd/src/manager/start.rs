@@ -1,6 +1,6 @@
 //! How the manager's role begins: the descriptors that the keeper left, its first word, the files, the socket.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -284,7 +284,7 @@ async fn start(
         notes: found.notes,
         hooks: Hooks::default(),
         stored: BTreeMap::new(),
-        asked_main: BTreeSet::new(),
+        asked_main: BTreeMap::new(),
         held_exits: BTreeMap::new(),
         counts: Counts::default(),
         shown: Shown::new(header),

@@ -1,7 +1,7 @@
-//! `ringriftd simulate`: the engine without a daemon, told again what a daemon's engine was told.
+//! `ringriftd simulate --replay`: the engine without a daemon, told again what a daemon's engine was told.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::json;
 
@@ -9,29 +9,20 @@ use super::replay::{self, Replayed, shortened};
 use super::types::Input;
 use crate::engine::types::Mono;
 
-/// What `simulate` was asked.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct SimulateArgs {
-    /// A recording (ringriftd --record FILE) is told to the engine again, which must do the same
-    #[arg(long, value_name = "FILE", required = true)]
-    pub replay: Option<PathBuf>,
-    /// Every event and every action, in order
-    #[arg(long)]
-    pub trace: bool,
-    /// One JSON object on stdout in place of text
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// Replays, and tells what came of it. Returns the exit code: 0, 1 when the engine did something else than it did, 2 when
 /// nothing can be replayed.
 ///
 /// A reader that went away does not change the verdict, so write errors are passed over.
-pub fn simulate_verb(args: &SimulateArgs, data: &mut dyn Write, talk: &mut dyn Write) -> u8 {
-    let Some(file) = &args.replay else { return 2 };
+pub fn replay_verb(
+    file: &Path,
+    is_traced: bool,
+    is_json: bool,
+    data: &mut dyn Write,
+    talk: &mut dyn Write,
+) -> u8 {
     let mut first: Option<Mono> = None;
     let mut trace = |now: Option<Mono>, inputs: &[Input], actions: &[String]| {
-        if !args.trace || args.json {
+        if !is_traced || is_json {
             return;
         }
         let from = *first.get_or_insert(now.unwrap_or_default());
@@ -51,7 +42,7 @@ pub fn simulate_verb(args: &SimulateArgs, data: &mut dyn Write, talk: &mut dyn W
         Ok(done) => done,
         Err(why) => {
             let text = format!("cannot replay {}: {why}", file.display());
-            if args.json {
+            if is_json {
                 let value = json!({"schema": "ringrift.v1.simulate", "code": 2, "error": {"code": 2, "message": text}});
                 let _ = writeln!(data, "{value}");
             } else {
@@ -61,7 +52,7 @@ pub fn simulate_verb(args: &SimulateArgs, data: &mut dyn Write, talk: &mut dyn W
         }
     };
     let code = u8::from(done.difference.is_some());
-    if args.json {
+    if is_json {
         let _ = writeln!(data, "{}", as_json(&done, code));
         return code;
     }

@@ -139,6 +139,7 @@ fn run(args: &Args) -> Fallible<i32> {
         "daemonize" => daemonize(args),
         // Lives on, well-behaved but for one thing.
         "run" => Life::begin(args)?.ready()?.live(),
+        "answers" => answers(args),
         "ignore-term" => Life::begin(args)?.deaf().ready()?.live(),
         "ready-never" => Life::begin(args)?.live(),
         "ready-after" => {
@@ -340,6 +341,25 @@ impl<'a> Life<'a> {
             }
         }
     }
+}
+
+/// Answers each connection to the address as a well service does; while it is stopped by a signal, nobody does.
+fn answers(args: &Args) -> Fallible<i32> {
+    let listener = std::net::TcpListener::bind(args.word(0)?)?;
+    let life = Life::begin(args)?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = answer(stream);
+        }
+    });
+    life.ready()?.live()
+}
+
+/// A client that goes away meanwhile is none.
+fn answer(mut stream: std::net::TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let _ = stream.read(&mut [0; 1024])?;
+    stream.write_all(b"HTTP/1.1 204 Well\r\nConnection: close\r\n\r\n")
 }
 
 /// True when `fd` has something before `until`; false when the time is over.

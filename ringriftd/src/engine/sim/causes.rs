@@ -341,6 +341,16 @@ fn one_that_stays_down_one_that_has_completed_and_a_conflict_are_told() {
 
     let mut rival = unit(1);
     rival.conflicts = vec![name(0)];
+    let story = Story::new(vec![unit(0), rival.clone(), requires(2, &[1])], &[0], None);
+    let far = story.why(2);
+    assert_eq!(
+        far[0],
+        "u02: is held back by u00, which is starting, and u01 may not be up beside it"
+    );
+    assert_eq!(
+        far.last().map(String::as_str),
+        Some("= u00 Conflict, holds back [u01 u02]")
+    );
     let mut story = Story::new(vec![unit(0), rival], &[0], None);
     let conflict = "is starting, and u01 may not be up beside it";
     assert_eq!(

@@ -10,7 +10,8 @@ use crate::engine::types::Plan;
 use crate::spec::{Exhausted, Kind, RestartPolicy, UnitSpec};
 
 use super::make::*;
-use super::model::{Ask, System, search};
+use super::model::{Ask, System};
+use super::search::search;
 
 /// All that operators may ask for.
 const ALL: &[Ask] = &[

@@ -2,12 +2,12 @@
 //! body is not waited for: it may be large, or never end.
 
 use hyper::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
-use hyper::http::uri::Authority;
+use hyper::http::uri::InvalidUri;
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::types::{Bad, Target};
+use super::types::{Bad, Shown};
 use crate::limits::{PROBE_HEAD_MAX, PROBE_HEADERS_MAX};
 
 /// Ends with the question.
@@ -19,20 +19,10 @@ impl Drop for Driven {
     }
 }
 
-fn parsed(url: &Target) -> Result<Uri, Bad> {
-    let cannot = |e| Bad::Cannot(format!("{}: {e}", url.shown));
-    url.text.parse::<Uri>().map_err(cannot)
-}
-
-fn authority<'a>(uri: &'a Uri, url: &Target) -> Result<&'a Authority, Bad> {
-    let cannot = || Bad::Cannot(format!("{} names no host", url.shown));
-    uri.authority().ok_or_else(cannot)
-}
-
 /// Where `url` is served: `host:port`.
-pub(super) fn place(url: &Target) -> Result<String, Bad> {
-    let uri = parsed(url)?;
-    let authority = authority(&uri, url)?;
+pub(super) fn place(url: &str) -> Result<String, String> {
+    let uri: Uri = url.parse().map_err(|e: InvalidUri| e.to_string())?;
+    let authority = uri.authority().ok_or("it names no host")?;
     Ok(format!(
         "{}:{}",
         authority.host(),
@@ -40,19 +30,19 @@ pub(super) fn place(url: &Target) -> Result<String, Bad> {
     ))
 }
 
-/// Whether `url`, which was judged before, is answered with 2xx.
-pub(super) async fn get(stream: TcpStream, url: &Target) -> Result<(), Bad> {
-    let shown = &url.shown;
+/// Whether `url`, which was judged before and is called `shown`, is answered with 2xx.
+pub(super) async fn get(stream: TcpStream, url: &str, shown: &Shown) -> Result<(), Bad> {
     let failed = |what: &str, why: &dyn std::fmt::Display| Bad::Failed(format!("{what} {shown}: {why}"));
-    let uri = parsed(url)?;
-    let authority = authority(&uri, url)?;
+    let cannot = |why: &dyn std::fmt::Display| Bad::Cannot(format!("{shown}: {why}"));
+    let uri: Uri = url.parse().map_err(|e: InvalidUri| cannot(&e))?;
+    let authority = uri.authority().ok_or_else(|| cannot(&"it names no host"))?;
     let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
         .header(HOST, authority.as_str())
         .header(USER_AGENT, concat!("ringriftd/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, "*/*")
         .header(CONNECTION, "close")
         .body(http_body_util::Empty::<hyper::body::Bytes>::new())
-        .map_err(|e| Bad::Cannot(format!("{shown}: {e}")))?;
+        .map_err(|e| cannot(&e))?;
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(PROBE_HEAD_MAX)
         .max_headers(PROBE_HEADERS_MAX)

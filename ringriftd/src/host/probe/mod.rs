@@ -12,18 +12,19 @@ mod types;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use self::types::{Bad, Target};
+use self::types::{Bad, Shown, literal};
 use crate::config::probe::{absolute, address, url};
 use crate::engine::types::{LaunchFailure, ProbeResult, Role};
 use crate::host::prepare::Preparer;
 use crate::ids::LaunchId;
 use crate::limits::{PROBE_LATE, PROBE_LOOKUPS_AT_ONCE};
-use crate::spec::{Piece, Probe, Template, UnitSpec};
+use crate::spec::{Probe, Template, UnitSpec};
 
 /// Asks. Cloning it is cheap.
 #[derive(Debug, Clone)]
@@ -42,7 +43,8 @@ impl Prober {
     }
 
     /// Asks `probe` of the life that `launch` belongs to, within `timeout`. Never longer; an answer that this process
-    /// had no time to hear is void. Must be called inside a tokio runtime.
+    /// had no time to hear is void, and one that nobody was asked for by then is no failure of the unit's. Must be called
+    /// inside a tokio runtime.
     pub async fn ask(
         &self,
         spec: Arc<UnitSpec>,
@@ -51,7 +53,9 @@ impl Prober {
         probe: Probe,
         timeout: Duration,
     ) -> ProbeResult {
-        within(timeout, self.question(spec, launch, role, probe)).await
+        let is_asked = AtomicBool::new(false);
+        let question = self.question(spec, launch, role, probe, &is_asked);
+        within(timeout, question, &is_asked).await
     }
 
     async fn question(
@@ -60,40 +64,34 @@ impl Prober {
         launch: LaunchId,
         role: Role,
         probe: Probe,
+        is_asked: &AtomicBool,
     ) -> Result<(), Bad> {
         let fill = async |text: &Template| match literal(text) {
-            Some(text) => Ok(Target {
-                shown: text.clone(),
-                text,
-            }),
-            None => {
-                let filled = self
-                    .preparer
-                    .fill_bounded(Arc::clone(&spec), launch, role, text.clone());
-                match filled.await {
-                    Ok(filled) => Ok(Target {
-                        text: filled,
-                        shown: text.to_string(),
-                    }),
-                    Err(LaunchFailure { text, .. }) => Err(Bad::Cannot(text)),
-                }
-            }
+            Some(text) => Ok(text),
+            None => self
+                .preparer
+                .fill_bounded(Arc::clone(&spec), launch, role, text.clone())
+                .await
+                .map_err(|failure: LaunchFailure| Bad::Cannot(failure.text)),
         };
         match &probe {
             Probe::Http(text) => {
                 let target = fill(text).await?;
-                url(&target.text).map_err(Bad::Cannot)?;
-                self.get(&target).await
+                url(&target).map_err(Bad::Cannot)?;
+                let shown = Shown::of(text);
+                let place = http::place(&target).map_err(|why| Bad::Cannot(format!("{shown}: {why}")))?;
+                let stream = self.connect(&place, &shown.or(&place), is_asked).await?;
+                http::get(stream, &target, &shown).await
             }
             Probe::Tcp(text) => {
                 let target = fill(text).await?;
-                address(&target.text).map_err(Bad::Cannot)?;
-                self.connect(&target).await.map(drop)
+                address(&target).map_err(Bad::Cannot)?;
+                self.connect(&target, &Shown::of(text), is_asked).await.map(drop)
             }
             Probe::File(text) => {
                 let target = fill(text).await?;
-                absolute(&target.text).map_err(Bad::Cannot)?;
-                self.look(&spec, target).await
+                absolute(&target).map_err(Bad::Cannot)?;
+                self.look(&spec, target, &Shown::of(text)).await
             }
             Probe::Command(_) | Probe::LogLine(_) => Err(Bad::Cannot(
                 "it is asked elsewhere: a bug in ringriftd".to_owned(),
@@ -101,31 +99,23 @@ impl Prober {
         }
     }
 
-    async fn get(&self, target: &Target) -> Result<(), Bad> {
-        let place = Target {
-            text: http::place(target)?,
-            shown: target.shown.clone(),
-        };
-        let stream = self.connect(&place).await?;
-        http::get(stream, target).await
-    }
-
     /// A connection to `host:port`, to whichever of the host's addresses takes it.
-    async fn connect(&self, target: &Target) -> Result<TcpStream, Bad> {
+    async fn connect(&self, target: &str, shown: &Shown, is_asked: &AtomicBool) -> Result<TcpStream, Bad> {
         let mut last = None;
-        for at in self.resolve(target).await? {
+        let found = self.resolve(target, shown).await?;
+        is_asked.store(true, Ordering::Relaxed);
+        for at in found {
             match TcpStream::connect(at).await {
                 Ok(stream) => return Ok(stream),
                 Err(e) => last = Some(e),
             }
         }
         let why = last.map_or_else(|| "its host has no address".to_owned(), |e| e.to_string());
-        Err(Bad::Failed(format!("cannot connect to {}: {why}", target.shown)))
+        Err(Bad::Failed(format!("cannot connect to {shown}: {why}")))
     }
 
     /// Names are looked up on the blocking pool, since the system's resolver may hang; one that does keeps its place.
-    async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, Bad> {
-        let Target { text: target, shown } = target;
+    async fn resolve(&self, target: &str, shown: &Shown) -> Result<Vec<SocketAddr>, Bad> {
         if let Ok(at) = target.parse::<SocketAddr>() {
             return Ok(vec![at]);
         }
@@ -136,7 +126,7 @@ impl Prober {
         }
         let cannot = |why: String| Bad::Cannot(format!("cannot look {shown} up: {why}"));
         let place = Arc::clone(&self.lookups).acquire_owned().await;
-        let text = target.clone();
+        let text = target.to_owned();
         let found = tokio::task::spawn_blocking(move || {
             let _place = place;
             text.to_socket_addrs().map(Iterator::collect::<Vec<_>>)
@@ -148,8 +138,7 @@ impl Prober {
         }
     }
 
-    async fn look(&self, spec: &UnitSpec, target: Target) -> Result<(), Bad> {
-        let Target { text: path, shown } = target;
+    async fn look(&self, spec: &UnitSpec, path: String, shown: &Shown) -> Result<(), Bad> {
         let key = format!("{}'s probe", spec.name);
         let found = self
             .preparer
@@ -168,25 +157,76 @@ impl Prober {
 
 /// What comes of a question that may take so long. Where this process wakes well after the time was up, it was held up
 /// itself, and what was answered meanwhile may lie in its sockets unread.
-async fn within(timeout: Duration, question: impl Future<Output = Result<(), Bad>>) -> ProbeResult {
+async fn within(
+    timeout: Duration,
+    question: impl Future<Output = Result<(), Bad>>,
+    is_asked: &AtomicBool,
+) -> ProbeResult {
     let began = Instant::now();
     match tokio::time::timeout(timeout, question).await {
         Ok(Ok(())) => ProbeResult::Passed,
         Ok(Err(Bad::Failed(text))) => ProbeResult::Failed(text),
         Ok(Err(Bad::Cannot(text))) => ProbeResult::Cannot(text),
         Err(_) if began.elapsed() > timeout + PROBE_LATE => ProbeResult::Void,
+        Err(_) if !is_asked.load(Ordering::Relaxed) => ProbeResult::Cannot(format!(
+            "nobody could be asked within {timeout:?}: its variables, its host's address or its file system took as long"
+        )),
         Err(_) => ProbeResult::Failed(format!("no answer within {timeout:?}")),
     }
 }
 
-/// The text, if no variable stands in it.
-fn literal(template: &Template) -> Option<String> {
-    template
-        .0
-        .iter()
-        .map(|piece| match piece {
-            Piece::Text(text) => Some(text.as_str()),
-            Piece::Variable { .. } => None,
-        })
-        .collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::types::NodeContext;
+    use crate::spec::Piece;
+
+    fn prober() -> Prober {
+        Prober::new(Preparer::new(NodeContext::default()))
+    }
+
+    async fn connected(prober: &Prober, target: &str, shown: &Shown, timeout: Duration) -> ProbeResult {
+        let is_asked = AtomicBool::new(false);
+        let question = async { prober.connect(target, shown, &is_asked).await.map(drop) };
+        within(timeout, question, &is_asked).await
+    }
+
+    /// Other units' names that nobody can look up take all places: that says nothing of this one.
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_resolver_that_hangs_is_no_failure_of_the_unit() {
+        let prober = prober();
+        let many = u32::try_from(PROBE_LOOKUPS_AT_ONCE).expect("a few");
+        let _hanging = prober.lookups.acquire_many(many).await.expect("they are free");
+        let shown = Shown::of(&Template::literal("localhost:1"));
+        // Void: this process was held up itself.
+        let said = connected(&prober, "localhost:1", &shown, Duration::from_millis(50)).await;
+        assert!(
+            matches!(said, ProbeResult::Cannot(_) | ProbeResult::Void),
+            "{said:?}"
+        );
+    }
+
+    /// S4: what a variable stands for is told to nobody.
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_failure_names_the_variable_and_not_its_value() {
+        let name = |name: &str| Piece::Variable {
+            name: name.to_owned(),
+            default: None,
+        };
+        let template = Template(vec![Piece::Text("127.0.0.1:".to_owned()), name("PORT")]);
+        let said = connected(
+            &prober(),
+            "127.0.0.1:1",
+            &Shown::of(&template),
+            Duration::from_secs(30),
+        )
+        .await;
+        let ProbeResult::Failed(text) = said else {
+            panic!("nobody listens there: {said:?}")
+        };
+        assert!(
+            text.starts_with("cannot connect to 127.0.0.1:${PORT}: "),
+            "{text}"
+        );
+    }
 }

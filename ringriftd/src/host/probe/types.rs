@@ -1,5 +1,9 @@
 //! What the kinds of probes share.
 
+use std::fmt;
+
+use crate::spec::{Piece, Template};
+
 /// Why a question has no good answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Bad {
@@ -9,12 +13,45 @@ pub(super) enum Bad {
     Cannot(String),
 }
 
-/// What a question is put to.
-#[derive(Debug, Clone)]
-pub(super) struct Target {
-    /// It, with its variables filled in.
-    pub text: String,
-    /// What is said of it: as its file has it, since a variable's value may be a secret, and what comes of a question is
-    /// shown to anybody who may look at the unit.
-    pub shown: String,
+/// Whom a probe asks, for messages: as its file has it. What stands for a variable may be a secret.
+#[derive(Debug)]
+pub(super) struct Shown {
+    text: String,
+    is_whole: bool,
+}
+
+impl Shown {
+    pub(super) fn of(template: &Template) -> Self {
+        let literal = literal(template);
+        Self {
+            is_whole: literal.is_some(),
+            text: literal.unwrap_or_else(|| template.to_string()),
+        }
+    }
+
+    /// A part of it, where that has nothing of a variable.
+    pub(super) fn or(&self, part: &str) -> Self {
+        Self {
+            text: if self.is_whole { part } else { &self.text }.to_owned(),
+            is_whole: self.is_whole,
+        }
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The text, if no variable stands in it.
+pub(super) fn literal(template: &Template) -> Option<String> {
+    template
+        .0
+        .iter()
+        .map(|piece| match piece {
+            Piece::Text(text) => Some(text.as_str()),
+            Piece::Variable { .. } => None,
+        })
+        .collect()
 }
