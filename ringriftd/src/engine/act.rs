@@ -169,7 +169,7 @@ impl Engine {
         if other_than.is_some() && life == other_than {
             return None;
         }
-        if unit.is_satisfied() || unit.state == State::Completed {
+        if unit.is_satisfied() || unit.state == State::Completed || planted!(StartedTooSoon) {
             let text = if unit.state == State::Completed {
                 "completed"
             } else {
@@ -232,8 +232,9 @@ impl Engine {
                     verdict(name, Outcome::Superseded, text)
                 })
             }
-            State::Stopping { .. } => None,
-            State::Stopped
+            State::Stopping { .. } if !planted!(StoppedTooSoon) => None,
+            State::Stopping { .. }
+            | State::Stopped
             | State::Waiting
             | State::Backoff { .. }
             | State::Failed { .. }
@@ -275,6 +276,13 @@ impl Engine {
     /// Says the answers that are complete.
     pub(super) fn answer(&mut self) {
         while let Some((id, answers)) = self.requests.take_done() {
+            if planted!(NoAnswer) {
+                continue;
+            }
+            if planted!(TwoAnswers) {
+                let answer = RequestAnswer::Done(answers.clone());
+                self.actions.push_back(Action::Reply { id, answer });
+            }
             self.actions.push_back(Action::Reply {
                 id,
                 answer: RequestAnswer::Done(answers),

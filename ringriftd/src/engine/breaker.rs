@@ -298,7 +298,7 @@ impl Engine {
             let Some(limit) = self.limit_of(gate) else {
                 continue;
             };
-            if self.breaker_mut(gate).is_full(&limit, now) {
+            if self.breaker_mut(gate).is_full(&limit, now) && !planted!(BreakerNeverTrips) {
                 self.trip(gate, &limit, ix);
                 return false;
             }
@@ -338,7 +338,9 @@ impl Engine {
     /// Closes what has been open for long enough.
     pub(super) fn close_due_gates(&mut self) {
         let now = self.now;
-        let is_due = |(gate, open): (Gate, &Open)| (open.until <= now).then_some(gate);
+        let is_due = |(gate, open): (Gate, &Open)| {
+            (open.until <= now && !planted!(BreakerNeverCloses)).then_some(gate)
+        };
         let due: Vec<Gate> = self.breakers.open().filter_map(is_due).collect();
         for gate in due {
             self.close_gate(&gate, CauseKind::Timer, "its cooldown is over", None);

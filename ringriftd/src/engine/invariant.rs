@@ -77,6 +77,9 @@ impl Engine {
     /// Every broken invariant, in words; empty when all is well.
     pub fn broken_invariants(&self) -> Vec<String> {
         let mut broken = Vec::new();
+        if planted!(Canary) {
+            broken.push("the canary sings".to_owned());
+        }
         let mut starting = 0;
         for (ix, unit) in self.units() {
             let name = &unit.spec.name;

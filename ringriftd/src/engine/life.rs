@@ -55,7 +55,11 @@ impl Engine {
         let launch = LaunchId::main(life.invocation);
         life.main = Some(Process::asked(launch, Role::Main));
         let spec = Arc::clone(&life.spec);
-        let deadline = now.after(spec.ready_timeout);
+        let deadline = if planted!(StartHasNoTime) {
+            Mono(u64::MAX)
+        } else {
+            now.after(spec.ready_timeout)
+        };
         self.set_start_phase(ix, StartPhase::Activating, deadline);
         self.actions.push_back(Action::Launch {
             launch,

@@ -51,6 +51,7 @@ impl Engine {
                 (Some(mut unit), Some(spec)) => {
                     unit.spec = Arc::clone(spec);
                     unit.is_defined = true;
+                    unit.attempt_failed &= !planted!(ReloadWakes);
                     unit
                 }
                 (Some(mut unit), None) => {

@@ -43,7 +43,7 @@ pub struct Shutdown {
 }
 
 /// The engine. See the head of this file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Engine {
     /// Makes jitter differ between nodes, and the same in a replay.
     pub(super) seed: u64,
@@ -296,7 +296,7 @@ impl Engine {
             unit.since = now;
         }
         match (from == Word::Starting, is_starting) {
-            (false, true) => self.starting += 1,
+            (false, true) => self.starting += 1 + u32::from(planted!(StartCountsTwice)),
             (true, false) => {
                 self.starting -= 1;
                 self.release_held_back();
@@ -310,7 +310,7 @@ impl Engine {
 
     /// Tells the world of a change, with the next number.
     pub(super) fn emit(&mut self, ix: Ix, kind: ChangeKind, from: Word, to: Word, cause: Cause) {
-        self.seq += 1;
+        self.seq += 1 + u64::from(planted!(SeqSkips));
         let seq = self.seq;
         let unit = self.unit_mut(ix);
         unit.last_seq = seq;
@@ -330,7 +330,7 @@ impl Engine {
     /// Brings the table of timers in line with the unit's state.
     pub(super) fn rearm(&mut self, ix: Ix) {
         let (old, new) = (self.unit(ix).armed, self.unit(ix).deadline());
-        if old == new {
+        if old == new || planted!(TimerStays) {
             return;
         }
         if let Some(at) = old {
@@ -353,7 +353,11 @@ impl Engine {
         let edges = graph.edges(ix);
         let neighbours = [
             &edges.requires,
-            &edges.required_by,
+            if planted!(WaitersForgotten) {
+                &edges.requires
+            } else {
+                &edges.required_by
+            },
             &edges.wants,
             &edges.wanted_by,
             &edges.after,
@@ -442,7 +446,7 @@ impl Engine {
         for ix in self.graph.all() {
             let unit = self.unit_mut(ix);
             unit.restart_pending = false;
-            if unit.desired == Desired::Up {
+            if unit.desired == Desired::Up && !planted!(ShutdownWantsUp) {
                 unit.desired = Desired::Down;
                 unit.desired_cause = cause.clone();
             }
@@ -452,7 +456,7 @@ impl Engine {
 
     /// Says `Finish` once everything is down.
     pub(super) fn finish_shutdown(&mut self) {
-        let is_down = self.lives.is_empty();
+        let is_down = self.lives.is_empty() || planted!(FinishTooSoon);
         if let Some(shutdown) = &mut self.shutdown
             && !shutdown.finished
             && is_down

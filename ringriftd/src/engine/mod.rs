@@ -12,6 +12,20 @@
 //! Read first: `unit` (the states), then `order` (who waits for whom), then `life` (a life's steps).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+/// Whether a test has planted this fault here: in the program never.
+#[cfg(not(test))]
+macro_rules! planted {
+    ($fault:ident) => {
+        false
+    };
+}
+#[cfg(test)]
+macro_rules! planted {
+    ($fault:ident) => {
+        $crate::engine::planted::is($crate::engine::planted::Fault::$fault)
+    };
+}
+
 mod act;
 mod adopt;
 pub mod breaker;
@@ -26,6 +40,8 @@ mod machine;
 mod news;
 mod ops;
 mod order;
+#[cfg(test)]
+mod planted;
 mod probing;
 pub mod request;
 pub mod restart;

@@ -32,6 +32,7 @@ impl Engine {
             ProcessPhase::Asked => {}
             // Said twice; or its main process changed, and an earlier manager did not live to hear so.
             ProcessPhase::Alive { .. } => return self.on_main_changed(launch, pid, start_time),
+            ProcessPhase::Leaving if planted!(BackFromTheDead) => {}
             ProcessPhase::Leaving | ProcessPhase::Gone => return,
         }
         process.phase = ProcessPhase::Alive { pid, start_time };
@@ -148,13 +149,15 @@ impl Engine {
             ProcessPhase::Leaving | ProcessPhase::Gone => return,
         }
         let role = process.role;
-        process.phase = if remains.is_empty() {
+        process.phase = if remains.is_empty() || planted!(LeftoversForgotten) {
             ProcessPhase::Gone
         } else {
             ProcessPhase::Leaving
         };
         if remains.is_empty() {
-            self.actions.push_back(Action::Release { launch });
+            if !planted!(NeverReleased) {
+                self.actions.push_back(Action::Release { launch });
+            }
         } else if !launch.is_main() {
             // A hook's leftovers have no business once it is through.
             process.is_killed = true;
@@ -382,7 +385,8 @@ impl Engine {
                 && matches!(
                     life.main.as_ref().map(|p| p.phase),
                     Some(ProcessPhase::Alive { .. })
-                ) =>
+                )
+                && !planted!(ReadyTooLate) =>
             {
                 let cause = self.own_cause(ix, CauseKind::Signal, "it said that it is ready");
                 self.on_kind_ready(ix, cause);

@@ -192,7 +192,9 @@ impl Engine {
         for &ix in roots {
             let unit = self.unit_mut(ix);
             let is_down = unit.state.life().is_none();
-            unit.desired = Desired::Down;
+            if !planted!(StopIsForgotten) {
+                unit.desired = Desired::Down;
+            }
             unit.restart_pending = false;
             unit.desired_cause = cause.clone();
             unit.last_stop_killed = false;
@@ -272,7 +274,11 @@ impl Engine {
             let is_root = roots.contains(&ix);
             let unit = self.unit_mut(ix);
             if is_root && unit.state.is_active() {
-                unit.desired = Desired::Up;
+                unit.desired = if planted!(RestartStaysDown) {
+                    Desired::Down
+                } else {
+                    Desired::Up
+                };
                 unit.desired_cause = cause.clone();
                 unit.restart_pending = true;
                 unit.attempt_failed = false;
@@ -401,7 +407,9 @@ impl Engine {
         let mut answers = Vec::new();
         for &ix in roots {
             let unit = self.unit_mut(ix);
-            unit.restarts.reset();
+            if !planted!(ResetIsNothing) {
+                unit.restarts.reset();
+            }
             unit.attempt_failed = false;
             let was_failed = matches!(unit.state, State::Failed { .. });
             let was_waiting = unit.state == State::Waiting;

@@ -57,13 +57,15 @@ impl Engine {
         let edges = self.graph.edges(ix);
         let mut found = Vec::new();
         found.extend(self.shut_gates(ix).into_iter().map(Blocker::Breaker));
-        if self.unit(ix).hold.is_some() {
+        if self.unit(ix).hold.is_some() && !planted!(HoldIsNothing) {
             found.push(Blocker::Hold(ix));
         }
         for &d in &edges.requires {
             // One that is ready but about to stop is none to start on.
             let unit = self.unit(d);
-            if !unit.is_satisfied() || unit.is_lost() || unit.restart_pending || unit.is_taken_along {
+            let is_none =
+                !unit.is_satisfied() || unit.is_lost() || unit.restart_pending || unit.is_taken_along;
+            if is_none && !planted!(StartBeforeNeeds) {
                 found.push(Blocker::Requirement(d));
             }
         }
@@ -171,7 +173,7 @@ impl Engine {
             }
             // A launch that has not happened yet must not happen on a dependency that went away meanwhile.
             let not_launched = matches!(&unit.state, State::Starting { life, .. } if life.main.is_none());
-            if not_launched && !dependency.is_satisfied() {
+            if not_launched && !dependency.is_satisfied() && !planted!(StartBeforeNeeds) {
                 let text = format!("{name}, which it requires, went away before the launch");
                 return Some(StopReason {
                     cause: cause::dependency(name, dependency.last_seq, text),
@@ -190,7 +192,7 @@ impl Engine {
             let other = self.unit(v);
             let goes = matches!(other.state, State::Stopping { .. })
                 || (other.state.is_active() && self.stop_reason(v).is_some());
-            if goes {
+            if goes && !planted!(StopOutOfOrder) {
                 found.push(v);
             }
         }

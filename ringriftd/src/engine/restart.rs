@@ -28,6 +28,15 @@ pub struct Restarts {
     is_due: bool,
 }
 
+/// [`Restarts`], as far as it decides anything in a small model.
+#[cfg(test)]
+pub(super) struct Past {
+    pub(super) is_slow: bool,
+    pub(super) is_due: bool,
+    pub(super) host_step: u32,
+    pub(super) ages: Vec<u64>,
+}
+
 /// How a life ended, in the terms that decide what comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -111,6 +120,17 @@ impl Restarts {
         self.unhealthy = self.unhealthy.saturating_add(1);
     }
 
+    /// What of it decides anything where neither delays grow nor dice are thrown; `age` is what a past time is now.
+    #[cfg(test)]
+    pub(super) fn picture(&self, age: &dyn Fn(Mono) -> u64) -> Past {
+        Past {
+            is_slow: self.is_slow,
+            is_due: self.is_due,
+            host_step: self.host_step,
+            ages: self.times.iter().map(|at| age(*at)).collect(),
+        }
+    }
+
     /// The times of past restarts on another clock.
     pub fn on_other_clock(&mut self, past: &dyn Fn(Mono) -> Mono) {
         for at in &mut self.times {
@@ -125,7 +145,7 @@ impl Restarts {
 
     /// A life was ready from `ready` to `end`: long enough, and its past is forgiven.
     pub fn on_life_end(&mut self, policy: &Restart, ready: Option<Mono>, end: Mono) {
-        if ready.is_some_and(|ready| end.since(ready) >= policy.stable_after) {
+        if ready.is_some_and(|ready| end.since(ready) >= policy.stable_after || planted!(ForgivenAtOnce)) {
             self.step = 0;
             self.is_slow = false;
         }
@@ -174,11 +194,12 @@ impl Restarts {
         let is_over = policy
             .max_restarts
             .is_some_and(|max| self.times.len() >= max as usize);
-        if self.is_slow || is_over {
+        if (self.is_slow || is_over) && !planted!(NoLimit) {
             self.is_slow = true;
             self.is_due = policy.exhausted == Exhausted::Retry;
             let next_try = match policy.exhausted {
-                Exhausted::Retry => Some(now.after(policy.retry_every)),
+                Exhausted::Retry if !planted!(NoSlowTries) => Some(now.after(policy.retry_every)),
+                Exhausted::Retry => None,
                 Exhausted::GiveUp => None,
             };
             return Next::Failed {
@@ -186,7 +207,11 @@ impl Restarts {
                 why: GaveUp::Limit,
             };
         }
-        let until = now.after(delay(policy, self.step, salt));
+        let until = if planted!(NoPause) {
+            Mono(now.0 + 1)
+        } else {
+            now.after(delay(policy, self.step, salt))
+        };
         self.step = self.step.saturating_add(1);
         self.total = self.total.saturating_add(1);
         self.is_due = true;
@@ -199,6 +224,9 @@ impl Restarts {
     fn host_backoff(&mut self, now: Mono, salt: u64) -> Next {
         let shift = self.host_step.min(16);
         self.host_step = self.host_step.saturating_add(1);
+        if planted!(HostCosts) {
+            self.times.push_back(now);
+        }
         let plain = limits::HOST_FAULT_DELAY
             .saturating_mul(1 << shift)
             .min(limits::HOST_FAULT_MAX_DELAY);

@@ -28,7 +28,11 @@ impl Engine {
             node: self.stored_node(),
             units: self.graph.all().map(|ix| self.stored_unit(ix)).collect(),
             requests: self.requests.pending().clone(),
-            breakers: self.breakers.clone(),
+            breakers: if planted!(BreakersNotStored) {
+                Default::default()
+            } else {
+                self.breakers.clone()
+            },
         }
     }
 
@@ -68,8 +72,12 @@ impl Engine {
             since: unit.since,
             last_seq: unit.last_seq,
             attempt_failed: unit.attempt_failed,
-            hold: unit.hold.clone(),
-            restarts: unit.restarts.clone(),
+            hold: unit.hold.clone().filter(|_| !planted!(HoldNotStored)),
+            restarts: if planted!(PastNotStored) {
+                Default::default()
+            } else {
+                unit.restarts.clone()
+            },
             starts: unit.starts,
             last_invocation: unit.last_invocation,
             last_exit: unit.last_exit,
@@ -214,7 +222,11 @@ impl Engine {
     pub fn resume(&mut self, now: Mono) {
         self.now = self.now.max(now);
         for launch in std::mem::take(&mut self.unheard) {
-            let is_asked = |p: &Process| p.launch == launch && p.phase == ProcessPhase::Asked;
+            if planted!(LaunchLost) {
+                continue;
+            }
+            let is_asked =
+                |p: &Process| p.launch == launch && (p.phase == ProcessPhase::Asked || planted!(LaunchTwice));
             if self.processes().any(|(_, _, p)| is_asked(p)) {
                 self.on_lost(launch);
             }

@@ -169,7 +169,7 @@ impl Engine {
         let launch = main.launch;
         match main.phase {
             ProcessPhase::Gone => self.after_main(ix),
-            ProcessPhase::Asked => {
+            ProcessPhase::Asked if !planted!(SignalUnanswered) => {
                 self.set_stop_phase(ix, StopPhase::AwaitMain, None);
                 false
             }
@@ -178,8 +178,8 @@ impl Engine {
                 self.send_kill(ix);
                 false
             }
-            ProcessPhase::Alive { .. } | ProcessPhase::Leaving => {
-                if self.shutdown.as_ref().is_some_and(|s| s.killing) {
+            ProcessPhase::Asked | ProcessPhase::Alive { .. } | ProcessPhase::Leaving => {
+                if self.shutdown.as_ref().is_some_and(|s| s.killing) || planted!(KillAtOnce) {
                     self.send_kill(ix);
                     return false;
                 }
@@ -230,7 +230,8 @@ impl Engine {
             signal,
             scope: Scope::All,
         });
-        self.set_stop_phase(ix, StopPhase::Signal(rung), Some(at));
+        let at = (!planted!(StopHasNoTime)).then_some(at);
+        self.set_stop_phase(ix, StopPhase::Signal(rung), at);
     }
 
     /// SIGKILL to all that the main launch left.

@@ -282,7 +282,7 @@ pub struct Check {
 pub type Checks = VecDeque<Check>;
 
 /// Places of probes under way, of one kind.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Lane {
     pub(super) taken: u32,
     /// By how long they wait.
@@ -290,7 +290,7 @@ pub(super) struct Lane {
 }
 
 /// Both kinds. Not stored: they follow from the turns.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Lanes {
     questions: Lane,
     commands: Lane,

@@ -4,15 +4,22 @@
 //!
 //! * `make`: dice, units and random graphs. * `world`: what happens to them. * `crash`: the manager's deaths. * `runs`:
 //!   the tests. * `unwell`: how well its processes are. * `watched`: the tests of that. * `recovery`: those of what is
-//!   stored, held and taken over. * `failures`: those of failures and of their causes. * `causes`: the words of `why`. * `breakers`: what limits restarts.
+//!   stored, held and taken over. * `failures`: those of failures and of their causes. * `causes`: the words of `why`. * `breakers`: what limits
+//!   restarts. * `model`, `keeper`, `verdicts`, `picture`, `search`: small systems looked at whole; `models`: which, and what was found.
 
 mod breakers;
 mod causes;
 mod crash;
 mod failures;
+mod keeper;
 mod make;
+mod model;
+mod models;
+mod picture;
 mod recovery;
 mod runs;
+mod search;
 mod unwell;
+mod verdicts;
 mod watched;
 mod world;
