@@ -8,7 +8,7 @@ use harness::processes::Held;
 use harness::programs::{checkout, ringriftctl};
 use harness::survive::{Main, Role, assert_same};
 use harness::{Node, PATIENCE, Unit, until};
-use proto::reply::{Exit, State};
+use proto::reply::{Exit, State, VersionInfo};
 
 /// A row: what dies, then the claims in the order of the columns.
 #[derive(Debug)]
@@ -85,15 +85,20 @@ fn come_back(who: &str, node: &mut Node, before: &BTreeMap<&'static str, i32>) {
     let old = |role: &str| before[role] as u32;
     match who {
         "the keeper starts another" | "the keeper starts others" => {
+            let wanted = if who.ends_with("others") { 2 } else { 1 };
+            let changed = |version: &VersionInfo| {
+                let changed = [
+                    version.manager_pid != old("manager"),
+                    version.logger_pid != old("logger"),
+                ];
+                changed.into_iter().filter(|is| *is).count()
+            };
+            // The manager is told of a new logger a moment after that has begun.
             let version = node.wait_answer("all are there", |version| {
-                version.keeper_pid == old("keeper") && node.daemon_processes().len() == 3
+                let is_whole = node.daemon_processes().len() == 3;
+                version.keeper_pid == old("keeper") && is_whole && changed(version) >= wanted
             });
-            let changed = [
-                version.manager_pid != old("manager"),
-                version.logger_pid != old("logger"),
-            ];
-            let number = changed.into_iter().filter(|is| *is).count();
-            assert_eq!(number, if who.ends_with("others") { 2 } else { 1 }, "{version:?}");
+            assert_eq!(changed(&version), wanted, "{version:?}");
         }
         "its manager takes its place" => {
             let version = node.wait_answer("a new keeper's manager", |version| {
