@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::limits;
-use crate::spec::UnitName;
+use crate::unit_name::UnitName;
 
 /// So many automatic restarts within so long; then none for so long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

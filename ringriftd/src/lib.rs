@@ -27,5 +27,6 @@ pub mod spec;
 pub mod standin;
 pub mod state;
 pub mod tape;
+pub mod unit_name;
 pub mod used;
 pub mod whatif;

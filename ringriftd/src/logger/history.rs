@@ -260,16 +260,7 @@ impl Backward {
             };
             ((place.file, len), found.map(|(file, _)| file))
         };
-        let this = Self {
-            shared,
-            unit,
-            point,
-            file,
-            buffer: Vec::new(),
-            end: 0,
-            read: 0,
-        };
-        Ok((this, point))
+        Ok((Self::within(shared, unit, point, file), point))
     }
 
     /// Starts at `point`, where a line begins or the log ends.
@@ -278,7 +269,11 @@ impl Backward {
             let place = unit.place();
             open(&shared, &unit, &place, point.0)?.map(|(file, _)| file)
         };
-        Ok(Self {
+        Ok(Self::within(shared, unit, point, file))
+    }
+
+    fn within(shared: Arc<Shared>, unit: Arc<Unit>, point: Point, file: Option<File>) -> Self {
+        Self {
             shared,
             unit,
             point,
@@ -286,7 +281,7 @@ impl Backward {
             buffer: Vec::new(),
             end: 0,
             read: 0,
-        })
+        }
     }
 
     /// The line before, and where it begins.
