@@ -24,7 +24,9 @@ mod predicate;
 mod progress;
 mod render;
 mod session;
+mod since;
 mod stop;
+mod stream;
 mod top;
 mod units;
 

@@ -1,23 +1,17 @@
 //! `events`: one line a change of state, with its cause.
 
-use std::time::Instant;
-
 use clap::Args as ClapArgs;
-use jiff::tz::TimeZone;
 use proto::event_line::EventLine;
-use proto::reply::{CauseKind, Event, Reply, State};
+use proto::reply::{CauseKind, Event, Reply};
 use proto::request::Request;
 
-use crate::client::{Client, Wake};
-use crate::cmd::logs::follow;
 use crate::json;
-use crate::measure::{self, Since};
+use crate::measure;
 use crate::render::{Ink, talk};
 use crate::session::{Session, state_ink, state_word};
+use crate::since;
 use crate::stop::{self, Stop};
-
-/// A unit's process failed, whatever is done about it.
-const FAILED: &str = "DAEMON_FAILED";
+use crate::stream;
 
 /// Flags of `events`.
 #[derive(Debug, Clone, ClapArgs)]
@@ -33,72 +27,35 @@ pub struct Args {
     pub since: Option<String>,
 }
 
-/// The last failure of the units, one that was restarted after as well, as far as the flight recorder goes back.
-pub fn last_failure(client: &mut Client, units: &[String]) -> Result<Option<Event>, Stop> {
-    let mut last = None;
-    let so_far = Request::Events {
-        selectors: units.to_vec(),
-        follow: false,
-        after: None,
-        since_us: None,
-    };
-    client.each(so_far, |reply| {
-        if let Reply::Event(event) = reply
-            && (event.to == State::Failed || event.event == FAILED)
-        {
-            last = Some(*event);
-        }
-        Ok(())
-    })?;
-    Ok(last)
-}
-
 /// Prints events, with `-f` until interrupted.
 pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
-    let now = session.style.now_us;
-    let since = match &args.since {
-        None => None,
-        Some(text) => Some(
-            measure::parse_since(text, now, measure::boot_us(now), &TimeZone::system())
-                .map_err(Stop::usage)?,
-        ),
-    };
+    let since = args
+        .since
+        .as_deref()
+        .map(|text| since::read(session, text))
+        .transpose()?;
     let mut client = session.connect()?;
-    let (mut after, mut since_us) = (None, None);
-    match since {
-        None => {}
-        Some(Since::At(us)) => since_us = Some(us),
-        Some(Since::LastFailure) => match last_failure(&mut client, &args.units)? {
-            Some(event) => after = Some(event.seq.saturating_sub(1)),
-            None => {
-                session.say("nothing has failed so far");
-                since_us = Some(now);
-            }
-        },
-    }
+    let moment = match since {
+        Some(since) => Some(since::moment(session, &mut client, &args.units, since)?),
+        None => None,
+    };
+    let after = moment
+        .and_then(|moment| moment.failure)
+        .map(|seq| seq.saturating_sub(1));
     let request = Request::Events {
         selectors: args.units.clone(),
         follow: args.follow,
         after,
-        since_us,
+        // The failure itself is found by its number.
+        since_us: moment
+            .filter(|moment| moment.failure.is_none())
+            .map(|moment| moment.at_us),
     };
     if !args.follow {
         client.each(request, |reply| hear(session, reply))?;
         return Ok(stop::OK);
     }
-    let id = client.ask(request)?;
-    loop {
-        let wake = match client.wake(Some(Instant::now()))? {
-            Wake::Time => {
-                session.out.flush()?;
-                client.wake(None)?
-            }
-            wake => wake,
-        };
-        if let Some(code) = follow(wake, id, |reply| hear(session, reply))? {
-            return Ok(code);
-        }
-    }
+    stream::follow(session, &mut client, request, hear)
 }
 
 fn hear(session: &mut Session, reply: Reply) -> Result<(), Stop> {

@@ -1,19 +1,16 @@
 //! `logs`: what units wrote. One record is one line; only `-o cat` gives the bytes as they are.
 
-use std::time::Instant;
-
 use clap::Args as ClapArgs;
-use jiff::tz::TimeZone;
 use proto::reply::{LineEnd, LogLine, Reply};
 use proto::request::{LogFilter, LogLife, Request};
 
-use crate::client::{Client, Wake};
-use crate::cmd::events::last_failure;
 use crate::json;
 use crate::measure::{self, Since};
 use crate::render::Ink;
 use crate::session::Session;
+use crate::since;
 use crate::stop::{self, Stop};
+use crate::stream;
 
 /// Lines of each unit without `-n`.
 const LINES: u64 = 50;
@@ -77,39 +74,6 @@ fn fold_case(pattern: &str) -> String {
     }
 }
 
-/// What the flags come to.
-fn filter(session: &mut Session, client: &mut Client, args: &Args) -> Result<LogFilter, Stop> {
-    let mut time = |text: &Option<String>| match text {
-        Some(text) => moment(session, client, &args.units, text).map(Some),
-        None => Ok(None),
-    };
-    Ok(LogFilter {
-        since_us: time(&args.since)?,
-        until_us: time(&args.until)?,
-        pattern: args.grep.as_deref().map(fold_case),
-        life: match args.invocation {
-            Some(serial) => Some(LogLife::Is(serial)),
-            None => args.previous.then_some(LogLife::Previous),
-        },
-    })
-}
-
-/// The time that `text` means, in µs since 1970.
-fn moment(session: &mut Session, client: &mut Client, units: &[String], text: &str) -> Result<u64, Stop> {
-    let now = session.style.now_us;
-    let boot = measure::boot_us(now);
-    match measure::parse_since(text, now, boot, &TimeZone::system()).map_err(Stop::usage)? {
-        Since::At(us) => Ok(us),
-        Since::LastFailure => match last_failure(client, units)? {
-            Some(event) => Ok(event.at_us),
-            None => {
-                session.say("nothing has failed so far");
-                Ok(now)
-            }
-        },
-    }
-}
-
 /// Flags of `logs`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Args {
@@ -167,8 +131,24 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
         let message = "-o cat gives raw bytes, which may drive this terminal: refused";
         return Err(Stop::new(stop::REFUSED, message).hint("redirect it, or say --force"));
     }
+    let read = |text: &Option<String>| text.as_deref().map(|text| since::read(session, text)).transpose();
+    let (since, until) = (read(&args.since)?, read(&args.until)?);
     let mut client = session.connect()?;
-    let filter = filter(session, &mut client, args)?;
+    let mut time = |since: Option<Since>| match since {
+        Some(since) => {
+            since::moment(session, &mut client, &args.units, since).map(|moment| Some(moment.at_us))
+        }
+        None => Ok(None),
+    };
+    let filter = LogFilter {
+        since_us: time(since)?,
+        until_us: time(until)?,
+        pattern: args.grep.as_deref().map(fold_case),
+        life: match args.invocation {
+            Some(serial) => Some(LogLife::Is(serial)),
+            None => args.previous.then_some(LogLife::Previous),
+        },
+    };
     let lines = match args.lines {
         Some(Count::All) => None,
         Some(Count::Last(n)) => Some(n),
@@ -186,34 +166,9 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
         return Ok(stop::OK);
     }
     client.asks_for_life = false;
-    let id = client.ask(request)?;
-    loop {
-        // What came together is written together; what came alone is not kept waiting.
-        match client.wake(Some(Instant::now()))? {
-            Wake::Time => {
-                session.out.flush()?;
-                if let Some(code) = follow(client.wake(None)?, id, |reply| hear(session, format, reply))? {
-                    return Ok(code);
-                }
-            }
-            wake => {
-                if let Some(code) = follow(wake, id, |reply| hear(session, format, reply))? {
-                    return Ok(code);
-                }
-            }
-        }
-    }
-}
-
-/// One step of following a stream: the exit code when it has ended.
-pub fn follow(wake: Wake, id: u64, hear: impl FnOnce(Reply) -> Result<(), Stop>) -> Result<Option<u8>, Stop> {
-    match wake {
-        Wake::Reply(to, Reply::End) if to == id => Ok(Some(stop::OK)),
-        Wake::Reply(to, Reply::Failed(failure)) if to == id => Err(failure.into()),
-        Wake::Reply(to, reply) if to == id => hear(reply).map(|()| None),
-        Wake::Reply(..) | Wake::Time | Wake::Again => Ok(None),
-        Wake::Interrupted => Ok(Some(stop::INTERRUPTED)),
-    }
+    stream::follow(session, &mut client, request, |session, reply| {
+        hear(session, format, reply)
+    })
 }
 
 fn hear(session: &mut Session, format: Format, reply: Reply) -> Result<(), Stop> {
