@@ -29,8 +29,9 @@ pub const LAUNCH_BYTES_MAX: usize = 160 * 1024;
 pub const WIRE_MESSAGE_MAX: usize = 192 * 1024;
 /// Descriptors in one message between the roles.
 pub const WIRE_FDS_MAX: usize = 4;
-/// How long environment files, user names and interpreters may take to read before a start fails.
-pub const PREPARE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long environment files, user names and interpreters may take to read before a start is given up and tried again.
+/// A disk that is merely busy answers within it; one that is gone does not.
+pub const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest environment file, in bytes.
 pub const ENV_FILE_MAX: u64 = 256 * 1024;
 /// Pids that a message names at most when something could not be killed.

@@ -144,7 +144,8 @@ impl Preparer {
         unit: String,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, LaunchFailure> {
-        let hangs = |text: String| LaunchFailure { text, host: false };
+        // A disk that does not answer is the host's fault: the unit is tried again until it does, and loses no restart.
+        let hangs = |text: String| LaunchFailure { text, host: true };
         // The turn is taken before the place, so that a unit whose last preparation hangs takes no second one.
         let Some(turn) = Turn::take(&self.hanging, &unit) else {
             return Err(hangs(format!(
@@ -170,9 +171,10 @@ impl Preparer {
         match tokio::time::timeout(self.timeout, work).await {
             Ok(Ok(done)) => Ok(done),
             // A panic, which aborts in release builds.
-            Ok(Err(e)) => Err(hangs(format!(
-                "cannot prepare {unit}: {e}; this is a bug in ringriftd"
-            ))),
+            Ok(Err(e)) => Err(LaunchFailure {
+                text: format!("cannot prepare {unit}: {e}; this is a bug in ringriftd"),
+                host: false,
+            }),
             Err(_) => Err(hangs(format!(
                 "cannot prepare {unit} within {:?}: does a disk with one of its files, or the user directory, hang?",
                 self.timeout
@@ -443,13 +445,13 @@ mod tests {
             })
             .await
             .expect_err("it hangs");
-        assert!(failed.text.contains("within 50ms") && !failed.host, "{failed:?}");
+        assert!(failed.text.contains("within 50ms") && failed.host, "{failed:?}");
         for _ in 0..3 {
             let again = preparer
                 .bounded(unit("slow"), || ())
                 .await
                 .expect_err("it still hangs");
-            assert!(again.text.contains("still hangs"), "{again:?}");
+            assert!(again.text.contains("still hangs") && again.host, "{again:?}");
         }
         assert_eq!(preparer.places.available_permits(), PREPARE_AT_ONCE - 1);
         preparer
