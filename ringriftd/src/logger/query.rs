@@ -251,6 +251,7 @@ impl Queries {
                 self.look(Tail { nonce, unit, wanted }, peer);
             }
             LogQuery::LastWords { .. } => {} // the writer's own, who says when
+            LogQuery::Total { .. } => {}     // likewise
         }
     }
 

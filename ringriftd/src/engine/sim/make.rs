@@ -103,6 +103,9 @@ pub(super) fn unit(i: usize) -> UnitSpec {
         log: Log {
             max_size: 1,
             max_files: 1,
+            max_age: Duration::ZERO,
+            compress: true,
+            is_dropped: false,
         },
         deprecated: None,
         digest: "1".to_owned(),
@@ -133,6 +136,7 @@ pub(super) fn plan(units: Vec<UnitSpec>, max_starting: Option<u32>) -> Arc<Plan>
         on_event: None,
         http: HttpSpec::default(),
         breaker: crate::breaker::BreakerSpec::default(),
+        log_total: None,
     };
     Arc::new(Plan {
         node,
