@@ -232,8 +232,10 @@ pub const HTTP_RETRY_DELAY: Duration = Duration::from_secs(1);
 pub const HTTP_RETRY_MAX_DELAY: Duration = Duration::from_secs(30);
 /// Connections that wait to be accepted.
 pub const HTTP_BACKLOG: i32 = 128;
-/// Connections at once; past it nobody is accepted until one ends.
+/// Connections at once; past it somebody has to give way, or ends.
 pub const HTTP_CLIENTS_MAX: usize = 64;
+/// A client that has taken nothing of its answer for so long gives way to a new one.
+pub const HTTP_STALL: Duration = Duration::from_secs(1);
 /// Of those, streams of events.
 pub const HTTP_STREAMS_MAX: usize = 24;
 /// How long a client may take from its connection to the end of its header.
