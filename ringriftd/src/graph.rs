@@ -499,6 +499,9 @@ mod tests {
             log: Log {
                 max_size: limits::LOG_SIZE,
                 max_files: limits::LOG_FILES,
+                max_age: std::time::Duration::ZERO,
+                compress: true,
+                is_dropped: false,
             },
             deprecated: None,
             digest: String::new(),

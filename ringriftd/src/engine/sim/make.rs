@@ -91,6 +91,9 @@ pub(super) fn unit(i: usize) -> UnitSpec {
         log: Log {
             max_size: 1,
             max_files: 1,
+            max_age: Duration::ZERO,
+            compress: true,
+            is_dropped: false,
         },
         deprecated: None,
         digest: "1".to_owned(),
@@ -116,6 +119,7 @@ pub(super) fn plan_of(
         on_event: None,
         http: HttpSpec::default(),
         breaker: crate::breaker::BreakerSpec::default(),
+        log_total: None,
     };
     Arc::new(Plan {
         node,
