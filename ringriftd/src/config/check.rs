@@ -218,6 +218,11 @@ impl<'a> Check<'a> {
                     _ => limits::LOG_SIZE,
                 },
                 max_files: unit.whole("log.max_files").unwrap_or(limits::LOG_FILES),
+                parse: match unit.word("log.parse") {
+                    "json" => Parse::Json,
+                    "level" => Parse::Level,
+                    _ => Parse::Prefix,
+                },
             },
             deprecated: self.deprecated(name, unit),
             digest: String::new(),

@@ -18,6 +18,7 @@ mod pipe;
 mod place;
 mod query;
 pub mod record;
+mod severity;
 mod sought;
 mod telling;
 mod writer;

@@ -103,6 +103,7 @@ pub(super) fn unit(i: usize) -> UnitSpec {
         log: Log {
             max_size: 1,
             max_files: 1,
+            ..Log::default()
         },
         deprecated: None,
         digest: "1".to_owned(),
