@@ -467,6 +467,15 @@ pub struct Log {
     pub max_size: u64,
     /// Files kept, the one being written among them; at least 1.
     pub max_files: u32,
+    /// A file whose oldest line is older is rotated, and one whose newest line is older is removed; zero: no bound.
+    #[serde(default)]
+    pub max_age: Duration,
+    /// Rotated files are compressed.
+    #[serde(default)]
+    pub compress: bool,
+    /// What comes while the log cannot be written is dropped and counted; else the unit waits.
+    #[serde(default)]
+    pub is_dropped: bool,
     /// Where its lines say how grave they are.
     #[serde(default)]
     pub parse: Parse,
@@ -477,6 +486,9 @@ impl Default for Log {
         Self {
             max_size: limits::LOG_SIZE,
             max_files: limits::LOG_FILES,
+            max_age: Duration::ZERO,
+            compress: true,
+            is_dropped: false,
             parse: Parse::default(),
         }
     }
@@ -524,6 +536,8 @@ pub struct NodeSpec {
     pub http: HttpSpec,
     /// `[breaker]`.
     pub breaker: BreakerSpec,
+    /// `[log] max_total`: how large all logs may be together, in bytes.
+    pub log_total: Option<u64>,
 }
 
 /// The name that the runs of `[on_event] command` have instead of a unit's, in logs and in their environment.

@@ -203,6 +203,57 @@ fn a_command_that_hangs_is_killed_and_delays_nobody() {
     node.check();
 }
 
+/// How many events were dropped is told until a run that was told it ends well, over the manager's death too.
+#[test]
+fn how_many_were_dropped_is_told_until_it_is_heard() {
+    let script = format!(
+        "if [ -e \"$1/waits\" ]; then : > \"$1/began\"; read -r x < \"$1/gate\"; fi; {NOTE}; ! [ -e \"$1/fails\" ]"
+    );
+    let builder = Node::builder();
+    let gate = builder.path("gate");
+    nix::unistd::mkfifo(Path::new(&gate), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+    let more = "rate = \"1000/s\"\nqueue = 1\ntimeout = \"10m\"\nevents = [\"DAEMON_READY\"]";
+    let mut node = hook(builder, &script, more)
+        .file("waits", "")
+        .file("fails", "")
+        .unit("a", &Unit::bad(&["run"]))
+        .start();
+    until("the first run waits", || node.path("began").exists());
+    // Of these, one waits and two are dropped.
+    for _ in 0..3 {
+        node.ctl(&["restart", "a"]).ended(0);
+    }
+    std::fs::remove_file(node.path("waits")).expect("it was there");
+    let mut open = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&gate)
+        .expect("a fifo");
+    open.write_all(b"go\n").expect("there is room");
+    until("both have failed", || {
+        notices(&node).contains("failed 2 times in a row")
+    });
+    node.crash_manager();
+    node.wait_unit("a", "running", |unit| unit.state == State::Running);
+    std::fs::remove_file(node.path("fails")).expect("it was there");
+    for runs in [3, 4] {
+        node.ctl(&["restart", "a"]).ended(0);
+        until("it is told", || node.read("beside").lines().count() == runs);
+        until("and has ended", || {
+            node.unit_processes()
+                .iter()
+                .all(|p| p.unit() != Some("ringriftd.on_event"))
+        });
+    }
+    let dropped: Vec<String> = node
+        .read("beside")
+        .lines()
+        .map(|line| line.split(' ').nth(2).expect("a number").to_owned())
+        .collect();
+    assert_eq!(dropped, ["0", "2", "2", "0"]);
+    node.check();
+}
+
 #[test]
 fn a_command_that_is_missing_or_fails_is_told_once_and_costs_nothing() {
     let builder = Node::builder();

@@ -1,15 +1,16 @@
 //! The threads that speak with the daemon, each with a connection of its own: one that keeps the picture up to date, one
-//! that follows a log, and one for each command. They clean what units wrote, and tell the loop by a channel.
+//! that follows a log, and one for each command. They clean what units wrote, and tell the loop by its [mailbox](super::mailbox).
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use proto::reply::{LineEnd, Outcome, Reply, UnitStatus};
 use proto::request::{Job, LogFilter, Request};
 
+use super::mailbox::{Over, Sender};
 use super::types::{News, Order, Verb};
 use crate::client::{Client, Wake};
 use crate::dial;
@@ -36,7 +37,7 @@ pub struct Link {
     /// `--socket`.
     pub socket: Option<PathBuf>,
     /// Where news go.
-    pub news: Sender<News>,
+    pub news: Sender,
     /// How foreign text is cleaned.
     pub style: Style,
     /// Counts up with every log that is followed: a follower of an older one ends.
@@ -54,10 +55,6 @@ fn told(style: &Style, stop: &Stop) -> String {
     }
 }
 
-/// Nobody listens any more: the program ends.
-#[derive(Debug)]
-struct Over;
-
 impl Link {
     fn connect(&self) -> Result<Client, Stop> {
         let mut client = Client::connect(self.socket.as_deref())?;
@@ -67,7 +64,7 @@ impl Link {
     }
 
     fn tell(&self, news: News) -> Result<(), Over> {
-        self.news.send(news).map_err(|_| Over)
+        self.news.send(news)
     }
 
     /// Keeps the picture up to date, over every loss of the connection. `nudges` ask for it at once.
@@ -155,7 +152,11 @@ impl Link {
                     Reply::End => {
                         status = None;
                         if let Some(node) = node.take() {
-                            self.tell(News::Status(node, std::mem::take(&mut units)))?;
+                            self.tell(News::Status {
+                                node,
+                                units: std::mem::take(&mut units),
+                                taken_us: measure::now_us(),
+                            })?;
                         }
                     }
                     Reply::Failed(failure) => return Ok(failure.into()),

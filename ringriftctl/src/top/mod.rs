@@ -1,4 +1,4 @@
-//! `top`: the live table. One loop owns the screen; keys, signals and news of the daemon come to it over one channel from
+//! `top`: the live table. One loop owns the screen; keys, signals and news of the daemon come to it through one [`mailbox`] from
 //! threads of their own, so that no slow answer holds up a key. Only [`model`] decides, only [`draw`] paints.
 //!
 //! Reads by events and a question a second; changes something only after a `y`.
@@ -6,6 +6,7 @@
 pub mod canvas;
 pub mod draw;
 pub mod link;
+pub mod mailbox;
 pub mod model;
 pub mod panes;
 pub mod rows;
@@ -18,7 +19,7 @@ mod tests;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal, raise};
@@ -33,6 +34,7 @@ use crate::render::Style;
 use crate::session::Session;
 use crate::stop::{self, Stop};
 use link::Link;
+use mailbox::{Sender, mailbox};
 use model::Model;
 use types::{Effect, News};
 
@@ -61,8 +63,9 @@ pub fn run(session: &mut Session) -> Result<u8, Stop> {
     let signals =
         signals().map_err(|e| Stop::new(stop::FAILED, format!("cannot watch for signals: {}", e.desc())))?;
     let style = session.style.clone();
-    let (news, heard) = channel();
-    let (nudge, nudges) = channel();
+    let (news, heard) = mailbox();
+    // One that waits says as much as many.
+    let (nudge, nudges) = sync_channel(1);
     let link = Link {
         socket: Some(first.socket.clone()),
         news: news.clone(),
@@ -92,11 +95,9 @@ pub fn run(session: &mut Session) -> Result<u8, Stop> {
             .draw(|frame| draw::draw(&mut model, &style, frame.area(), frame.buffer_mut()))
             .map_err(cannot)?;
         // Everything that has come is taken in before the next picture.
-        let Ok(first) = heard.recv_timeout(REDRAW) else {
-            continue;
-        };
+        let came = heard.take(REDRAW);
         model.now_us = measure::now_us();
-        for came in std::iter::once(first).chain(heard.try_iter()) {
+        for came in came {
             if matches!(came, News::Signalled) {
                 code = stop::INTERRUPTED;
             }
@@ -121,11 +122,11 @@ pub fn run(session: &mut Session) -> Result<u8, Stop> {
                     Effect::Repaint => repaint(&mut screen).map_err(cannot)?,
                     Effect::Refresh => {
                         // A watcher that has ended has said why.
-                        let _ = nudge.send(());
+                        let _ = nudge.try_send(());
                     }
                     Effect::AskForAll(all) => {
                         link.asks_for_all.store(all, Ordering::SeqCst);
-                        let _ = nudge.send(());
+                        let _ = nudge.try_send(());
                     }
                     Effect::Send(order) if model.under_way > ORDERS_MAX => {
                         let text = format!("{} {}: too much is under way", order.verb.word(), order.unit);
@@ -168,14 +169,14 @@ fn signals() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)
 }
 
-fn read_signals(signals: &SignalFd, news: &Sender<News>) {
+fn read_signals(signals: &SignalFd, news: &Sender) {
     if signals.read_signal().is_ok() {
         // A loop that is gone has left already.
         let _ = news.send(News::Signalled);
     }
 }
 
-fn read_keys(news: &Sender<News>) {
+fn read_keys(news: &Sender) {
     loop {
         let came = match event::read() {
             Ok(Event::Key(key)) => News::Key(key),

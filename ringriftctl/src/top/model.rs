@@ -159,8 +159,12 @@ impl Model {
             News::Key(key) => self.key(key),
             News::Resized => Vec::new(),
             News::NoTerminal(_) | News::Signalled => vec![Effect::Quit],
-            News::Status(node, units) => {
-                self.take(node, units);
+            News::Status {
+                node,
+                units,
+                taken_us,
+            } => {
+                self.take(node, units, taken_us);
                 match self.pane {
                     Pane::Detail => self
                         .unit()
@@ -232,8 +236,8 @@ impl Model {
         self.message = Some((is_well, text, self.now_us));
     }
 
-    fn take(&mut self, node: Box<NodeStatus>, units: Vec<UnitStatus>) {
-        let passed = self.now_us.saturating_sub(self.taken_us);
+    fn take(&mut self, node: Box<NodeStatus>, units: Vec<UnitStatus>, taken_us: u64) {
+        let passed = taken_us.saturating_sub(self.taken_us);
         if passed > 0 {
             let before: BTreeMap<&str, u64> = self
                 .units
@@ -250,7 +254,7 @@ impl Model {
             self.say(true, "connected again".to_owned());
         }
         self.line = Line::Live;
-        self.taken_us = self.now_us;
+        self.taken_us = taken_us;
         self.node = Some(node);
         // The rows are of the old list.
         let at = self.at();

@@ -45,6 +45,14 @@ fn sample() -> (Box<NodeStatus>, Vec<UnitStatus>) {
     (Box::new(node(summary)), units)
 }
 
+fn pictured(node: Box<NodeStatus>, units: Vec<UnitStatus>, taken_us: u64) -> News {
+    News::Status {
+        node,
+        units,
+        taken_us,
+    }
+}
+
 impl Screen {
     fn new(width: u16, height: u16) -> Self {
         let mut screen = Self {
@@ -63,7 +71,7 @@ impl Screen {
             edges: vec![edge("auto_sync", "s3_sync"), edge("s3_sync", "worker_00")],
         }));
         let (node, units) = sample();
-        screen.model.hear(News::Status(node, units));
+        screen.model.hear(pictured(node, units, 1_000_000));
         screen.lines();
         screen
     }
@@ -191,7 +199,7 @@ fn the_selected_unit_stays_selected_wherever_its_row_goes() {
     // Gone from the rows: the one that takes its place is selected.
     let (node, mut units) = sample();
     units.remove(0);
-    screen.model.hear(News::Status(node, units));
+    screen.model.hear(pictured(node, units, 2_000_000));
     assert_eq!(screen.model.selected, "idle");
 }
 
@@ -384,15 +392,15 @@ fn colours_are_used_only_where_they_are_wanted() {
 #[test]
 fn cpu_is_counted_between_two_pictures() {
     let mut screen = Screen::new(100, 24);
-    let with = |us| {
+    let with = |us, taken_us| {
         let (node, mut units) = sample();
         (units[2].cpu_us, units[2].pid) = (Some(us), Some(7));
-        News::Status(node, units)
+        pictured(node, units, taken_us)
     };
-    screen.model.now_us += 1_000_000;
-    screen.model.hear(with(3_000_000));
-    screen.model.now_us += 2_000_000;
-    screen.model.hear(with(3_500_000));
+    // However long the loop stood still before it looked at them.
+    screen.model.now_us += 60_000_000;
+    screen.model.hear(with(3_000_000, 2_000_000));
+    screen.model.hear(with(3_500_000, 4_000_000));
     assert_eq!(
         screen.model.cpu.get("sick").map(|s| (s * 100.0).round()),
         Some(25.0)

@@ -15,7 +15,14 @@ pub enum News {
     /// SIGTERM, SIGINT or SIGHUP.
     Signalled,
     /// The node and its units.
-    Status(Box<NodeStatus>, Vec<UnitStatus>),
+    Status {
+        /// The node.
+        node: Box<NodeStatus>,
+        /// The units that were asked for.
+        units: Vec<UnitStatus>,
+        /// When the answer came, in µs since 1970: it may have waited since.
+        taken_us: u64,
+    },
     /// Who needs whom.
     Edges(Graph),
     /// Something happened to a unit.

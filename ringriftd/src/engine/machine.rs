@@ -97,6 +97,7 @@ impl Engine {
                 on_event: None,
                 http: HttpSpec::default(),
                 breaker: BreakerSpec::default(),
+                log_total: None,
             },
             graph: Arc::new(Graph::default()),
             units: Vec::new(),

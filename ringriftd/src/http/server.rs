@@ -1,11 +1,14 @@
 //! The thread and its connections. Each connection is one request, with a bound on the time of its header and of the
-//! whole, on its size, and on their number; when too many are there, the oldest that has not asked yet gives way.
+//! whole, on its size, and on their number; when too many are there, the oldest that has not asked yet gives way, or the
+//! one that has taken nothing of its answer for longest.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -14,9 +17,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::signal::SigSet;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -119,7 +122,12 @@ async fn run(sources: Sources, mut told: mpsc::UnboundedReceiver<Order>) {
     tokio::spawn(async move { teller.tally.tell(teller.sources.counted.clone()).await });
     let mut guests = Guests::default();
     let mut door: Option<Door> = None;
+    // One that is let in, and for whom there is no room yet.
+    let mut waits: Option<Newcomer> = None;
     loop {
+        if let Some(newcomer) = waits.take() {
+            waits = guests.welcome(newcomer, &shared);
+        }
         let accepted = tokio::select! {
             order = told.recv() => {
                 match order {
@@ -132,10 +140,11 @@ async fn run(sources: Sources, mut told: mpsc::UnboundedReceiver<Order>) {
                 }
                 continue;
             }
-            accepted = accept(door.as_ref()) => accepted,
+            accepted = accept(door.as_ref()), if waits.is_none() => accepted,
+            () = guests.change(), if waits.is_some() => continue,
         };
         match accepted {
-            Ok((stream, spec)) => guests.welcome(stream, spec, Arc::clone(&shared)),
+            Ok(newcomer) => waits = Some(newcomer),
             Err(e) => {
                 // Out of descriptors, or the client has gone again: either way not at once again.
                 tracing::debug!("cannot accept an HTTP connection: {e}");
@@ -145,7 +154,9 @@ async fn run(sources: Sources, mut told: mpsc::UnboundedReceiver<Order>) {
     }
 }
 
-async fn accept(door: Option<&Door>) -> io::Result<(Box<dyn Stream>, Arc<HttpSpec>)> {
+type Newcomer = (Box<dyn Stream>, Arc<HttpSpec>);
+
+async fn accept(door: Option<&Door>) -> io::Result<Newcomer> {
     match door {
         Some(door) => Ok((door.listener.accept().await?, Arc::clone(&door.spec))),
         None => std::future::pending().await,
@@ -160,6 +171,8 @@ pub struct Guest(Arc<GuestState>);
 struct GuestState {
     has_asked: AtomicBool,
     until: Mutex<Instant>,
+    /// Since then there is more for it, and it takes nothing.
+    stands: Mutex<Option<Instant>>,
 }
 
 impl Guest {
@@ -167,6 +180,7 @@ impl Guest {
         Self(Arc::new(GuestState {
             has_asked: AtomicBool::new(false),
             until: Mutex::new(Instant::now() + limits::HTTP_REQUEST_TIMEOUT),
+            stands: Mutex::new(None),
         }))
     }
 
@@ -178,6 +192,20 @@ impl Guest {
 
     fn until(&self) -> Instant {
         *self.0.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It was offered more, and took some, or nothing.
+    fn offered(&self, took: bool) {
+        let mut stands = self.0.stands.lock().unwrap_or_else(PoisonError::into_inner);
+        *stands = if took {
+            None
+        } else {
+            stands.or_else(|| Some(Instant::now()))
+        };
+    }
+
+    fn stands_since(&self) -> Option<Instant> {
+        *self.0.stands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends when its time is up.
@@ -192,28 +220,128 @@ impl Guest {
     }
 }
 
+/// A client's end that notes whether the client takes what it is given.
+struct Watched {
+    stream: Box<dyn Stream>,
+    guest: Guest,
+}
+
+impl Watched {
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.guest.offered(written.is_ready());
+        written
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.note(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 /// Those that are there, the oldest first.
 #[derive(Default)]
-struct Guests(VecDeque<(Guest, AbortHandle)>);
+struct Guests {
+    all: VecDeque<(Guest, AbortHandle)>,
+    /// Told when one goes.
+    gone: Arc<Notify>,
+}
+
+/// Tells when it is dropped: however a connection ends.
+struct Leaving(Arc<Notify>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
 
 impl Guests {
-    fn welcome(&mut self, stream: Box<dyn Stream>, spec: Arc<HttpSpec>, shared: Arc<Shared>) {
-        self.0.retain(|(_, task)| !task.is_finished());
-        if self.0.len() >= limits::HTTP_CLIENTS_MAX {
-            let waits = |(guest, _): &(Guest, AbortHandle)| !guest.0.has_asked.load(Ordering::Relaxed);
-            // Whoever holds connections open without asking is the first to go; all that have asked end soon.
-            let Some(task) = self.0.iter().position(waits).and_then(|i| self.0.remove(i)) else {
-                return;
+    /// Lets it in, if need be in the place of another; it is given back where nobody can be asked to go.
+    fn welcome(&mut self, newcomer: Newcomer, shared: &Arc<Shared>) -> Option<Newcomer> {
+        self.all.retain(|(_, task)| !task.is_finished());
+        if self.all.len() >= limits::HTTP_CLIENTS_MAX {
+            let Some((_, task)) = self.who_gives_way().and_then(|i| self.all.remove(i)) else {
+                return Some(newcomer);
             };
-            task.1.abort();
+            task.abort();
         }
-        let guest = Guest::new();
-        let task = tokio::spawn(attend(stream, spec, shared, guest.clone()));
-        self.0.push_back((guest, task.abort_handle()));
+        let (stream, spec) = newcomer;
+        let (guest, leaving) = (Guest::new(), Leaving(Arc::clone(&self.gone)));
+        let attended = attend(stream, spec, Arc::clone(shared), guest.clone());
+        let task = tokio::spawn(async move {
+            let _leaving = leaving;
+            attended.await;
+        });
+        self.all.push_back((guest, task.abort_handle()));
+        None
+    }
+
+    /// Whoever holds a connection open without asking is the first to go, then whoever has taken nothing for longest.
+    fn who_gives_way(&self) -> Option<usize> {
+        let silent = |(guest, _): &(Guest, AbortHandle)| !guest.0.has_asked.load(Ordering::Relaxed);
+        let (now, guests) = (Instant::now(), self.all.iter().enumerate());
+        self.all.iter().position(silent).or_else(|| {
+            guests
+                .filter_map(|(i, (guest, _))| Some((guest.stands_since()?, i)))
+                .filter(|(since, _)| *since + limits::HTTP_STALL <= now)
+                .min()
+                .map(|(_, i)| i)
+        })
+    }
+
+    /// Until there may be room: somebody has gone, or has taken nothing for too long.
+    async fn change(&self) {
+        let stands = self.all.iter().filter_map(|(guest, _)| guest.stands_since());
+        let next = stands.min().unwrap_or_else(Instant::now) + limits::HTTP_STALL;
+        tokio::select! {
+            () = self.gone.notified() => {}
+            () = tokio::time::sleep_until(next) => {}
+        }
     }
 }
 
 async fn attend(stream: Box<dyn Stream>, spec: Arc<HttpSpec>, shared: Arc<Shared>, guest: Guest) {
+    let watched = Watched {
+        stream,
+        guest: guest.clone(),
+    };
     let asked = guest.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         asked.0.has_asked.store(true, Ordering::Relaxed);
@@ -226,7 +354,7 @@ async fn attend(stream: Box<dyn Stream>, spec: Arc<HttpSpec>, shared: Arc<Shared
         .header_read_timeout(limits::HTTP_HEADER_TIMEOUT)
         .max_headers(limits::HTTP_FIELDS_MAX)
         .max_buf_size(limits::HTTP_HEADER_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(watched), service);
     tokio::select! {
         // A client that breaks off, or writes what is no HTTP, is told so by hyper as far as that goes.
         _ = connection => {}
@@ -257,4 +385,90 @@ async fn judged(request: &Request<Incoming>, spec: &HttpSpec, shared: &Arc<Share
         *answer.body_mut() = Content::Whole(None);
     }
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::counts::Counts;
+    use crate::http::stream::tests::node;
+
+    /// Longer than any machine stands still.
+    const LONG: Duration = Duration::from_secs(120);
+    /// More than a socket takes without its reader.
+    const LARGE: usize = 600 << 10;
+
+    struct Client(UnixStream);
+
+    impl Client {
+        /// Asks, and waits for the beginning of the answer.
+        async fn ask(path: &std::path::Path) -> Self {
+            let mut stream = UnixStream::connect(path).await.expect("it is let in");
+            let request = b"GET /dashboard.json HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            stream.write_all(request).await.expect("there is room");
+            let mut client = Self(stream);
+            assert_eq!(client.read(12).await, b"HTTP/1.1 200");
+            client
+        }
+
+        async fn read(&mut self, bytes: usize) -> Vec<u8> {
+            let mut read = vec![0; bytes];
+            let all = tokio::time::timeout(LONG, self.0.read_exact(&mut read)).await;
+            all.expect("it is answered").expect("it is not let go");
+            read
+        }
+
+        /// It was let go before its answer was whole.
+        async fn was_let_go(&self) -> bool {
+            let mut read = vec![0; LARGE];
+            loop {
+                self.0.readable().await.expect("a socket");
+                match self.0.try_read(&mut read) {
+                    Ok(0) => return true,
+                    Ok(_) => {}
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+                    Err(_) => return true,
+                }
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn whoever_has_taken_nothing_for_longest_gives_way_to_a_new_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("http.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+        let shared = node(0, 0);
+        let mut header = (*shared.sources.published.look().header).clone();
+        header.notices.push("n".repeat(LARGE));
+        shared.sources.published.put_header(header, Counts::default());
+        let (orders, told) = mpsc::unbounded_channel();
+        tokio::spawn(run(shared.sources, told));
+        let spec = HttpSpec {
+            listen: HttpPlace::Unix(path.clone()),
+            ..HttpSpec::default()
+        };
+        orders
+            .send(Order::Listen(listener.into(), spec))
+            .expect("it runs");
+        let mut clients = Vec::new();
+        for _ in 0..limits::HTTP_CLIENTS_MAX {
+            clients.push(Client::ask(&path).await);
+        }
+        // The first is slow, but it reads: so much that it has been offered more since.
+        clients[0].read(LARGE / 2).await;
+        // Nobody else is: the newcomer is answered all the same, and whole, for it reads.
+        let mut newcomer = Client::ask(&path).await;
+        newcomer.read(LARGE).await;
+        let mut let_go = Vec::new();
+        for (i, client) in clients.iter().enumerate() {
+            if client.was_let_go().await {
+                let_go.push(i);
+            }
+        }
+        assert_eq!(let_go, [1], "of all that read nothing it has stood longest");
+    }
 }

@@ -160,7 +160,7 @@ async fn tell_recorded(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::VecDeque;
     use std::sync::Mutex;
 
@@ -194,7 +194,7 @@ mod tests {
     }
 
     /// A node whose picture is a moment behind its events, as it always is while something happens.
-    fn node(events: u64, shown: u64) -> Shared {
+    pub(in crate::http) fn node(events: u64, shown: u64) -> Shared {
         let header = Header {
             version: "",
             node: String::new(),

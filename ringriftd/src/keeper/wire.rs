@@ -111,6 +111,21 @@ pub struct Output {
     pub max_files: u32,
     /// `[stop] drain_timeout`, ms.
     pub drain_ms: u64,
+    /// How its log is kept.
+    #[serde(default)]
+    pub keep: LogKeep,
+}
+
+/// `[log]`: how older files are kept, and what a full disk does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogKeep {
+    /// `max_age`, ms; 0: none.
+    pub max_age_ms: u64,
+    /// `compress`.
+    pub is_packed: bool,
+    /// `on_full = "drop"`.
+    pub is_dropped: bool,
 }
 
 /// A launch that another keeper started.
@@ -543,6 +558,11 @@ pub enum LogQuery {
         since_us: u64,
         /// A regular expression.
         pattern: String,
+    },
+    /// How large all logs may be together.
+    Total {
+        /// `[log] max_total` of the node, in bytes; absent: no bound.
+        max_total: Option<u64>,
     },
 }
 

@@ -3,15 +3,14 @@
 //!
 //! Read first: [`Cursor::next`] and [`Backward::previous`].
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use proto::log::Severity;
 use proto::reply::{LineEnd, LogLine};
 
+use super::packed::LogFile;
 use super::place::{Permit, Place, Shared, Unit};
 use super::record::{self, RECORD_MAX, Record};
 use super::severity;
@@ -49,13 +48,17 @@ fn whole(unit: &str, text: &[u8]) -> LogLine {
     told(unit, record, severity::prefix(record.message).0)
 }
 
-/// Opens the file with this number. The caller holds the unit's place, so that names cannot change meanwhile.
-pub fn open(shared: &Shared, unit: &Unit, place: &Place, number: u64) -> io::Result<Option<(File, u64)>> {
+/// Opens the file with this number, and tells how long its text is. The caller holds the unit's place, so that names cannot
+/// change meanwhile.
+pub fn open(shared: &Shared, unit: &Unit, place: &Place, number: u64) -> io::Result<Option<(LogFile, u64)>> {
     let Some(index) = place.file.checked_sub(number).and_then(|i| u32::try_from(i).ok()) else {
         return Ok(None);
     };
-    let found = shared.dir.read(&unit.name, index)?;
-    Ok(found.map(|(file, stat)| (file, u64::try_from(stat.st_size).unwrap_or(0))))
+    let Some(file) = shared.dir.read(&unit.name, index)? else {
+        return Ok(None);
+    };
+    let len = file.len()?;
+    Ok(Some((file, len)))
 }
 
 /// Reads forwards.
@@ -67,7 +70,7 @@ pub struct Cursor {
     point: Point,
     /// Where it ends; None: it goes on as lines come.
     stop: Option<Point>,
-    open: Option<(File, Option<Permit>)>,
+    open: Option<(LogFile, Option<Permit>)>,
     /// Records taken from the present file.
     taken: u64,
     buffer: Vec<u8>,
@@ -202,7 +205,7 @@ impl Cursor {
         };
         let mut limit = match written {
             Some(len) if self.point.0 == newest => len,
-            _ => file.metadata()?.len(),
+            _ => file.len()?,
         };
         if let Some((number, offset)) = self.stop
             && number == self.point.0
@@ -264,7 +267,7 @@ pub struct Backward {
     unit: Arc<Unit>,
     /// The present file's number and the offset where `buffer` begins.
     point: Point,
-    file: Option<File>,
+    file: Option<LogFile>,
     buffer: Vec<u8>,
     /// Bytes of `buffer` that are still to be told, a newline last.
     end: usize,
@@ -297,7 +300,7 @@ impl Backward {
         Ok(Self::within(shared, unit, point, file))
     }
 
-    fn within(shared: Arc<Shared>, unit: Arc<Unit>, point: Point, file: Option<File>) -> Self {
+    fn within(shared: Arc<Shared>, unit: Arc<Unit>, point: Point, file: Option<LogFile>) -> Self {
         Self {
             shared,
             unit,

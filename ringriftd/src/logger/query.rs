@@ -38,6 +38,8 @@ pub struct Queries {
     shared: Arc<Shared>,
     serving: Arc<AtomicUsize>,
     tails: Arc<Mutex<Tails>>,
+    /// Bytes of the stack of each thread.
+    stack: usize,
 }
 
 /// The manager's queries for last lines: one for each unit of a list, so many come at once.
@@ -181,6 +183,7 @@ impl Queries {
             shared,
             serving: Arc::default(),
             tails: Arc::default(),
+            stack: STACK,
         }
     }
 
@@ -214,7 +217,7 @@ impl Queries {
                     return;
                 };
                 let shared = self.shared.clone();
-                spawn("log-query", move || {
+                let begun = self.spawn("log-query", client, move |client| {
                     let _seat = seat;
                     let _ = Serving {
                         shared,
@@ -227,6 +230,11 @@ impl Queries {
                     }
                     .run(units);
                 });
+                if let Err((mut client, e)) = begun {
+                    client.refuse(format!(
+                        "the logger cannot start a thread to read logs: {e}: raise TasksMax= or pids.max, or try again"
+                    ));
+                }
             }
             LogQuery::Tail {
                 nonce,
@@ -252,6 +260,7 @@ impl Queries {
                 self.look(Tail { nonce, unit, wanted }, peer);
             }
             LogQuery::LastWords { .. } => {} // the writer's own, who says when
+            LogQuery::Total { .. } => {}     // likewise
         }
     }
 
@@ -267,13 +276,13 @@ impl Queries {
         }
     }
 
-    /// Answers a query for lines, in a thread; gives it back when too many wait.
+    /// Answers a query for lines, in a thread; gives it back when too many wait, or there is no thread to be had.
     pub fn tail(&self, tail: Tail, peer: &Arc<OwnedFd>) -> Result<(), Tail> {
-        let Some((mut reader, mut tail)) = Reader::begin(&self.tails, tail)? else {
+        let Some((mut reader, tail)) = Reader::begin(&self.tails, tail)? else {
             return Ok(());
         };
         let (shared, peer) = (self.shared.clone(), peer.clone());
-        spawn("log-tail", move || {
+        let begun = self.spawn("log-tail", tail, move |mut tail| {
             loop {
                 tail.answer(&shared, &peer);
                 match reader.next() {
@@ -282,18 +291,35 @@ impl Queries {
                 }
             }
         });
-        Ok(())
+        begun.map_err(|(tail, _)| tail)
     }
-}
 
-fn spawn(name: &str, job: impl FnOnce() + Send + 'static) {
-    // Without a thread the job is dropped, and with it the client's connection: the client sees its end.
-    if let Err(e) = std::thread::Builder::new()
-        .name(name.to_owned())
-        .stack_size(STACK)
-        .spawn(job)
-    {
-        crate::say!("ringriftd logger: cannot start a thread for a query: {e}");
+    /// Has `job` done in a thread with `with`, which comes back where there is no thread to be had; what else the job
+    /// owns is dropped then.
+    fn spawn<T: Send + 'static>(
+        &self,
+        name: &str,
+        with: T,
+        job: impl FnOnce(T) + Send + 'static,
+    ) -> Result<(), (T, io::Error)> {
+        let place = Arc::new(Mutex::new(Some(with)));
+        let take = |place: &Mutex<Option<T>>| place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let given = Arc::clone(&place);
+        let begun = std::thread::Builder::new()
+            .name(name.to_owned())
+            .stack_size(self.stack)
+            .spawn(move || {
+                if let Some(with) = take(&given) {
+                    job(with);
+                }
+            });
+        match begun {
+            Ok(_) => Ok(()),
+            Err(e) => {
+                crate::say!("ringriftd logger: cannot start a thread for a query: {e}");
+                take(&place).map_or(Ok(()), |with| Err((with, e)))
+            }
+        }
     }
 }
 
@@ -632,5 +658,77 @@ impl Frame {
         }
         self.bytes = 0;
         client.send(Reply::Logs(std::mem::take(&mut self.lines)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::super::dir::LogDir;
+    use super::super::link::{Received, receive};
+    use super::*;
+
+    /// More than any process has room for: no thread with such a stack can be started.
+    const TOO_LARGE: usize = 1 << 47;
+
+    #[test]
+    fn where_no_thread_is_to_be_had_every_query_is_answered_and_later_ones_are_served() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let dir = LogDir::open(&temp.path().join("log")).expect("opened");
+        let mut queries = Queries::new(Arc::new(Shared::new(dir)));
+        let (seq, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
+        let (manager, peer) = socketpair(AddressFamily::Unix, seq, None, flags).expect("a pair");
+        let peer = Arc::new(peer);
+        let (mut buffer, last) = (Vec::new(), 2 * LOG_TAILS_MAX as u64);
+        for nonce in 0..=last {
+            // As many as there are readers, and more: none keeps its place.
+            queries.stack = if nonce == last { STACK } else { TOO_LARGE };
+            let query = LogQuery::Tail {
+                nonce,
+                unit: "a".to_owned(),
+                invocation: None,
+                lines: 5,
+            };
+            queries.start(query, None, &peer);
+            let told = receive::<LogWord>(&manager, &mut buffer).expect("it is answered");
+            let Received::Message(LogWord::Tail(tail), _) = told else {
+                panic!("not to the question: {told:?}");
+            };
+            assert_eq!((tail.nonce, tail.is_refused), (nonce, nonce != last));
+        }
+        queries.stack = TOO_LARGE;
+        for ask in 0..=LOG_QUERIES_MAX as u64 {
+            let (mut client, end) = UnixStream::pair().expect("a pair");
+            let query = LogQuery::Serve {
+                ask,
+                units: vec![LogOf {
+                    unit: "a".to_owned(),
+                    last_life: None,
+                    parse: crate::spec::Parse::Prefix,
+                }],
+                seed: 1,
+                lines: None,
+                filter: LogFilter::default(),
+                follow: false,
+            };
+            queries.start(query, Some(end.into()), &peer);
+            let mut told = Vec::new();
+            client.read_to_end(&mut told).expect("it is answered, and let go");
+            let answer: Answer = proto::codec::decode(&told[4..]).expect("a frame");
+            let Reply::Failed(failure) = answer.reply else {
+                panic!("not to the question: {answer:?}");
+            };
+            assert_eq!(answer.id, ask);
+            assert!(
+                failure
+                    .message
+                    .starts_with("the logger cannot start a thread to read logs: "),
+                "{failure:?}"
+            );
+        }
     }
 }

@@ -3,9 +3,7 @@
 //!
 //! Read first: [`range`].
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,6 +13,7 @@ use proto::request::{LogFilter, LogLife};
 use regex::bytes::Regex;
 
 use super::history::{Backward, Point, open, parsed};
+use super::packed::LogFile;
 use super::place::{Shared, Unit};
 use super::record::{self, RECORD_MAX, Record};
 use super::severity;
@@ -199,22 +198,14 @@ fn first(
 
 /// A file that is looked into here and there.
 struct Pages<'a> {
-    file: File,
+    file: LogFile,
     shared: &'a Shared,
 }
 
 impl Pages<'_> {
     fn read(&self, at: u64, want: usize) -> io::Result<Vec<u8>> {
         let mut buffer = vec![0; want];
-        let mut filled = 0;
-        while filled < want {
-            match self.file.read_at(&mut buffer[filled..], at + filled as u64) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
+        let filled = self.file.read_full_at(&mut buffer, at)?;
         buffer.truncate(filled);
         self.shared.bytes_read.fetch_add(filled, Ordering::Relaxed);
         Ok(buffer)

@@ -14,7 +14,7 @@
 //! is asked for it, under a number that the keeper starts once only; so over every death of the manager each event is
 //! told exactly once. Where the keeper dies too, its successor looks for the runs that were under way (`Adopt`). One of
 //! which nothing is left may have ended well or never have begun: it is run again, so that such an event is told at least
-//! once and at most twice. After an orderly end, and on another boot, what had not been told yet is counted as dropped.
+//! once and at most twice. How many were dropped is told with an event, and again until a run that was told it ends well. After an orderly end, and on another boot, what had not been told yet is counted as dropped.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use super::recover::Past;
 use crate::engine::describe;
 use crate::engine::types::{LaunchFailure, Role};
 use crate::event_json;
-use crate::host::prepare::Prepared;
+use crate::host::prepare::{Prepared, log_keep};
 use crate::ids::{Invocation, LaunchId, invocation_text};
 use crate::keeper::wire::{Adopt, FromKeeper, Launch, Output, ToKeeper};
 use crate::limits;
@@ -62,7 +62,7 @@ pub struct HookState {
     queued: u64,
     /// Runs that the keeper was, or is about to be, asked for, in their order.
     running: Vec<HookRun>,
-    /// Events dropped of which no run was told yet.
+    /// Events dropped of which no run was told yet, or only runs that failed.
     dropped: u64,
     /// Events dropped in all.
     dropped_ever: u64,
@@ -204,7 +204,8 @@ impl Hooks {
             Past::Machine | Past::OrderlyEnd => {
                 let lost = waiting.count() + self.state.running.len();
                 let lost = u64::try_from(lost).unwrap_or(u64::MAX);
-                self.state.dropped += lost;
+                let told: u64 = self.state.running.iter().map(|run| run.dropped).sum();
+                self.state.dropped += lost + told;
                 self.state.dropped_ever += lost;
                 self.state.decided = queued;
                 self.state.running.clear();
@@ -228,8 +229,10 @@ impl Hooks {
         failed.into_iter().chain(dropped).collect()
     }
 
-    /// Books how a run came out. The first failure of its kind in a row is worth a line.
-    fn book(&mut self, failure: Option<String>) {
+    /// Books how a run came out. The first failure of its kind in a row is worth a line. True when what is stored changed:
+    /// what a run that failed was told of dropped events is still to be told.
+    fn book(&mut self, nr: u64, failure: Option<String>) -> bool {
+        let mut untold = 0;
         match failure {
             None => {
                 self.failures = 0;
@@ -241,8 +244,12 @@ impl Hooks {
                 }
                 self.failures += 1;
                 self.last_failure = Some(why);
+                let run = self.state.running.iter_mut().find(|run| run.nr == nr);
+                untold = run.map_or(0, |run| std::mem::take(&mut run.dropped));
+                self.state.dropped += untold;
             }
         }
+        untold > 0
     }
 }
 
@@ -297,6 +304,12 @@ impl Manager {
         self.commit(now);
     }
 
+    fn book_hook(&mut self, nr: u64, failure: Option<String>) {
+        if self.hooks.book(nr, failure) {
+            self.keep_hooks();
+        }
+    }
+
     fn wake_hooks(&mut self, wait: Duration) {
         if self.hooks.wake.as_ref().is_some_and(|wake| !wake.is_finished()) {
             return;
@@ -312,8 +325,8 @@ impl Manager {
         let stdin = match event_json::line(event) {
             Ok(line) => format!("{line}\n").into_bytes(),
             Err(e) => {
-                self.hooks
-                    .book(Some(format!("event {} cannot be written: {e}", event.seq)));
+                let why = format!("event {} cannot be written: {e}", event.seq);
+                self.book_hook(run.nr, Some(why));
                 return self.end_hook(run.nr);
             }
         };
@@ -346,7 +359,7 @@ impl Manager {
 
     /// A run could not be started: in words.
     pub(super) fn fail_hook(&mut self, nr: u64, why: String) {
-        self.hooks.book(Some(why));
+        self.book_hook(nr, Some(why));
         self.end_hook(nr);
     }
 
@@ -360,9 +373,8 @@ impl Manager {
                 .on_event
                 .as_ref()
                 .map_or(limits::HOOK_TIMEOUT, |hook| hook.timeout);
-            self.hooks.book(Some(format!(
-                "it was not through within {timeout:?}, and is killed"
-            )));
+            let why = format!("it was not through within {timeout:?}, and is killed");
+            self.book_hook(nr, Some(why));
             self.hooks.phases.insert(nr, Phase::Leaving);
             self.send(&ToKeeper::Destroy { id: launch_of(nr) });
         }
@@ -415,7 +427,7 @@ impl Manager {
                 // One that was killed for its time was booked then.
                 if !matches!(self.hooks.phases.get(&nr), Some(Phase::Leaving)) {
                     let failure = (*exit != Exit::Code(0)).then(|| format!("it {}", describe(*exit)));
-                    self.hooks.book(failure);
+                    self.book_hook(nr, failure);
                 }
                 if remains.is_empty() {
                     self.end_hook(nr);
@@ -469,6 +481,7 @@ impl Manager {
             (Some(hook), Some(event)) => self.prepare_hook(&hook, run, &event),
             (None, _) | (_, None) => {
                 self.hooks.drop_event(run.seq);
+                self.hooks.state.dropped += run.dropped;
                 self.end_hook(run.nr);
             }
         }
@@ -511,6 +524,7 @@ impl Manager {
                 max_size: log.map_or(limits::LOG_SIZE, |log| log.max_size),
                 max_files: log.map_or(limits::LOG_FILES, |log| log.max_files),
                 drain_ms: u64::try_from(limits::DRAIN_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
+                keep: log.map_or_else(Default::default, |log| log_keep(&log)),
             },
             notify: None,
             identity: None,

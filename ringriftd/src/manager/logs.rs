@@ -9,6 +9,16 @@ use crate::keeper::wire::{LogOf, LogQuery};
 use crate::spec::{ON_EVENT_UNIT, Parse, UnitName};
 
 impl Manager {
+    /// Tells the logger how large all logs may be together. One that does not hear it has died, and its successor is told.
+    pub(super) fn bound_logs(&mut self) {
+        let max_total = self.loaded.plan.node.log_total;
+        if !self.is_logger_gone
+            && let Err(e) = self.logger.send(&LogQuery::Total { max_total }, Vec::new())
+        {
+            tracing::warn!("cannot tell the logger how large all logs may be: {e}");
+        }
+    }
+
     /// The logger answers, on the client's own connection: log bytes never cross the manager.
     pub(super) fn logs(
         &mut self,

@@ -120,6 +120,7 @@ impl Logger {
             max_size: 16 << 20,
             max_files: 5,
             drain_ms: 60_000,
+            keep: Default::default(),
         };
         bounds(&mut output);
         let id = LaunchId::main(Invocation(invocation));

@@ -113,6 +113,7 @@ fn wires() {
         max_size: 1000,
         max_files: 3,
         drain_ms: 10,
+        keep: Default::default(),
     };
     value(
         "keeper_wire",

@@ -134,6 +134,7 @@ pub(super) fn plan(units: Vec<UnitSpec>, max_starting: Option<u32>) -> Arc<Plan>
         on_event: None,
         http: HttpSpec::default(),
         breaker: crate::breaker::BreakerSpec::default(),
+        log_total: None,
     };
     Arc::new(Plan {
         node,

@@ -146,7 +146,7 @@ fn one_unit_with_a_hook_before_and_one_behind() {
     unit.exec.start_pre = vec![hook.clone()];
     unit.exec.stop_post = vec![hook];
     unit.restart.max_restarts = None;
-    check("hooks", &alone(unit), 1566);
+    check("hooks", &alone(unit), 1980);
 }
 
 #[test]
