@@ -19,6 +19,7 @@ mod pipe;
 mod place;
 mod query;
 pub mod record;
+mod severity;
 mod shelf;
 mod sought;
 mod telling;

@@ -91,9 +91,7 @@ pub(super) fn unit(i: usize) -> UnitSpec {
         log: Log {
             max_size: 1,
             max_files: 1,
-            max_age: Duration::ZERO,
-            compress: true,
-            is_dropped: false,
+            ..Log::default()
         },
         deprecated: None,
         digest: "1".to_owned(),
