@@ -496,10 +496,7 @@ mod tests {
                 timeout: limits::STOP_TIMEOUT,
                 drain_timeout: limits::DRAIN_TIMEOUT,
             },
-            log: Log {
-                max_size: limits::LOG_SIZE,
-                max_files: limits::LOG_FILES,
-            },
+            log: Log::default(),
             deprecated: None,
             digest: String::new(),
             ready_probe: None,

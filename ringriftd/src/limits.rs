@@ -102,6 +102,26 @@ pub const HOST_FAULT_MAX_DELAY: Duration = Duration::from_secs(30);
 
 /// `[log] max_size`, in bytes.
 pub const LOG_SIZE: u64 = 16 * 1024 * 1024;
+/// Text of a packed log file that is one frame, in bytes: what a reader holds of each, and what is unpacked to read
+/// any line of it. (128 KiB is zstd's largest block.)
+pub const LOG_PACK_FRAME: usize = 128 * 1024;
+/// zstd's own default: a higher level costs twice the time for some percent.
+pub const LOG_PACK_LEVEL: i32 = 3;
+/// A larger log file is not packed, so that its table stays small.
+pub const LOG_PACK_MAX: u64 = 4 << 30;
+/// The nice value of the thread that packs. Not the largest one: it holds a unit's names for a few calls, and must not be
+/// starved there.
+pub const LOG_PACK_NICE: i32 = 10;
+/// When packing is tried again that failed.
+pub const LOG_PACK_RETRY: Duration = Duration::from_secs(60);
+/// How long a logger that ends waits for the thread that packs.
+pub const LOG_SHELF_END: Duration = Duration::from_secs(1);
+/// The longest time between two looks at the ages of log files, where `[log] max_age` bounds them.
+pub const LOG_AGE_LOOK_MAX: Duration = Duration::from_secs(3600);
+/// The shortest.
+pub const LOG_AGE_LOOK_MIN: Duration = Duration::from_millis(100);
+/// So much of `[log] max_total` may be written before the sum is looked at again, as a divisor.
+pub const LOG_TOTAL_SLACK: u64 = 32;
 /// `[log] max_files`, the one being written among them.
 pub const LOG_FILES: u32 = 5;
 /// The longest stored line, in bytes; a longer one is split and marked.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::breaker::BreakerSpec;
 use crate::door::HttpSpec;
+use crate::limits;
 pub use crate::unit_name::UnitName;
 
 /// What the seeds say of a unit's place in production. Deprecation is a table of its own.
@@ -466,6 +467,43 @@ pub struct Log {
     pub max_size: u64,
     /// Files kept, the one being written among them; at least 1.
     pub max_files: u32,
+    /// A file whose oldest line is older is rotated, and one whose newest line is older is removed; zero: no bound.
+    #[serde(default)]
+    pub max_age: Duration,
+    /// Rotated files are compressed.
+    #[serde(default)]
+    pub compress: bool,
+    /// What comes while the log cannot be written is dropped and counted; else the unit waits.
+    #[serde(default)]
+    pub is_dropped: bool,
+    /// Where its lines say how grave they are.
+    #[serde(default)]
+    pub parse: Parse,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            max_size: limits::LOG_SIZE,
+            max_files: limits::LOG_FILES,
+            max_age: Duration::ZERO,
+            compress: true,
+            is_dropped: false,
+            parse: Parse::default(),
+        }
+    }
+}
+
+/// `[log] parse`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Parse {
+    /// In the prefix of sd-daemon(3), which counts in any unit; nowhere else.
+    #[default]
+    Prefix,
+    /// Also in a key of the JSON object that each line is.
+    Json,
+    /// Also in a word before the text.
+    Level,
 }
 
 /// `[deprecated]`.
@@ -498,6 +536,8 @@ pub struct NodeSpec {
     pub http: HttpSpec,
     /// `[breaker]`.
     pub breaker: BreakerSpec,
+    /// `[log] max_total`: how large all logs may be together, in bytes.
+    pub log_total: Option<u64>,
 }
 
 /// The name that the runs of `[on_event] command` have instead of a unit's, in logs and in their environment.

@@ -509,6 +509,7 @@ fn a_keepers_death_is_no_reason_to_end() {
         max_size: 16 << 20,
         max_files: 5,
         drain_ms: 60_000,
+        keep: Default::default(),
     };
     let id = unit.id;
     tell(

@@ -434,7 +434,13 @@ fn nothing_that_a_unit_says_becomes_markup() {
 #[test]
 fn the_page_is_used_by_keyboard_and_read_aloud() {
     need!(browser::program().is_some(), "no chromium here");
-    let page = Page::serve(with_a_failure(tree(32), "data_pipeline"));
+    let units = with_a_failure(tree(32), "data_pipeline");
+    let broken = units
+        .iter()
+        .find(|unit| unit["name"] == "data_pipeline")
+        .expect("it failed")
+        .clone();
+    let page = Page::serve(units);
     let mut browser = Browser::start();
     browser.screen(1280, 800, false);
     shown(&mut browser, &page);
@@ -443,6 +449,12 @@ fn the_page_is_used_by_keyboard_and_read_aloud() {
     assert_eq!(browser.text(focused), "page:Skip to the units", "the first stop");
     browser.press("Tab");
     assert_eq!(browser.text(focused), "wrong:data_pipeline", "then what is wrong");
+    // What is said of it changes, and whoever stands there stays there.
+    let mut broken = broken.clone();
+    broken["last_error"] = json!("restart limit (5 within 10m): exited with code 2");
+    page.change(broken);
+    browser.wait("document.getElementById('causes').textContent.includes('exited with code 2')");
+    assert_eq!(browser.text(focused), "wrong:data_pipeline", "over a change");
     // The graph is one stop; arrows go on within it.
     browser.press("g");
     let label = "document.activeElement.getAttribute('aria-label') || ''";

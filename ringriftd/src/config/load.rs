@@ -412,6 +412,10 @@ fn node_spec(
         on_event,
         http,
         breaker,
+        log_total: match value("log.max_total") {
+            Some(Typed::Size(bytes)) => Some(*bytes),
+            _ => None,
+        },
     }
 }
 

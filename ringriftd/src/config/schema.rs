@@ -251,7 +251,10 @@ static STOP: &[Key] = keys! {
 static LOG: &[Key] = keys! {
     "max_size" Size(4096, 1 << 40), "16MiB", "a file that has grown to this is rotated";
     "max_files" Whole(1, 1000), "5", "files kept, the one being written among them";
-    "max_age" Later, "", ""; "max_line" Later, "", ""; "on_full" Later, "", ""; "split" Later, "", "";
+    "parse" Word(&["prefix", "json", "level"], "choice"), "prefix", "where a line says how grave it is: in a prefix such as <3>, which always counts; in a key of its JSON object; in a word before its text";
+    "max_age" Time(true), "0s", "a file whose oldest line is older is rotated, and one whose newest line is older is removed; `0s`: no bound";
+    "compress" Bool, "true", "rotated files are compressed (zstd)";
+    "max_line" Later, "", ""; "on_full" Later, "", ""; "split" Later, "", "";
 };
 
 static DEPRECATED: &[Key] = keys! {
@@ -281,6 +284,12 @@ pub static NODE: &[Key] = keys! {
     "on_event" Table(ON_EVENT), "", "a command that is told of events";
     "http" Table(HTTP), "", "the door for health checks, metrics and the dashboard";
     "breaker" Named { keys: BREAKER, each: BREAKER_CATEGORY, what: "category" }, "", "how many automatic restarts all units may make before they pause; `[breaker.NAME]` for a category";
+    "log" Table(NODE_LOG), "", "bounds of all logs together";
+};
+
+/// `[log]` of a node.
+static NODE_LOG: &[Key] = keys! {
+    "max_total" Size(1 << 20, 1 << 50), "", "how large all units' logs may be together: the oldest rotated files are removed; absent: as large as each unit's own bounds allow";
 };
 
 /// `[breaker]`.

@@ -23,11 +23,11 @@ use crate::host::types::Fault;
 pub use crate::host::types::{NodeContext, role_word};
 use crate::ids::{LaunchId, invocation_text};
 use crate::keeper::sockets::NOTIFY_FOLDER;
-use crate::keeper::wire::{Identity, Launch, Output, Stage};
+use crate::keeper::wire::{Identity, Launch, LogKeep, Output, Stage};
 use crate::limits::{
     ARGUMENT_MAX, LAUNCH_BYTES_MAX, PREPARE_AT_ONCE, PREPARE_TIMEOUT, SOCKET_PATH_MAX, TEXT_MAX,
 };
-use crate::spec::{Argv, Command, Kind, Probe, Template, UnitSpec};
+use crate::spec::{Argv, Command, Kind, Log, Probe, Template, UnitSpec};
 
 /// A launch that can be handed to the keeper.
 #[derive(Clone, PartialEq)]
@@ -240,6 +240,15 @@ pub fn prepare(
     })
 }
 
+/// What the logger is told of a unit's `[log]` beside sizes.
+pub fn log_keep(log: &Log) -> LogKeep {
+    LogKeep {
+        max_age_ms: u64::try_from(log.max_age.as_millis()).unwrap_or(u64::MAX),
+        is_packed: log.compress,
+        is_dropped: log.is_dropped,
+    }
+}
+
 /// Where the notify socket of a life is.
 pub fn notify_path(runtime_dir: &Path, invocation: &str) -> PathBuf {
     runtime_dir.join(NOTIFY_FOLDER).join(format!("{invocation}.sock"))
@@ -304,6 +313,7 @@ fn make(spec: &UnitSpec, role: Role, id: LaunchId, node: &NodeContext) -> Result
             max_size: spec.log.max_size,
             max_files: spec.log.max_files,
             drain_ms: u64::try_from(spec.stop.drain_timeout.as_millis()).unwrap_or(u64::MAX),
+            keep: log_keep(&spec.log),
         },
         notify: notify.map(|path| path.into_os_string().into_vec()),
         ready_fd: (spec.exec.kind == Kind::Fd && role == Role::Main).then_some(spec.exec.notify_fd),

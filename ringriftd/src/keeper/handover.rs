@@ -26,7 +26,7 @@ use crate::ids::LaunchId;
 use crate::limits;
 
 /// The version that is written.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The versions that are read.
 pub const READS: RangeInclusive<u32> = 1..=VERSION;
 /// The environment variable with the memfd's number. It is read once, and no role and no unit gets it.
@@ -439,6 +439,7 @@ impl Received {
 mod tests {
     use super::*;
     use crate::ids::Invocation;
+    use crate::keeper::wire::LogKeep;
 
     fn whole() -> Handover {
         let id = LaunchId::main(Invocation(5));
@@ -536,6 +537,11 @@ mod tests {
             max_size: 1 << 20,
             max_files: 5,
             drain_ms: 2000,
+            keep: LogKeep {
+                max_age_ms: 86_400_000,
+                is_packed: true,
+                is_dropped: true,
+            },
         }
     }
 
@@ -558,11 +564,20 @@ mod tests {
         );
     }
 
+    /// Versions 1 and 2 knew nothing of how logs are kept.
+    fn without_keep(mut handover: Handover) -> Handover {
+        let launches = handover.launches.iter_mut();
+        let draining = handover.draining.iter_mut().map(|draining| &mut draining.pipe);
+        let pipes = launches.filter_map(|launch| launch.pipe.as_mut()).chain(draining);
+        pipes.for_each(|pipe| pipe.output.keep = LogKeep::default());
+        handover
+    }
+
     /// B12: what version 1 wrote is read for ever. It knew no HTTP listener, and counted nothing of launches.
     #[test]
     fn version_1_is_read_as_it_was_written() {
         let golden = include_str!("../../tests/golden/handover-1.json");
-        let mut of_then = whole();
+        let mut of_then = without_keep(whole());
         of_then.version = 1;
         of_then.http = None;
         of_then.descriptors.retain(|fd| *fd != 24);
@@ -577,8 +592,17 @@ mod tests {
     #[test]
     fn version_2_is_read_as_it_was_written() {
         let golden = include_str!("../../tests/golden/handover-2.json");
+        let mut of_then = without_keep(whole());
+        of_then.version = 2;
+        assert_eq!(Handover::decode(golden.as_bytes()).unwrap(), of_then);
+    }
+
+    /// B12
+    #[test]
+    fn version_3_is_read_as_it_was_written() {
+        let golden = include_str!("../../tests/golden/handover-3.json");
         assert_eq!(Handover::decode(golden.as_bytes()).unwrap(), whole());
-        if VERSION == 2 {
+        if VERSION == 3 {
             let now = String::from_utf8(whole().encode().unwrap()).unwrap();
             assert_eq!(now, golden.trim_end(), "a changed format is a new version");
         }

@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::door::HttpPlace;
 use crate::ids::{LaunchId, Scope};
-use crate::spec::Rlimit;
+use crate::spec::{Parse, Rlimit};
 use crate::used::Used;
 use proto::reply::Exit;
 use proto::request::LogFilter;
 
 /// The version of this file. All roles are one binary, so it only differs across an upgrade.
-pub const WIRE_VERSION: u32 = 4;
+pub const WIRE_VERSION: u32 = 5;
 
 /// Where manager and logger find what the keeper gave them.
 pub mod fd {
@@ -111,6 +111,21 @@ pub struct Output {
     pub max_files: u32,
     /// `[stop] drain_timeout`, ms.
     pub drain_ms: u64,
+    /// How its log is kept.
+    #[serde(default)]
+    pub keep: LogKeep,
+}
+
+/// `[log]`: how older files are kept, and what a full disk does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogKeep {
+    /// `max_age`, ms; 0: none.
+    pub max_age_ms: u64,
+    /// `compress`.
+    pub is_packed: bool,
+    /// `on_full = "drop"`.
+    pub is_dropped: bool,
 }
 
 /// A launch that another keeper started.
@@ -496,8 +511,10 @@ pub enum LogQuery {
     Serve {
         /// The request's id.
         ask: u64,
-        /// Of these units, each with the serial of its present or last life.
-        units: Vec<(String, Option<u64>)>,
+        /// Of these units.
+        units: Vec<LogOf>,
+        /// The node's random number, which the answer begins with.
+        seed: u64,
         /// The last lines of each, at most; absent: all.
         lines: Option<u64>,
         /// Which of them. Its pattern has been seen to compile.
@@ -542,6 +559,22 @@ pub enum LogQuery {
         /// A regular expression.
         pattern: String,
     },
+    /// How large all logs may be together.
+    Total {
+        /// `[log] max_total` of the node, in bytes; absent: no bound.
+        max_total: Option<u64>,
+    },
+}
+
+/// A unit whose lines are asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogOf {
+    /// Its name.
+    pub unit: String,
+    /// The serial of its present or last life.
+    pub last_life: Option<u64>,
+    /// `[log] parse`, as the files have it now.
+    pub parse: Parse,
 }
 
 /// From the logger to the manager.

@@ -9,11 +9,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, futimens};
+use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
+use super::packed::{LogFile, Packed};
 use crate::limits::{LOG_FILES_MAX, NAME_MAX};
 
 /// What every log file may: its owner writes, its group reads.
@@ -31,12 +34,54 @@ pub fn is_unit_name(name: &str) -> bool {
         && name.bytes().all(|b| word(b) || matches!(b, b'_' | b'.' | b'-'))
 }
 
+/// How the name of a packed file ends.
+const PACKED: &str = ".zst";
+/// How the name of a file ends that is being packed.
+const PACKING: &str = ".packing";
+
 /// `<unit>.log`, and `<unit>.log.<index>` of the older ones.
 fn file_name(unit: &str, index: u32) -> String {
     match index {
         0 => format!("{unit}.log"),
         _ => format!("{unit}.log.{index}"),
     }
+}
+
+/// The names that an older file may have: as it is, and packed. For a moment it has both.
+fn names(unit: &str, index: u32) -> [String; 2] {
+    let plain = file_name(unit, index);
+    let packed = format!("{plain}{PACKED}");
+    [plain, packed]
+}
+
+/// What has a unit's log's name in the folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The unit's name.
+    pub unit: String,
+    /// 0: the newest.
+    pub index: u32,
+    /// It is packed.
+    pub is_packed: bool,
+    /// Its bytes on the disk.
+    pub size: u64,
+    /// When it was written last, in seconds since 1970.
+    pub written_s: i64,
+    /// Its inode.
+    pub inode: u64,
+}
+
+/// `None`: that is no log's name.
+fn parse_name(name: &str) -> Option<(&str, u32, bool)> {
+    let (unit, index, is_packed) = match name.strip_suffix(".log") {
+        Some(unit) => (unit, 0, false),
+        None => {
+            let plain = name.strip_suffix(PACKED);
+            let (unit, index) = plain.unwrap_or(name).rsplit_once(".log.")?;
+            (unit, index.parse().ok().filter(|n| *n > 0)?, plain.is_some())
+        }
+    };
+    is_unit_name(unit).then_some((unit, index, is_packed))
 }
 
 /// The folder of logs.
@@ -121,10 +166,24 @@ impl LogDir {
     }
 
     /// Opens the file with this index for reading; None when there is none.
-    pub fn read(&self, unit: &str, index: u32) -> io::Result<Option<(File, FileStat)>> {
+    pub fn read(&self, unit: &str, index: u32) -> io::Result<Option<LogFile>> {
+        let [plain, packed] = names(unit, index);
+        if let Some((file, _)) = self.open_existing(&plain)? {
+            return Ok(Some(LogFile::Plain(file)));
+        }
+        if index == 0 {
+            return Ok(None);
+        }
+        let Some((file, _)) = self.open_existing(&packed)? else {
+            return Ok(None);
+        };
+        Ok(Some(LogFile::Packed(Packed::open(file)?)))
+    }
+
+    fn open_existing(&self, name: &str) -> io::Result<Option<(File, FileStat)>> {
         let flags =
             OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        match openat(self.fd(), file_name(unit, index).as_str(), flags, Mode::empty()) {
+        match openat(self.fd(), name, flags, Mode::empty()) {
             Ok(fd) => {
                 let stat = regular(&fd)?;
                 Ok(Some((File::from(fd), stat)))
@@ -147,10 +206,7 @@ impl LogDir {
         let max_files = max_files.clamp(1, LOG_FILES_MAX);
         Self::end_half_rotation(&dir, unit)?;
         let next = format!("{unit}.log.new");
-        match unlinkat(&dir, next.as_str(), UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(e) => return Err(e.into()),
-        }
+        unlink(&dir, &next)?;
         let flags = OFlag::O_RDWR
             | OFlag::O_APPEND
             | OFlag::O_CREAT
@@ -161,19 +217,24 @@ impl LogDir {
         fchmod(&fd, FILE_MODE)?;
         // Up to the first number that is free: a hole ends the shifting, what is older keeps its number.
         let mut free = 1;
-        while free + 1 < max_files && stat_of(&dir, unit, free)?.is_some() {
+        while free + 1 < max_files && is_there(&dir, unit, free)? {
             free += 1;
         }
         for index in (1..free).rev() {
-            let (from, to) = (file_name(unit, index), file_name(unit, index + 1));
-            renameat(&dir, from.as_str(), &dir, to.as_str())?;
+            // What stands there is too old, in whichever form: two forms of one number would be two texts.
+            remove(&dir, unit, index + 1)?;
+            // One form at a time could be killed between the two, and its text would stand there twice.
+            Self::end_half_packing_in(&dir, unit, index)?;
+            for (from, to) in names(unit, index).iter().zip(names(unit, index + 1)) {
+                match renameat(&dir, from.as_str(), &dir, to.as_str()) {
+                    Ok(()) | Err(Errno::ENOENT) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
         }
         if max_files > 1 {
             let (newest, first) = (file_name(unit, 0), file_name(unit, 1));
-            match unlinkat(&dir, first.as_str(), UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(e) => return Err(e.into()),
-            }
+            remove(&dir, unit, 1)?;
             match linkat(&dir, newest.as_str(), &dir, first.as_str(), AtFlags::empty()) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 // A file system without hard links: for a moment there is no file without a number.
@@ -194,14 +255,118 @@ impl LogDir {
         let dir = self.fd();
         Self::end_half_rotation(&dir, unit)?;
         let mut index = max_files.clamp(1, LOG_FILES_MAX);
-        while index < LOG_FILES_MAX {
-            match unlinkat(&dir, file_name(unit, index).as_str(), UnlinkatFlags::NoRemoveDir) {
-                Ok(()) => index += 1,
-                Err(Errno::ENOENT) => break,
-                Err(e) => return Err(e.into()),
+        while index < LOG_FILES_MAX && remove(&dir, unit, index)? {
+            index += 1;
+        }
+        Ok(())
+    }
+
+    // --- what becomes of older files ----------------------------------------------------------------------------
+
+    /// All logs in the folder. Links and whatever else is no regular file are passed over.
+    pub fn list(&self) -> io::Result<Vec<Found>> {
+        let mut all = Vec::new();
+        self.each_name(|dir, name| {
+            if let Some((unit, index, is_packed)) = parse_name(name)
+                && let Ok(stat) = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+                && is_regular(&stat)
+            {
+                all.push(Found {
+                    unit: unit.to_owned(),
+                    index,
+                    is_packed,
+                    size: u64::try_from(stat.st_size).unwrap_or(0),
+                    written_s: stat.st_mtime,
+                    inode: stat.st_ino,
+                });
+            }
+        })?;
+        Ok(all)
+    }
+
+    /// Removes what was being packed by a logger that was killed. None may be packing now.
+    pub fn remove_leftovers(&self) -> io::Result<()> {
+        self.each_name(|dir, name| {
+            if name.ends_with(PACKING) {
+                let _ = unlinkat(dir, name, UnlinkatFlags::NoRemoveDir);
+            }
+        })
+    }
+
+    fn each_name(&self, mut each: impl FnMut(&OwnedFd, &str)) -> io::Result<()> {
+        let fd = self.fd();
+        // An own descriptor, since the place in the folder belongs to it.
+        let mut dir = Dir::openat(
+            &fd,
+            ".",
+            OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
+        for entry in dir.iter() {
+            if let Ok(name) = entry?.file_name().to_str() {
+                each(&fd, name);
             }
         }
         Ok(())
+    }
+
+    /// Opens an older file that is not packed, to be packed, with a new file to pack it into. None: there is none, or it is
+    /// the newest file too (a rotation that was killed half way).
+    pub fn begin_packing(&self, unit: &str, index: u32) -> io::Result<Option<Packing>> {
+        let Some((plain, stat)) = self.open_existing(&file_name(unit, index))? else {
+            return Ok(None);
+        };
+        if self
+            .stat(unit)?
+            .is_some_and(|newest| newest.st_ino == stat.st_ino)
+        {
+            return Ok(None);
+        }
+        // Its own name, so that two loggers (the one before may be ending) never write into one file.
+        let name = format!("{unit}.log.{}{PACKING}", std::process::id());
+        let dir = self.fd();
+        unlink(&dir, &name)?;
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&dir, name.as_str(), flags, FILE_MODE)?;
+        let packing = Packing {
+            unit: unit.to_owned(),
+            index,
+            dir,
+            name,
+            plain,
+            stat,
+            packed: File::from(fd),
+        };
+        fchmod(&packing.packed, FILE_MODE)?;
+        Ok(Some(packing))
+    }
+
+    /// Where a packed file stands beside the plain one, that is whole: the plain one is removed. The caller holds the unit's
+    /// place.
+    pub fn end_half_packing(&self, unit: &str, index: u32) -> io::Result<()> {
+        Self::end_half_packing_in(&self.fd(), unit, index)
+    }
+
+    fn end_half_packing_in(dir: &OwnedFd, unit: &str, index: u32) -> io::Result<()> {
+        let [plain, packed] = names(unit, index);
+        if stat_name(dir, &packed)?.is_some() {
+            unlink(dir, &plain)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a unit's file with this index, if nothing older is there and the newest form of it has this inode. The
+    /// caller holds the unit's place. False: it is another one by now.
+    pub fn remove_oldest(&self, found: &Found) -> io::Result<bool> {
+        let dir = self.fd();
+        let unit = found.unit.as_str();
+        let [plain, packed] = names(unit, found.index);
+        let name = if found.is_packed { packed } else { plain };
+        let is_it = stat_name(&dir, &name)?.is_some_and(|stat| stat.st_ino == found.inode);
+        if found.index == 0 || !is_it || is_there(&dir, unit, found.index + 1)? {
+            return Ok(false);
+        }
+        remove(&dir, unit, found.index)
     }
 
     fn end_half_rotation(dir: &OwnedFd, unit: &str) -> io::Result<()> {
@@ -214,8 +379,121 @@ impl LogDir {
     }
 }
 
+/// An older file that is being packed. Dropped before its end, it leaves things as they were.
+#[derive(Debug)]
+pub struct Packing {
+    unit: String,
+    index: u32,
+    dir: Arc<OwnedFd>,
+    /// Of what is being made.
+    name: String,
+    /// What is packed.
+    pub plain: File,
+    stat: FileStat,
+    /// Into which.
+    pub packed: File,
+}
+
+impl Packing {
+    /// The bytes to be packed.
+    pub fn len(&self) -> u64 {
+        u64::try_from(self.stat.st_size).unwrap_or(0)
+    }
+
+    /// The new file is whole, and on the disk: gives it its name. The caller holds the unit's place. False: the old file is
+    /// gone, or somebody has written into it.
+    pub fn publish(&mut self) -> io::Result<bool> {
+        let now = fstat(&self.plain)?;
+        let is_same = (now.st_size, now.st_mtime, now.st_mtime_nsec)
+            == (self.stat.st_size, self.stat.st_mtime, self.stat.st_mtime_nsec);
+        if !is_same || !self.find()? {
+            return Ok(false);
+        }
+        // When its newest line was written: its age is counted from there.
+        let time = |s, ns| TimeSpec::new(s, ns);
+        futimens(
+            &self.packed,
+            &time(now.st_atime, now.st_atime_nsec),
+            &time(now.st_mtime, now.st_mtime_nsec),
+        )?;
+        let [_, packed] = names(&self.unit, self.index);
+        renameat(&self.dir, self.name.as_str(), &self.dir, packed.as_str())?;
+        Ok(true)
+    }
+
+    /// The new name is on the disk too, as far as the file system can say.
+    pub fn sync_name(&self) {
+        let _ = nix::unistd::fsync(&self.dir);
+    }
+
+    /// Removes the plain file, whose text the packed one beside it has. The caller holds the unit's place.
+    pub fn retire(&mut self) -> io::Result<()> {
+        if self.find()? {
+            let [plain, packed] = names(&self.unit, self.index);
+            let ours = fstat(&self.packed)?;
+            if stat_name(&self.dir, &packed)?.is_some_and(|stat| stat.st_ino == ours.st_ino) {
+                unlink(&self.dir, &plain)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the plain file is now: rotations go on meanwhile.
+    fn find(&mut self) -> io::Result<bool> {
+        let mut index = self.index;
+        loop {
+            match stat_of(&self.dir, &self.unit, index)? {
+                Some(stat) if stat.st_ino == self.stat.st_ino => {
+                    self.index = index;
+                    return Ok(true);
+                }
+                _ if index < LOG_FILES_MAX && is_there(&self.dir, &self.unit, index)? => index += 1,
+                _ => return Ok(false),
+            }
+        }
+    }
+}
+
+impl Drop for Packing {
+    fn drop(&mut self) {
+        let _ = unlink(&self.dir, &self.name); // it has another name by now, or is not wanted
+    }
+}
+
+/// A file with this index is there, in whichever form.
+fn is_there(dir: &OwnedFd, unit: &str, index: u32) -> io::Result<bool> {
+    for name in names(unit, index) {
+        if stat_name(dir, &name)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Removes a file in all its forms. False: there was none.
+fn remove(dir: &OwnedFd, unit: &str, index: u32) -> io::Result<bool> {
+    let mut was_there = false;
+    for name in names(unit, index) {
+        was_there |= unlink(dir, &name)?;
+    }
+    Ok(was_there)
+}
+
+/// False: there was none.
+fn unlink(dir: &OwnedFd, name: &str) -> io::Result<bool> {
+    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
 fn stat_of(dir: &OwnedFd, unit: &str, index: u32) -> io::Result<Option<FileStat>> {
-    match fstatat(dir, file_name(unit, index).as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+    stat_name(dir, &file_name(unit, index))
+}
+
+fn stat_name(dir: &OwnedFd, name: &str) -> io::Result<Option<FileStat>> {
+    match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::ENOENT) => Ok(None),
         Err(e) => Err(e.into()),
@@ -224,10 +502,14 @@ fn stat_of(dir: &OwnedFd, unit: &str, index: u32) -> io::Result<Option<FileStat>
 
 fn regular(fd: &OwnedFd) -> io::Result<FileStat> {
     let stat = fstat(fd)?;
-    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+    if !is_regular(&stat) {
         return Err(refused("it is no regular file: move it away".to_owned()));
     }
     Ok(stat)
+}
+
+fn is_regular(stat: &FileStat) -> bool {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
 }
 
 fn link_refused(e: Errno) -> io::Error {

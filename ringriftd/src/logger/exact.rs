@@ -31,7 +31,9 @@
 //! writer that waits for room, would wait for each other.)
 //!
 //! A rotation happens only while the note is *idle*, so the file of an *intent* has its unit's first name. It is
-//! believed only with the same device and inode: another file is left alone.
+//! believed only with the same device and inode: another file is left alone. Nobody writes into a file that has lost that
+//! name, nor cuts it; so what packs and removes older files ([`super::shelf`]) never has to do with a note, and begins
+//! after the recovery.
 //!
 //! Read first: [`Exact::commit`] and [`Exact::recover`].
 
@@ -655,6 +657,7 @@ mod tests {
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
     use super::*;
+    use crate::keeper::wire::LogKeep;
     use crate::limits::LOG_LINE_MAX;
     use crate::logger::journal::{Journal, Splitter, Stop};
     use crate::logger::place::Shared;
@@ -803,7 +806,7 @@ mod tests {
                 .into_iter()
                 .map(|name| {
                     let mut journal = Journal::new(shared.clone(), shared.unit(name).expect("a name"));
-                    journal.set_bounds(9_000, 50);
+                    journal.set_bounds(9_000, 50, LogKeep::default());
                     (name, journal)
                 })
                 .collect();

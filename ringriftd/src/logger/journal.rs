@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use super::exact::{Batch, Done, Exact, Kernel, Source, Target};
 use super::place::{Shared, Unit};
 use super::record::{self, Clock, RECORD_MAX, Record};
-use crate::keeper::wire::LogCount;
+use super::shelf::Keep;
+use crate::keeper::wire::{LogCount, LogKeep};
 use crate::limits::{LOG_FILE_CHECK, LOG_RETRY_DELAY, LOG_RETRY_MAX_DELAY, LOG_WRITE_BUFFER};
 use proto::reply::LineEnd;
 
@@ -45,12 +46,15 @@ pub struct Journal {
     shared: Arc<Shared>,
     max_size: u64,
     max_files: u32,
+    keep: LogKeep,
     open: Option<Open>,
     /// The present file's bytes.
     len: u64,
+    /// The time of its first record; 0: it has none.
+    first_us: u64,
     /// The time of its last record: times never go back within a file.
     last_us: u64,
-    /// `len` and `last_us` were read from the present file.
+    /// `len`, `first_us` and `last_us` were read from the present file.
     is_known: bool,
     /// No rotation is half done, and no file is one too many.
     is_settled: bool,
@@ -81,8 +85,10 @@ impl Journal {
             shared,
             max_size: crate::limits::LOG_SIZE,
             max_files: crate::limits::LOG_FILES,
+            keep: LogKeep::default(),
             open: None,
             len: 0,
+            first_us: 0,
             last_us: 0,
             is_known: false,
             is_settled: false,
@@ -94,12 +100,44 @@ impl Journal {
     }
 
     /// How much is kept, from now on.
-    pub fn set_bounds(&mut self, max_size: u64, max_files: u32) {
+    pub fn set_bounds(&mut self, max_size: u64, max_files: u32, keep: LogKeep) {
         if max_files < self.max_files {
             self.is_settled = false; // some files are too many now
         }
         self.max_size = max_size;
         self.max_files = max_files;
+        self.keep = keep;
+        let max_age = self.max_age();
+        let is_packed = keep.is_packed;
+        self.shared
+            .shelf
+            .keep(&self.unit.name, Keep { is_packed, max_age });
+    }
+
+    /// `[log] max_age`.
+    pub fn max_age(&self) -> Option<Duration> {
+        let ms = self.keep.max_age_ms;
+        (ms > 0).then(|| Duration::from_millis(ms))
+    }
+
+    /// The file's oldest line is as old as may be. (Not while the clock is behind it.)
+    fn is_aged(&self, now_us: u64) -> bool {
+        let most_us = self.keep.max_age_ms.saturating_mul(1000);
+        most_us > 0 && self.first_us > 0 && now_us.saturating_sub(self.first_us) >= most_us
+    }
+
+    /// Rotates the file if its oldest line is too old, though nothing is written.
+    pub fn look_at_age(&mut self, now_us: u64) {
+        if self.trouble.is_some() || !self.batch.is_empty() || self.keep.max_age_ms == 0 {
+            return; // whoever writes looks too
+        }
+        let done = self.settle().and_then(|()| match self.is_aged(now_us) {
+            true => self.rotate(),
+            false => Ok(()),
+        });
+        if let Err(e) = done {
+            self.fail(&e);
+        }
     }
 
     /// The unit's name.
@@ -137,7 +175,7 @@ impl Journal {
         }
         let bytes = record::HEADER_MAX + record.message.len() + 1;
         let there = self.len + self.batch.len() as u64;
-        if there > 0 && there + bytes as u64 > self.max_size {
+        if there > 0 && (there + bytes as u64 > self.max_size || self.is_aged(record.at_us)) {
             if !self.batch.is_empty() {
                 return Err(Stop);
             }
@@ -147,6 +185,9 @@ impl Journal {
         }
         self.last_us = self.last_us.max(record.at_us);
         record.at_us = self.last_us;
+        if self.first_us == 0 {
+            self.first_us = record.at_us;
+        }
         record::push(&mut self.batch, clock, record);
         Ok(())
     }
@@ -188,6 +229,7 @@ impl Journal {
         self.counted.is_news |= done.taken > 0;
         if done.written > 0 {
             self.len += done.written as u64;
+            self.shared.shelf.grew(done.written as u64);
             let records = memchr::memchr_iter(b'\n', &self.batch[..done.written]).count() as u64;
             self.counted.lines += records;
             self.counted.is_news = true;
@@ -370,6 +412,10 @@ impl Journal {
             };
             let last = lines.rsplit(|b| *b == b'\n').find_map(record::parse);
             self.last_us = self.last_us.max(last.map_or(0, |r| r.at_us));
+            let mut begin = vec![0; RECORD_MAX.min(end.len())];
+            open.file.read_exact_at(&mut begin, 0)?;
+            let first = begin.split(|b| *b == b'\n').find_map(record::parse);
+            self.first_us = first.map_or(0, |r| r.at_us);
             if is_torn {
                 open.file.write_all(b"\n")?;
                 whole += 1;
@@ -391,10 +437,13 @@ impl Journal {
             checked: Instant::now(),
         });
         self.len = 0;
+        self.first_us = 0;
         self.last_us = 0;
         self.is_known = true;
         place.next_file(0);
         place.wake();
+        drop(place);
+        self.shared.shelf.rotated();
         Ok(())
     }
 }

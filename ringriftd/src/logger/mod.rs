@@ -14,10 +14,13 @@ mod journal;
 mod link;
 mod memory;
 mod note;
+mod packed;
 mod pipe;
 mod place;
 mod query;
 pub mod record;
+mod severity;
+mod shelf;
 mod sought;
 mod telling;
 mod writer;
@@ -101,5 +104,6 @@ pub fn serve(log_dir: &Path, given: Given) -> io::Result<()> {
     let mut exact = exact::Exact::new(exact::Linux, given.memory, given.hold).map_err(told)?;
     exact.recover(&dir).map_err(told)?;
     let shared = Arc::new(place::Shared::new(dir));
+    let _keeping = shelf::Keeping::start(shared.clone());
     writer::Writer::new(shared, exact, given.keeper, given.peer)?.run()
 }

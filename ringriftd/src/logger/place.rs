@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::dir::LogDir;
+use super::shelf::Shelf;
 use crate::limits::LOG_READERS_OPEN_MAX;
 
 /// The number of the file that stood there when this logger started. Older files count down from it, new ones up.
@@ -94,6 +95,8 @@ impl Unit {
 pub struct Shared {
     /// The folder of logs.
     pub dir: LogDir,
+    /// What is told to the thread that tends older files.
+    pub shelf: Shelf,
     units: Mutex<BTreeMap<String, Arc<Unit>>>,
     open: AtomicUsize,
     /// Bytes that were read back from files, to prove that the end of a big log is found without reading all of it.
@@ -105,6 +108,7 @@ impl Shared {
     pub fn new(dir: LogDir) -> Self {
         Self {
             dir,
+            shelf: Shelf::default(),
             units: Mutex::default(),
             open: AtomicUsize::new(0),
             bytes_read: AtomicUsize::new(0),

@@ -18,11 +18,14 @@ use super::link::{Received, receive, send};
 use super::pipe::{Pipe, Turn, left_in, read_pipe, unwatch, watch, write_last};
 use super::place::Shared;
 use super::query::{Queries, Tail};
-use super::record::Clock;
+use super::record::{Clock, now_us};
 use super::telling::Telling;
 use crate::ids::{Invocation, LaunchId};
 use crate::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
-use crate::limits::{LAST_WORDS_PATIENCE, LOG_END_READ, LOG_FILES_OPEN_MAX, LOG_PIPES_WAITING, LOG_READ};
+use crate::limits::{
+    LAST_WORDS_PATIENCE, LOG_AGE_LOOK_MAX, LOG_AGE_LOOK_MIN, LOG_END_READ, LOG_FILES_OPEN_MAX,
+    LOG_PIPES_WAITING, LOG_READ,
+};
 
 const KEEPER: u64 = u64::MAX;
 const PEER: u64 = u64::MAX - 1;
@@ -63,6 +66,8 @@ pub struct Writer {
     last_words: Vec<(Invocation, Tail, Instant)>,
     /// What the manager has yet to hear of the logs.
     telling: Telling,
+    /// When it is looked whether a file is too old; None: nothing bounds an age.
+    ages_at: Option<Instant>,
 }
 
 impl Writer {
@@ -94,6 +99,7 @@ impl Writer {
             is_ending: false,
             last_words: Vec::new(),
             telling: Telling::new(),
+            ages_at: None,
         })
     }
 
@@ -122,6 +128,7 @@ impl Writer {
             }
             self.after(Instant::now(), &mut buffer)?;
             self.tell_last_words(Instant::now());
+            self.look_at_ages(Instant::now());
             if self.telling.is_due(Instant::now()) {
                 self.tell_counts();
             }
@@ -138,7 +145,8 @@ impl Writer {
         let words = self.last_words.iter().map(|(_, _, until)| *until);
         // Without a manager there is nobody to tell.
         let telling = self.telling.due().filter(|_| self.peer.is_some());
-        let Some(next) = closing.chain(blocked).chain(words).chain(telling).min() else {
+        let others = words.chain(telling).chain(self.ages_at);
+        let Some(next) = closing.chain(blocked).chain(others).min() else {
             return EpollTimeout::NONE;
         };
         // One ms more: epoll counts whole ms, and waking a little early would be waking twice.
@@ -281,6 +289,9 @@ impl Writer {
                     // Whether the life has a pipe at all was said there, before the manager heard of the life.
                     self.hear_keeper(usize::MAX)?;
                 }
+                Ok(Received::Message(LogQuery::Total { max_total }, _)) => {
+                    self.shared.shelf.set_total(max_total)
+                }
                 Ok(Received::Message(query, fds)) => self.queries.start(query, fds.into_iter().next(), &peer),
                 Ok(Received::Nothing) => break,
                 Ok(Received::Garbage(why)) => {
@@ -356,7 +367,8 @@ impl Writer {
                 self.journals.len() - 1
             }
         };
-        self.journals[journal].set_bounds(output.max_size, output.max_files);
+        self.journals[journal].set_bounds(output.max_size, output.max_files, output.keep);
+        self.plan_ages(Instant::now());
         let (source, partial) = self.exact.open(id, fd)?;
         let mut splitter = Splitter::default();
         splitter.begin(partial);
@@ -505,6 +517,37 @@ impl Writer {
     }
 
     // --- time ------------------------------------------------------------------------------------------------
+
+    /// A log's age may be bounded now: it is looked at soon enough to tell a tenth of the shortest one.
+    fn plan_ages(&mut self, now: Instant) {
+        let ages = self.journals.iter().filter_map(Journal::max_age);
+        let look = ages
+            .min()
+            .map(|age| (age / 10).clamp(LOG_AGE_LOOK_MIN, LOG_AGE_LOOK_MAX));
+        self.ages_at = match (look, self.ages_at) {
+            (Some(look), Some(at)) => Some(at.min(now + look)),
+            (look, _) => look.map(|look| now + look),
+        };
+    }
+
+    fn look_at_ages(&mut self, now: Instant) {
+        if self.ages_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.ages_at = None;
+        self.plan_ages(now);
+        let now_us = now_us();
+        for index in 0..self.journals.len() {
+            let was_open = self.journals[index].is_open();
+            self.journals[index].look_at_age(now_us);
+            if !was_open && self.journals[index].is_open() {
+                self.note_open(index);
+            }
+            if self.journals[index].is_blocked() && !self.blocked.contains(&index) {
+                self.blocked.push(index);
+            }
+        }
+    }
 
     fn after(&mut self, now: Instant, buffer: &mut [u8]) -> io::Result<()> {
         if self.closing.is_empty() && self.blocked.is_empty() {

@@ -216,6 +216,7 @@ impl Manager {
         let now = self.clock.now();
         self.publish_all(now);
         self.begin_door();
+        self.bound_logs();
         self.note_upgrade();
         if self.is_announced && !self.engine.is_shutting_down() {
             // The last manager may have died before it said so; once more harms nobody.

@@ -94,6 +94,7 @@ impl Manager {
                             self.is_logger_gone = false;
                             // What the old one was asked it will not answer.
                             self.tails.clear();
+                            self.bound_logs();
                             self.ask_again();
                         }
                         Err(e) => tracing::error!("cannot reach the new logger: {e}"),

@@ -30,7 +30,7 @@ use super::recover::Past;
 use crate::engine::describe;
 use crate::engine::types::{LaunchFailure, Role};
 use crate::event_json;
-use crate::host::prepare::Prepared;
+use crate::host::prepare::{Prepared, log_keep};
 use crate::ids::{Invocation, LaunchId, invocation_text};
 use crate::keeper::wire::{Adopt, FromKeeper, Launch, Output, ToKeeper};
 use crate::limits;
@@ -524,6 +524,7 @@ impl Manager {
                 max_size: log.map_or(limits::LOG_SIZE, |log| log.max_size),
                 max_files: log.map_or(limits::LOG_FILES, |log| log.max_files),
                 drain_ms: u64::try_from(limits::DRAIN_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
+                keep: log.map_or_else(Default::default, |log| log_keep(&log)),
             },
             notify: None,
             identity: None,

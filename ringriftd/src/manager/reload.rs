@@ -116,6 +116,7 @@ impl Manager {
                 self.tell(Event::Loaded(Arc::clone(&self.loaded.plan)));
                 let now = self.clock.now();
                 self.publish_all(now);
+                self.bound_logs();
                 if self.door.spec != http {
                     self.door.spec = http;
                     self.ask_for_door();

@@ -321,6 +321,7 @@ pub fn launch(seed: u64, id: LaunchId, argv: &[&str]) -> Launch {
             max_size: 1 << 20,
             max_files: 2,
             drain_ms: 100,
+            keep: Default::default(),
         },
         notify: None,
         ready_fd: None,

@@ -113,6 +113,7 @@ fn wires() {
         max_size: 1000,
         max_files: 3,
         drain_ms: 10,
+        keep: Default::default(),
     };
     value(
         "keeper_wire",
@@ -174,6 +175,7 @@ fn wires() {
         unit: "a".to_owned(),
         invocation: 3,
         end: LineEnd::Partial,
+        severity: None,
         message: b"text".to_vec(),
     };
     value(

@@ -36,6 +36,20 @@ function el(tag, attributes, ...children) {
   return fill(node, children);
 }
 
+// A place is made anew only where it says something else, and whoever stands on one of its links stays on it.
+function renew(place, children) {
+  const fresh = fill(document.createDocumentFragment(), children);
+  const [old, now] = [[...place.childNodes], [...fresh.childNodes]];
+  if (old.length === now.length && old.every((node, i) => node.isEqualNode(now[i]))) return;
+  const stood = place.contains(document.activeElement) ? document.activeElement : null;
+  const alike = () => [...place.querySelectorAll(stood.tagName)].filter((node) => node.isEqualNode(stood));
+  const nth = stood ? alike().indexOf(stood) : 0;
+  place.replaceChildren(fresh);
+  if (!stood) return;
+  const again = alike();
+  (again[nth] || again[0])?.focus({ preventScroll: true });
+}
+
 function svg(tag, attributes, ...children) {
   const node = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes || {})) node.setAttribute(name, value);
@@ -228,7 +242,7 @@ function drawCauses(list) {
       el("p", {}, el("code", {}, command(trouble))));
   });
   if (list.length > CAUSES_FULL) items.push(el("li", {}, el("p", {}, "and " + (list.length - CAUSES_FULL) + " more, in the list below")));
-  byId("causes").replaceChildren(...breakers.map(drawBreaker), ...items);
+  renew(byId("causes"), [breakers.map(drawBreaker), items]);
 }
 
 // The last hour as a strip: the higher, the worse; a word says the same.
@@ -602,13 +616,13 @@ function showUnit(unit) {
   if (unit.needs_restart) add("Files", "changed: takes effect at the next restart");
   const metrics = Object.entries(unit.metrics || {});
   if (metrics.length) add("Its numbers", metrics.map(([name, n], i) => [i ? ", " : "", name + " " + n]));
-  byId("unit-facts").replaceChildren(...facts);
+  renew(byId("unit-facts"), facts);
 
   const events = [...(unit.events || [])].reverse().map((e) => el("tr", {},
     el("td", {}, clock(e.time)),
     el("td", {}, el("span", { class: "state " + e.to }, mark(e.to), " ", e.from, " → ", e.to)),
     el("td", {}, (e.cause || {}).text || "", (e.cause || {}).unit ? [" (", link(e.cause.unit), ")"] : "")));
-  byId("events").replaceChildren(...events);
+  renew(byId("events"), events);
   byId("no-events").hidden = events.length > 0;
   const lines = unit.last_lines || null;
   byId("unit-lines").hidden = !lines;
