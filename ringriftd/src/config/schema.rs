@@ -253,7 +253,8 @@ static LOG: &[Key] = keys! {
     "max_files" Whole(1, 1000), "5", "files kept, the one being written among them";
     "max_age" Time(true), "0s", "a file whose oldest line is older is rotated, and one whose newest line is older is removed; `0s`: no bound";
     "compress" Bool, "true", "rotated files are compressed (zstd)";
-    "max_line" Later, "", ""; "on_full" Later, "", ""; "split" Later, "", "";
+    "on_full" Word(&["block", "drop"], "choice"), "block", "what happens while its log cannot be written and its pipe is full: the unit waits, or lines are dropped, and counted";
+    "max_line" Later, "", ""; "split" Later, "", "";
 };
 
 static DEPRECATED: &[Key] = keys! {
