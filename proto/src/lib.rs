@@ -14,5 +14,6 @@ pub mod checks;
 pub mod codec;
 pub mod event_line;
 pub mod frame;
+pub mod log;
 pub mod reply;
 pub mod request;

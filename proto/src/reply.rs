@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::log::Severity;
+
 pub use crate::answers::*;
 pub use crate::checks::*;
 
@@ -58,6 +60,8 @@ pub enum Reply {
     Warning(String),
     /// For `why`.
     Why(Box<Why>),
+    /// Before the first log lines: the node's random number, the first half of each invocation's text.
+    Seed(u64),
 }
 
 /// Why a request was not done. `code` is the exit code of `spec/cli.md`'s one table.
@@ -450,6 +454,8 @@ pub struct LogLine {
     pub message: Vec<u8>,
     /// How the line ended.
     pub end: LineEnd,
+    /// How grave it is, where it says so.
+    pub severity: Option<Severity>,
 }
 
 /// How a stored line ended.

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::log::Severity;
+
 /// How many selectors a request may carry.
 pub const MAX_SELECTORS: usize = 4096;
 /// The longest selector, in bytes.
@@ -26,6 +28,8 @@ pub struct LogFilter {
     pub pattern: Option<String>,
     /// Of one life.
     pub life: Option<LogLife>,
+    /// As grave as this, or graver. A line that does not say counts as [`Severity::Info`].
+    pub severity: Option<Severity>,
 }
 
 /// A life of a unit, for its lines.

@@ -30,18 +30,18 @@ where
 }
 
 #[test]
-fn version_four_says_hello_in_these_bytes() {
-    assert_eq!(VERSION, 4);
+fn version_five_says_hello_in_these_bytes() {
+    assert_eq!(VERSION, 5);
     let hello = Hello {
         magic: MAGIC,
-        version: 4,
+        version: 5,
         program: "ctl 1".into(),
     };
-    check_golden(&hello, "fc54465252040563746c2031");
+    check_golden(&hello, "fc54465252050563746c2031");
 }
 
 #[test]
-fn version_four_welcomes_in_these_bytes() {
+fn version_five_welcomes_in_these_bytes() {
     check_golden(
         &Welcome::Refused {
             version: 7,
@@ -51,10 +51,10 @@ fn version_four_welcomes_in_these_bytes() {
     );
     check_golden(
         &Welcome::Accepted {
-            version: 4,
+            version: 5,
             program: "d 1".into(),
         },
-        "010403642031",
+        "010503642031",
     );
     check_golden(
         &Welcome::Busy {
@@ -65,7 +65,7 @@ fn version_four_welcomes_in_these_bytes() {
 }
 
 #[test]
-fn version_four_asks_in_these_bytes() {
+fn version_five_asks_in_these_bytes() {
     let job = Job {
         selectors: vec!["a".into()],
         wait: true,
@@ -119,7 +119,7 @@ fn version_four_asks_in_these_bytes() {
 }
 
 #[test]
-fn version_four_answers_in_these_bytes() {
+fn version_five_answers_in_these_bytes() {
     check_golden(
         &Answer {
             id: 7,
@@ -218,7 +218,7 @@ fn the_page_has_every_request_and_its_number() {
     let mut count = 0;
     for number in 0..=250u8 {
         let found =
-            (0..8).find_map(|zeros| decode::<Request>(&[&[number][..], &vec![0; zeros]].concat()).ok());
+            (0..16).find_map(|zeros| decode::<Request>(&[&[number][..], &vec![0; zeros]].concat()).ok());
         let Some(request) = found else { break };
         let (wire, name) = numbered(&request);
         assert_eq!(wire, number, "{name}");
@@ -236,7 +236,7 @@ fn the_page_shows_these_very_bytes() {
     let bare: String = page.chars().filter(|c| !c.is_whitespace()).collect();
     let hello = Hello {
         magic: MAGIC,
-        version: 4,
+        version: 5,
         program: "ctl 1".into(),
     };
     let job = Job {
@@ -366,6 +366,7 @@ fn log_line() -> impl Strategy<Value = LogLine> {
             invocation,
             message,
             end: LineEnd::Partial,
+            severity: None,
         })
 }
 

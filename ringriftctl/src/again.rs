@@ -53,7 +53,7 @@ impl Asked {
 
     /// A frame of its answer came. Events go on behind the last one.
     pub fn heard(&mut self, reply: &Reply) {
-        self.has_begun = true;
+        self.has_begun |= !matches!(reply, Reply::Seed(_)); // nothing is printed of it
         if let (Request::Events { after, .. }, Reply::Event(event)) = (&mut self.request, reply) {
             *after = Some(event.seq);
         }

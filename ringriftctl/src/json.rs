@@ -1,6 +1,7 @@
 //! The JSON of every verb: `{"schema":"ringrift.v1.<verb>", …}`. Field names are the contract of `docs/cli.md`: keys
 //! are only ever added. Times are RFC 3339 in UTC, durations seconds; what is unknown is null.
 
+use proto::log::Severity;
 use proto::reply::{
     Blocker, BreakerStatus, By, Capsule, Changed, ChangedKind, Exit, Failure, FailureKind, Health, Hold,
     JobPlan, LastExit, LineEnd, LogLine, NodeStatus, Oom, Outcome, State, Summary, UnitStatus, Verdict,
@@ -312,7 +313,7 @@ impl<'a> Unit<'a> {
             health_text: unit.health_text.as_deref(),
             metrics: unit.metrics.iter().map(|(name, n)| (name.as_str(), *n)).collect(),
             fds_stored: unit.fds_stored,
-            last_lines: unit.last_lines.iter().map(LogBody::from).collect(),
+            last_lines: log_bodies(&unit.last_lines, unit.invocation.as_deref()),
             failures: unit.failures,
             capsules: unit.capsules.iter().map(CapsuleBody::from).collect(),
         }
@@ -443,7 +444,12 @@ pub fn outcome(outcome: Outcome) -> &'static str {
 pub struct LogBody<'a> {
     time: String,
     unit: &'a str,
-    invocation: u64,
+    /// As everywhere else; null where nobody knows it.
+    invocation: Option<String>,
+    /// Its number in the file.
+    life: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<Severity>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -459,13 +465,24 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-impl<'a> From<&'a LogLine> for LogBody<'a> {
-    fn from(line: &'a LogLine) -> Self {
+/// The first half of an invocation, which all of a node's have in common.
+fn seed(invocation: Option<&str>) -> Option<u64> {
+    u64::from_str_radix(invocation?.get(..16)?, 16).ok()
+}
+
+impl<'a> LogBody<'a> {
+    /// A line of the node with this random number.
+    pub fn new(line: &'a LogLine, seed: Option<u64>) -> Self {
         let message = std::str::from_utf8(&line.message).ok();
         Self {
             time: utc(line.at_us),
             unit: &line.unit,
-            invocation: line.invocation,
+            // What is no record is of no life.
+            invocation: seed
+                .filter(|_| line.invocation != 0)
+                .map(|seed| format!("{seed:016x}{:016x}", line.invocation)),
+            life: line.invocation,
+            priority: line.severity,
             message,
             message_base64: if message.is_none() {
                 Some(base64(&line.message))
@@ -476,6 +493,12 @@ impl<'a> From<&'a LogLine> for LogBody<'a> {
             continues: line.end == LineEnd::Continues,
         }
     }
+}
+
+/// Lines of the node that `invocation` is of.
+fn log_bodies<'a>(lines: &'a [LogLine], invocation: Option<&str>) -> Vec<LogBody<'a>> {
+    let seed = seed(invocation);
+    lines.iter().map(|line| LogBody::new(line, seed)).collect()
 }
 
 /// RFC 4648 with padding.
@@ -596,7 +619,7 @@ impl<'a> From<&'a Capsule> for CapsuleBody<'a> {
             changed: capsule.changed.iter().map(changed).collect(),
             last_lines: capsule
                 .is_tail_known
-                .then(|| capsule.tail.iter().map(LogBody::from).collect()),
+                .then(|| log_bodies(&capsule.tail, Some(&capsule.invocation))),
         }
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::breaker::BreakerSpec;
 use crate::door::HttpSpec;
+use crate::limits;
 pub use crate::unit_name::UnitName;
 
 /// What the seeds say of a unit's place in production. Deprecation is a table of its own.
@@ -475,6 +476,34 @@ pub struct Log {
     /// What comes while the log cannot be written is dropped and counted; else the unit waits.
     #[serde(default)]
     pub is_dropped: bool,
+    /// Where its lines say how grave they are.
+    #[serde(default)]
+    pub parse: Parse,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            max_size: limits::LOG_SIZE,
+            max_files: limits::LOG_FILES,
+            max_age: Duration::ZERO,
+            compress: true,
+            is_dropped: false,
+            parse: Parse::default(),
+        }
+    }
+}
+
+/// `[log] parse`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Parse {
+    /// In the prefix of sd-daemon(3), which counts in any unit; nowhere else.
+    #[default]
+    Prefix,
+    /// Also in a key of the JSON object that each line is.
+    Json,
+    /// Also in a word before the text.
+    Level,
 }
 
 /// `[deprecated]`.

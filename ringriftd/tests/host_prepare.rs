@@ -107,9 +107,7 @@ fn unit(command: &[&str]) -> UnitSpec {
         log: Log {
             max_size: 1 << 20,
             max_files: 5,
-            max_age: Duration::ZERO,
-            compress: true,
-            is_dropped: false,
+            ..Log::default()
         },
         deprecated: None,
         ready_probe: None,

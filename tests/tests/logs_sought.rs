@@ -53,6 +53,9 @@ fn lines_are_found_by_life_by_time_and_by_what_they_say() {
     // By time: that of a line of the second life, as the log tells it.
     let told = node.ctl(&["logs", "-o", "json", "-g", "life 2"]).ended(0).stdout;
     let line: serde_json::Value = serde_json::from_str(told.trim()).expect("one line of JSON");
+    let second = line["invocation"].as_str().expect("the 32 digits of its life");
+    assert_eq!(texts(&node, &["a", "--invocation", second])[0], "life 2");
+    assert_eq!((second.len(), second[..16] == first[..16]), (32, true));
     let time = line["time"].as_str().expect("a time");
     let since = texts(&node, &["a", "--since", time]);
     assert_eq!((since[0].as_str(), since.len()), ("life 2", 6));
@@ -86,6 +89,70 @@ fn what_followed_the_last_failure_is_told() {
     assert_eq!(found, ["life 2", "an Error: 7 of 9", "done"]);
     let before = texts(&node, &["a", "--until", "last-failure"]);
     assert_eq!(before, ["life 1", "an Error: 7 of 9", "done"]);
+    node.check();
+}
+
+/// What a unit writes with a severity, how it says that in its file, and what is found by it.
+#[test]
+fn lines_are_found_by_how_grave_they_say_they_are() {
+    let node = Node::builder();
+    let say = |name: &str, text: &str| {
+        let file = node.path(name);
+        std::fs::write(&file, text).expect("it is ours");
+        let script = "cat \"$1\"; exec sleep 1000";
+        Unit::command(&["/bin/sh", "-c", script, "sh", &file]).kind("simple")
+    };
+    let plain = say(
+        "plain",
+        "<3>broken\n<6>fine\nERROR: of no account\n<4>so so\nend\n",
+    );
+    let json = say(
+        "json",
+        "{\"level\":50,\"m\":\"broken\"}\n{\"severity\":\"info\"}\nno json\nend\n",
+    );
+    let level = say(
+        "level",
+        "2026-11-22 01:27:03,123 WARNING x: so so\nINFO fine\nthe ERROR\nend\n",
+    );
+    let json = json.text("log.parse", "json");
+    let level = level.text("log.parse", "level");
+    let node = node
+        .unit("plain", &plain)
+        .unit("json", &json)
+        .unit("level", &level)
+        .start();
+    for unit in ["plain", "json", "level"] {
+        until("its last line is there", || {
+            let all = texts(&node, &[unit, "-n", "all"]);
+            all.last().is_some_and(|line| line == "end").then_some(())
+        });
+    }
+    let grave = |unit, level| texts(&node, &[unit, "-p", level]);
+    assert_eq!(grave("plain", "err"), ["<3>broken"]);
+    assert_eq!(grave("plain", "warning"), ["<3>broken", "<4>so so"]);
+    assert_eq!(grave("plain", "4"), grave("plain", "WARN"));
+    assert_eq!(grave("plain", "info").len(), 5);
+    assert_eq!(grave("json", "err"), ["{\"level\":50,\"m\":\"broken\"}"]);
+    assert_eq!(
+        grave("level", "notice"),
+        ["2026-11-22 01:27:03,123 WARNING x: so so"]
+    );
+    let told = node.ctl(&["logs", "-o", "json", "plain"]).ended(0).stdout;
+    let said: Vec<_> = told
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["priority"].clone())
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "err".into(),
+            "info".into(),
+            serde_json::Value::Null,
+            "warning".into(),
+            serde_json::Value::Null
+        ]
+    );
+    node.ctl(&["logs", "-p", "loud"]).ended(2);
     node.check();
 }
 

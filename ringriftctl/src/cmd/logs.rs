@@ -1,6 +1,7 @@
 //! `logs`: what units wrote. One record is one line; only `-o cat` gives the bytes as they are.
 
 use clap::Args as ClapArgs;
+use proto::log::Severity;
 use proto::reply::{LineEnd, LogLine, Reply};
 use proto::request::{LogFilter, LogLife, Request};
 
@@ -58,6 +59,17 @@ fn life(text: &str) -> Result<u64, String> {
     })
 }
 
+fn severity(text: &str) -> Result<Severity, String> {
+    let by_number = text.parse().ok().and_then(Severity::of);
+    by_number.or_else(|| Severity::named(text)).ok_or_else(|| {
+        let words: Vec<&str> = Severity::ALL.iter().map(|severity| severity.word()).collect();
+        format!(
+            "\"{text}\" is none of {}, and no number from 0 to 7",
+            words.join(", ")
+        )
+    })
+}
+
 /// Small letters match capital ones too, unless there is a capital one in the pattern (as journalctl -g has it). What
 /// follows a backslash is no letter of the text.
 fn fold_case(pattern: &str) -> String {
@@ -100,6 +112,10 @@ pub struct Args {
     /// Only lines that match; without a capital letter in it, capital and small letters are the same
     #[arg(short = 'g', long, value_name = "REGEX")]
     pub grep: Option<String>,
+    /// Only lines as grave as this or graver: emerg, alert, crit, err, warning, notice, info, debug, or 0 to 7; a line that
+    /// does not say counts as info
+    #[arg(short = 'p', long, value_name = "LEVEL", value_parser = severity)]
+    pub priority: Option<Severity>,
     /// Only lines of the life before the present or last one
     #[arg(long, conflicts_with = "invocation")]
     pub previous: bool,
@@ -148,6 +164,7 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
             Some(serial) => Some(LogLife::Is(serial)),
             None => args.previous.then_some(LogLife::Previous),
         },
+        severity: args.priority,
     };
     let lines = match args.lines {
         Some(Count::All) => None,
@@ -161,19 +178,43 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
         lines,
         filter,
     };
+    let mut shown = Shown { format, seed: None };
     if !args.follow {
-        client.each(request, |reply| hear(session, format, reply))?;
+        client.each(request, |reply| hear(session, &mut shown, reply))?;
         return Ok(stop::OK);
     }
     client.asks_for_life = false;
     stream::follow(session, &mut client, request, |session, reply| {
-        hear(session, format, reply)
+        hear(session, &mut shown, reply)
     })
 }
 
-fn hear(session: &mut Session, format: Format, reply: Reply) -> Result<(), Stop> {
+/// How a line of this severity looks, on a terminal.
+fn ink(severity: Option<Severity>) -> Ink {
+    match severity {
+        Some(Severity::Emerg | Severity::Alert | Severity::Crit | Severity::Err) => Ink::Bad,
+        Some(Severity::Warning) => Ink::Warn,
+        Some(Severity::Notice) => Ink::Bold,
+        Some(Severity::Debug) => Ink::Dim,
+        Some(Severity::Info) | None => Ink::Plain,
+    }
+}
+
+/// How lines are shown.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    format: Format,
+    /// The node's, once it is known.
+    seed: Option<u64>,
+}
+
+fn hear(session: &mut Session, shown: &mut Shown, reply: Reply) -> Result<(), Stop> {
     match reply {
-        Reply::Logs(lines) => lines.iter().try_for_each(|line| print(session, format, line)),
+        Reply::Seed(seed) => {
+            shown.seed = Some(seed);
+            Ok(())
+        }
+        Reply::Logs(lines) => lines.iter().try_for_each(|line| print(session, *shown, line)),
         Reply::Lagged(count) => {
             crate::render::talk(&format!(
                 "{count} lines were rotated away before they could be read: this reader is too slow"
@@ -184,10 +225,10 @@ fn hear(session: &mut Session, format: Format, reply: Reply) -> Result<(), Stop>
     }
 }
 
-fn print(session: &mut Session, format: Format, line: &LogLine) -> Result<(), Stop> {
+fn print(session: &mut Session, shown: Shown, line: &LogLine) -> Result<(), Stop> {
     let style = &session.style;
-    let time = match format {
-        Format::Json => return json::line(&mut session.out, &json::LogBody::from(line)),
+    let time = match shown.format {
+        Format::Json => return json::line(&mut session.out, &json::LogBody::new(line, shown.seed)),
         Format::Cat => {
             session.out.bytes(&line.message)?;
             // A line that goes on in the next record is one line again.
@@ -209,7 +250,7 @@ fn print(session: &mut Session, format: Format, line: &LogLine) -> Result<(), St
         "{} {}: {}{}",
         style.paint(Ink::Dim, &time),
         style.paint(Ink::of_name(&line.unit), &style.clean(&line.unit)),
-        style.clean_bytes(&line.message),
+        style.paint(ink(line.severity), &style.clean_bytes(&line.message)),
         style.paint(Ink::Dim, end),
     );
     session.out.line(text)

@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use proto::codec::{decode, encode};
 use proto::frame::{Answer, Ask, Hello, VERSION, Welcome};
+use proto::log::Severity;
 use proto::reply::*;
 use proto::request::Request;
 
@@ -278,6 +279,7 @@ pub fn line(unit: &str, message: &[u8]) -> LogLine {
         invocation: 3,
         message: message.to_vec(),
         end: LineEnd::Whole,
+        severity: None,
     }
 }
 
@@ -394,17 +396,23 @@ pub fn sample(request: &Request) -> Vec<Reply> {
             }
             vec![node(summary), Reply::Units(chosen)]
         }
-        Request::Logs { .. } => vec![Reply::Logs(vec![
-            line("auto_sync", b"hello"),
-            LogLine {
-                end: LineEnd::Continues,
-                ..line("auto_sync", b"a long ")
-            },
-            LogLine {
-                end: LineEnd::Partial,
-                ..line("auto_sync", b"\x1b]0;pwn\x07\xff")
-            },
-        ])],
+        Request::Logs { .. } => vec![
+            Reply::Seed(0x0123_4567_89ab_cdef),
+            Reply::Logs(vec![
+                LogLine {
+                    severity: Some(Severity::Warning),
+                    ..line("auto_sync", b"hello")
+                },
+                LogLine {
+                    end: LineEnd::Continues,
+                    ..line("auto_sync", b"a long ")
+                },
+                LogLine {
+                    end: LineEnd::Partial,
+                    ..line("auto_sync", b"\x1b]0;pwn\x07\xff")
+                },
+            ]),
+        ],
         Request::Events { .. } => vec![Reply::Event(Box::new(Event {
             seq: 17,
             at_us: 1_700_000_000_123_456,

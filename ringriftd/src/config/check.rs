@@ -218,6 +218,11 @@ impl<'a> Check<'a> {
                     _ => limits::LOG_SIZE,
                 },
                 max_files: unit.whole("log.max_files").unwrap_or(limits::LOG_FILES),
+                parse: match unit.word("log.parse") {
+                    "json" => Parse::Json,
+                    "level" => Parse::Level,
+                    _ => Parse::Prefix,
+                },
                 max_age: unit.time("log.max_age").unwrap_or_default(),
                 compress: !matches!(unit.value("log.compress"), Some(Typed::Bool(false))),
                 is_dropped: unit.word("log.on_full") == "drop",

@@ -474,6 +474,7 @@ mod tests {
             invocation: 1,
             message: vec![0; 900 * 1024],
             end: proto::reply::LineEnd::Whole,
+            severity: None,
         };
         let large = Reply::Logs(vec![line.clone()]);
         let taken = (0..CLIENT_QUEUE)

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::door::HttpPlace;
 use crate::ids::{LaunchId, Scope};
-use crate::spec::Rlimit;
+use crate::spec::{Parse, Rlimit};
 use crate::used::Used;
 use proto::reply::Exit;
 use proto::request::LogFilter;
@@ -511,8 +511,10 @@ pub enum LogQuery {
     Serve {
         /// The request's id.
         ask: u64,
-        /// Of these units, each with the serial of its present or last life.
-        units: Vec<(String, Option<u64>)>,
+        /// Of these units.
+        units: Vec<LogOf>,
+        /// The node's random number, which the answer begins with.
+        seed: u64,
         /// The last lines of each, at most; absent: all.
         lines: Option<u64>,
         /// Which of them. Its pattern has been seen to compile.
@@ -562,6 +564,17 @@ pub enum LogQuery {
         /// `[log] max_total` of the node, in bytes; absent: no bound.
         max_total: Option<u64>,
     },
+}
+
+/// A unit whose lines are asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogOf {
+    /// Its name.
+    pub unit: String,
+    /// The serial of its present or last life.
+    pub last_life: Option<u64>,
+    /// `[log] parse`, as the files have it now.
+    pub parse: Parse,
 }
 
 /// From the logger to the manager.

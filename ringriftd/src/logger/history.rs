@@ -7,11 +7,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use proto::log::Severity;
 use proto::reply::{LineEnd, LogLine};
 
 use super::packed::LogFile;
 use super::place::{Permit, Place, Shared, Unit};
 use super::record::{self, RECORD_MAX, Record};
+use super::severity;
 use super::sought::Sieve;
 use crate::limits::{LOG_BLOCK, LOG_FIND_OTHERS};
 
@@ -20,7 +22,7 @@ pub type Point = (u64, u64);
 
 /// A line of a file. What is no record is passed on whole, with life 0 and the time of the line before
 /// it, so that nothing in a file is ever hidden.
-fn parse(text: &[u8], last_us: u64) -> Record<'_> {
+pub fn parsed(text: &[u8], last_us: u64) -> Record<'_> {
     record::parse(text).unwrap_or(Record {
         at_us: last_us,
         invocation: 0,
@@ -29,14 +31,21 @@ fn parse(text: &[u8], last_us: u64) -> Record<'_> {
     })
 }
 
-fn told(unit: &str, record: Record<'_>) -> LogLine {
+fn told(unit: &str, record: Record<'_>, severity: Option<Severity>) -> LogLine {
     LogLine {
         at_us: record.at_us,
         unit: unit.to_owned(),
         invocation: record.invocation,
         message: record.message.to_vec(),
         end: record.end,
+        severity,
     }
+}
+
+/// For the manager itself: a prefix is all that is looked for.
+fn whole(unit: &str, text: &[u8]) -> LogLine {
+    let record = parsed(text, 0);
+    told(unit, record, severity::prefix(record.message).0)
 }
 
 /// Opens the file with this number, and tells how long its text is. The caller holds the unit's place, so that names cannot
@@ -70,6 +79,8 @@ pub struct Cursor {
     last_us: u64,
     missed: u64,
     sieve: Sieve,
+    /// The last record of this life was a piece of a line of this severity, and the next one goes on.
+    begun: Option<(u64, Option<Severity>)>,
 }
 
 enum Filled {
@@ -101,6 +112,7 @@ impl Cursor {
             last_us: 0,
             missed: 0,
             sieve,
+            begun: None,
         }
     }
 
@@ -154,10 +166,23 @@ impl Cursor {
     /// Takes the line of `length` bytes that comes next, and `bytes` with its end. None: it does not pass.
     fn take(&mut self, length: usize, bytes: usize) -> Option<LogLine> {
         let text = &self.buffer[self.at..self.at + length];
-        let record = parse(text, self.last_us);
+        let record = parsed(text, self.last_us);
         self.last_us = record.at_us;
-        let passes = self.sieve.passes(record.at_us, record.invocation, record.message);
-        let line = passes.then(|| told(&self.unit.name, record));
+        let passes = self.sieve.passes(&record);
+        let is_piece = record.end == LineEnd::Continues;
+        let mut line = None;
+        if passes || is_piece || self.begun.is_some() {
+            let severity = match self.begun.take_if(|(life, _)| *life == record.invocation) {
+                Some((_, severity)) => severity,
+                None => self.sieve.severity(&record),
+            };
+            if is_piece {
+                self.begun = Some((record.invocation, severity));
+            }
+            if passes && self.sieve.is_grave(severity) {
+                line = Some(told(&self.unit.name, record, severity));
+            }
+        }
         self.at += bytes;
         self.taken += 1;
         line
@@ -368,7 +393,7 @@ pub fn tail(
         let Some((_, text)) = backward.previous()? else {
             break;
         };
-        let line = told(&unit.name, parse(text, 0));
+        let line = whole(&unit.name, text);
         if invocation.is_none_or(|i| i == line.invocation) {
             found.push(line);
         }
@@ -392,7 +417,7 @@ pub fn find(
         let Some((_, text)) = backward.previous()? else {
             break;
         };
-        let line = told(&unit.name, parse(text, 0));
+        let line = whole(&unit.name, text);
         if line.invocation != invocation {
             others += text.len() as u64;
             continue;
@@ -488,6 +513,41 @@ mod tests {
             );
         }
         assert_eq!(forwards(&shared, None), (0..400).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_line_of_many_pieces_is_as_grave_as_its_beginning() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let path = temp.path().join("log");
+        let shared = Arc::new(Shared::new(LogDir::open(&path).expect("opened")));
+        let lines = [
+            (1, "+", "<3>the beginning, "),
+            (2, "|", "somebody else's line"),
+            (1, "+", "<6>the middle, "),
+            (1, "|", "<6>the end"),
+            (1, "|", "<6>another"),
+            (1, "+", "<6>nothing grave "),
+            (1, "~", "<3>in it"),
+        ];
+        let text: String = lines
+            .iter()
+            .map(|(life, mark, text)| format!("2026-11-22T01:27:03.000000Z {life} {mark} {text}\n"))
+            .collect();
+        std::fs::write(path.join("a.log"), text).expect("written");
+        let unit = shared.unit("a").expect("a name");
+        let sieve = Sieve {
+            severity: Some(Severity::Err),
+            ..Sieve::default()
+        };
+        let (start, end) = range(&shared, &unit, &sieve, None).expect("found");
+        let mut cursor = Cursor::new(shared, unit, start, Some(end), LOG_BLOCK, sieve);
+        let found: Vec<_> = std::iter::from_fn(|| cursor.next().expect("read")).collect();
+        let texts: Vec<_> = found
+            .iter()
+            .map(|l| String::from_utf8_lossy(&l.message))
+            .collect();
+        assert_eq!(texts, ["<3>the beginning, ", "<6>the middle, ", "<6>the end"]);
+        assert!(found.iter().all(|line| line.severity == Some(Severity::Err)));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod pipe;
 mod place;
 mod query;
 pub mod record;
+mod severity;
 mod shelf;
 mod sought;
 mod telling;

@@ -4,7 +4,7 @@
 //! Read first: [`Queries::start`] and `Serving::run`.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ use super::link;
 use super::place::{Follower, Shared};
 use super::sought::{self, Sieve};
 use crate::config::probe::compiled;
-use crate::keeper::wire::{LogQuery, LogTail, LogWord};
+use crate::keeper::wire::{LogOf, LogQuery, LogTail, LogWord};
 use crate::limits::{
     LOG_BLOCK, LOG_FIND_SCAN, LOG_FRAME_BYTES, LOG_LINES_PER_FRAME, LOG_QUERIES_MAX, LOG_QUERY_BUFFER,
     LOG_TAIL_BYTES, LOG_TAIL_MESSAGE, LOG_TAIL_SCAN, LOG_TAILS_MAX, LOG_TAILS_WAITING, WRITE_TIMEOUT,
@@ -194,6 +194,7 @@ impl Queries {
             LogQuery::Serve {
                 ask,
                 units,
+                seed,
                 lines,
                 filter,
                 follow,
@@ -218,10 +219,10 @@ impl Queries {
                 let shared = self.shared.clone();
                 let begun = self.spawn("log-query", client, move |client| {
                     let _seat = seat;
-                    let units = units.into_iter().collect();
                     let _ = Serving {
                         shared,
                         client,
+                        seed,
                         lines,
                         filter,
                         follow,
@@ -479,6 +480,7 @@ impl Client {
 struct Serving {
     shared: Arc<Shared>,
     client: Client,
+    seed: u64,
     lines: Option<u64>,
     filter: LogFilter,
     follow: bool,
@@ -486,7 +488,10 @@ struct Serving {
 }
 
 impl Serving {
-    fn run(mut self, units: BTreeMap<String, Option<u64>>) -> Result<(), Gone> {
+    fn run(mut self, mut units: Vec<LogOf>) -> Result<(), Gone> {
+        units.sort_by(|a, b| a.unit.cmp(&b.unit));
+        units.dedup_by(|a, b| a.unit == b.unit);
+        self.client.send(Reply::Seed(self.seed))?;
         let follower = match self.follow.then(|| Follower::new(units.len())).transpose() {
             Ok(follower) => follower,
             Err(e) => return self.client.fail(format!("cannot follow logs: {e}")),
@@ -497,7 +502,12 @@ impl Serving {
             Ok(pattern) => pattern,
             Err(why) => return self.client.fail(format!("the pattern cannot be used: {why}")),
         };
-        for (name, last_life) in units {
+        for LogOf {
+            unit: name,
+            last_life,
+            parse,
+        } in units
+        {
             let Some(unit) = self.shared.unit(&name) else {
                 self.failure
                     .get_or_insert(format!("cannot read the log of {name:?}: that is no unit's name"));
@@ -508,8 +518,15 @@ impl Serving {
                 unit.place()
                     .follow(follower, u32::try_from(cursors.len()).unwrap_or(u32::MAX));
             }
-            let found = Sieve::new(&self.filter, pattern.clone(), last_life, &self.shared, &unit)
-                .and_then(|sieve| Ok((sought::range(&self.shared, &unit, &sieve, self.lines)?, sieve)));
+            let found = Sieve::new(
+                &self.filter,
+                pattern.clone(),
+                last_life,
+                parse,
+                &self.shared,
+                &unit,
+            )
+            .and_then(|sieve| Ok((sought::range(&self.shared, &unit, &sieve, self.lines)?, sieve)));
             match found {
                 Ok(((start, end), sieve)) => {
                     let stop = (!self.follow).then_some(end);
@@ -691,7 +708,12 @@ mod tests {
             let (mut client, end) = UnixStream::pair().expect("a pair");
             let query = LogQuery::Serve {
                 ask,
-                units: vec![("a".to_owned(), None)],
+                units: vec![LogOf {
+                    unit: "a".to_owned(),
+                    last_life: None,
+                    parse: crate::spec::Parse::Prefix,
+                }],
+                seed: 1,
                 lines: None,
                 filter: LogFilter::default(),
                 follow: false,

@@ -7,14 +7,18 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use proto::log::Severity;
+use proto::reply::LineEnd;
 use proto::request::{LogFilter, LogLife};
 use regex::bytes::Regex;
 
-use super::history::{Backward, Point, open};
+use super::history::{Backward, Point, open, parsed};
 use super::packed::LogFile;
 use super::place::{Shared, Unit};
 use super::record::{self, RECORD_MAX, Record};
+use super::severity;
 use crate::limits::LOG_BLOCK;
+use crate::spec::Parse;
 
 /// What one record must be like.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +31,10 @@ pub struct Sieve {
     pub until_us: Option<u64>,
     /// Not older.
     pub since_us: Option<u64>,
+    /// Not less grave.
+    pub severity: Option<Severity>,
+    /// Where lines say how grave they are.
+    pub parse: Parse,
 }
 
 impl Sieve {
@@ -35,6 +43,7 @@ impl Sieve {
         filter: &LogFilter,
         pattern: Option<Regex>,
         last_life: Option<u64>,
+        parse: Parse,
         shared: &Arc<Shared>,
         unit: &Arc<Unit>,
     ) -> io::Result<Self> {
@@ -52,18 +61,31 @@ impl Sieve {
             life,
             until_us: filter.until_us,
             since_us: filter.since_us,
+            severity: filter.severity,
+            parse,
         })
     }
 
-    /// What is no record has life 0.
-    pub fn passes(&self, at_us: u64, life: u64, message: &[u8]) -> bool {
-        self.life.is_none_or(|wanted| wanted == life)
-            && self.since_us.is_none_or(|since| at_us >= since)
-            && self.until_us.is_none_or(|until| at_us <= until)
+    /// Apart from its severity. What is no record has life 0.
+    pub fn passes(&self, record: &Record<'_>) -> bool {
+        self.life.is_none_or(|wanted| wanted == record.invocation)
+            && self.since_us.is_none_or(|since| record.at_us >= since)
+            && self.until_us.is_none_or(|until| record.at_us <= until)
             && self
                 .pattern
                 .as_ref()
-                .is_none_or(|pattern| pattern.is_match(message))
+                .is_none_or(|pattern| pattern.is_match(record.message))
+    }
+
+    /// How grave a record is that begins a line, as it says itself.
+    pub fn severity(&self, record: &Record<'_>) -> Option<Severity> {
+        severity::of(self.parse, record.message, record.end == LineEnd::Continues)
+    }
+
+    /// It is grave enough. What says nothing counts as `info`, as in journald.
+    pub fn is_grave(&self, severity: Option<Severity>) -> bool {
+        self.severity
+            .is_none_or(|least| severity.unwrap_or(Severity::Info) <= least)
     }
 }
 
@@ -107,12 +129,10 @@ pub fn range(
         if begin.is_some_and(|begin| point < begin) {
             break;
         }
-        let passes = match record::parse(text) {
-            Some(record) => sieve.passes(record.at_us, record.invocation, record.message),
-            // Its time is that of the line before it, which is not known here; it is looked at again when it is told.
-            None => sieve.passes(sieve.since_us.unwrap_or(0), 0, text),
-        };
-        if passes {
+        // What is no record has the time of the line before it, which is not known here; it is looked at again when it
+        // is told.
+        let record = parsed(text, sieve.since_us.unwrap_or(0));
+        if sieve.passes(&record) && sieve.is_grave(sieve.severity(&record)) {
             start = point;
             found += 1;
         }
@@ -328,7 +348,8 @@ mod tests {
                             at += dice(seed, 3);
                             life += u64::from(dice(seed, 500) == 0);
                             let width = if dice(seed, 50) == 0 { 9_000 } else { 40 };
-                            (at, life, format!("{nr:0width$}"))
+                            let grave = ["", "", "<3>", "<4>", "<7>"][dice(seed, 5) as usize];
+                            (at, life, format!("{grave}{nr:0width$}"))
                         })
                         .collect()
                 })
@@ -342,11 +363,22 @@ mod tests {
                     until_us: some(seed, at + 500).map(|at| at + 500),
                     life: some(seed, life + 2),
                     pattern: some(seed, 10).map(|digit| Regex::new(&format!("{digit}$")).expect("it is one")),
+                    severity: some(seed, 8).and_then(Severity::of),
+                    parse: Parse::Prefix,
                 };
                 let lines = some(seed, 60);
-                let passing = all
-                    .iter()
-                    .filter(|(at, life, text)| sieve.passes(*at, *life, text.as_bytes()));
+                let passing = all.iter().filter(|(at, life, text)| {
+                    let record = Record {
+                        at_us: *at,
+                        invocation: *life,
+                        end: LineEnd::Whole,
+                        message: text.as_bytes(),
+                    };
+                    let number = text.strip_prefix('<').map_or("6", |rest| &rest[..1]);
+                    let number: u8 = number.parse().expect("a digit");
+                    let is_grave = sieve.severity.is_none_or(|least| number <= least.number());
+                    sieve.passes(&record) && is_grave
+                });
                 let mut wanted: Vec<Line> = passing.cloned().collect();
                 if let Some(lines) = lines {
                     wanted.drain(..wanted.len().saturating_sub(lines as usize));

@@ -395,6 +395,7 @@ fn wire(unit: &UnitName, kept: &Kept, seed: u64) -> Capsule {
         invocation: kept.invocation.0,
         message: bytes_of(&line.bytes),
         end: line.end,
+        severity: None,
     };
     Capsule {
         seq: kept.seq,

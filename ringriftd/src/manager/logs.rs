@@ -5,8 +5,8 @@ use proto::request::LogFilter;
 use super::core::Manager;
 use crate::control::outbox::Answers;
 use crate::control::view::refused;
-use crate::keeper::wire::LogQuery;
-use crate::spec::{ON_EVENT_UNIT, UnitName};
+use crate::keeper::wire::{LogOf, LogQuery};
+use crate::spec::{ON_EVENT_UNIT, Parse, UnitName};
 
 impl Manager {
     /// Tells the logger how large all logs may be together. One that does not hear it has died, and its successor is told.
@@ -49,15 +49,27 @@ impl Manager {
             let unit = self.engine.find(name)?.1;
             unit.last_invocation.map(|life| life.0)
         };
+        let parse = |name: &UnitName| match self.loaded.plan.units.get(name) {
+            Some(spec) => spec.log.parse,
+            None => self
+                .engine
+                .find(name)
+                .map_or(Parse::Prefix, |(_, unit)| unit.spec.log.parse),
+        };
         let units = units
             .iter()
-            .map(|name| (name.to_string(), last_life(name)))
+            .map(|name| LogOf {
+                unit: name.to_string(),
+                last_life: last_life(name),
+                parse: parse(name),
+            })
             .collect();
         match answers.into_connection() {
             Ok((connection, ask)) => {
                 let query = LogQuery::Serve {
                     ask,
                     units,
+                    seed: self.hello.seed,
                     lines,
                     filter,
                     follow,

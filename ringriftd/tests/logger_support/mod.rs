@@ -19,8 +19,9 @@ use proto::frame::Answer;
 use proto::reply::{LineEnd, LogLine, Reply};
 use proto::request::LogFilter;
 use ringriftd::ids::{Invocation, LaunchId};
-use ringriftd::keeper::wire::{FromLogger, LogQuery, LogTail, LogWord, Output, ToLogger};
+use ringriftd::keeper::wire::{FromLogger, LogOf, LogQuery, LogTail, LogWord, Output, ToLogger};
 use ringriftd::logger::{Given, record, serve};
+use ringriftd::spec::Parse;
 
 pub const DEADLINE: Duration = Duration::from_secs(60);
 pub const LOGGER: &str = "logger-in-test";
@@ -212,13 +213,18 @@ impl Logger {
         setsockopt(&theirs, sockopt::SndBuf, &(64 << 10)).expect("set");
         let units = units
             .iter()
-            .map(|(name, life)| ((*name).to_owned(), *life))
+            .map(|(name, life)| LogOf {
+                unit: (*name).to_owned(),
+                last_life: *life,
+                parse: Parse::Prefix,
+            })
             .collect();
         tell(
             &self.manager,
             &LogQuery::Serve {
                 ask: 7,
                 units,
+                seed: 1,
                 lines,
                 filter,
                 follow,
@@ -253,7 +259,15 @@ impl Unit {
 pub struct Reader(pub UnixStream);
 
 impl Reader {
+    /// The next one, without what an answer begins with.
     pub fn frame(&mut self) -> Option<Reply> {
+        match self.any_frame() {
+            Some(Reply::Seed(_)) => self.any_frame(),
+            other => other,
+        }
+    }
+
+    fn any_frame(&mut self) -> Option<Reply> {
         let mut length = [0; 4];
         match self.0.read_exact(&mut length) {
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return None,

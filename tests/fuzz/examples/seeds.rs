@@ -175,6 +175,7 @@ fn wires() {
         unit: "a".to_owned(),
         invocation: 3,
         end: LineEnd::Partial,
+        severity: None,
         message: b"text".to_vec(),
     };
     value(
