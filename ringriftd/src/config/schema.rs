@@ -254,7 +254,8 @@ static LOG: &[Key] = keys! {
     "parse" Word(&["prefix", "json", "level"], "choice"), "prefix", "where a line says how grave it is: in a prefix such as <3>, which always counts; in a key of its JSON object; in a word before its text";
     "max_age" Time(true), "0s", "a file whose oldest line is older is rotated, and one whose newest line is older is removed; `0s`: no bound";
     "compress" Bool, "true", "rotated files are compressed (zstd)";
-    "max_line" Later, "", ""; "on_full" Later, "", ""; "split" Later, "", "";
+    "on_full" Word(&["block", "drop"], "choice"), "block", "what happens while its log cannot be written and its pipe is full: the unit waits, or lines are dropped, and counted";
+    "max_line" Later, "", ""; "split" Later, "", "";
 };
 
 static DEPRECATED: &[Key] = keys! {
