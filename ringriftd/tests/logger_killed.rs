@@ -18,6 +18,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
 };
+use proto::log::Stream;
 use proto::reply::LineEnd;
 use ringriftd::ids::{Invocation, LaunchId};
 use ringriftd::keeper::wire::{FromLogger, LogKeep, Output, ToLogger};
@@ -166,8 +167,15 @@ impl Keeper {
                     is_packed: self.is_packed(unit),
                     ..LogKeep::default()
                 },
+                read: Default::default(),
             };
-            running.tell(&ToLogger::Open { id: *id, output }, Some(read));
+            let streams = vec![(id.invocation.0 % 2 == 0).then_some(Stream::Stderr)];
+            let open = ToLogger::Open {
+                id: *id,
+                output,
+                streams,
+            };
+            running.tell(&open, Some(read));
         }
         running
     }

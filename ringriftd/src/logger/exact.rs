@@ -662,6 +662,7 @@ mod tests {
     use crate::logger::journal::{Journal, Splitter, Stop};
     use crate::logger::place::Shared;
     use crate::logger::record::{Clock, Record};
+    use proto::log::Stream;
 
     /// Where in the call that kills.
     #[derive(Debug, Clone, Copy, PartialEq)]
@@ -760,8 +761,8 @@ mod tests {
         temp: tempfile::TempDir,
         memory: OwnedFd,
         hold: [OwnedFd; 2],
-        /// Launch, unit, both ends of the pipe.
-        pipes: Vec<(LaunchId, &'static str, OwnedFd, File)>,
+        /// Launch, unit, both ends of the pipe, what it is of.
+        pipes: Vec<(LaunchId, &'static str, OwnedFd, File, Option<Stream>)>,
     }
 
     impl World {
@@ -771,10 +772,13 @@ mod tests {
                 (OwnedFd::from(read), OwnedFd::from(write))
             };
             let (read, write) = pipe();
-            let units = [(1, "a"), (2, "b"), (3, "b")];
-            let pipes = units.map(|(life, unit)| {
+            // Of one life, two pipes.
+            let (out, err) = (Some(Stream::Stdout), Some(Stream::Stderr));
+            let units = [(1, "a", None), (2, "b", out), (2, "b", err)];
+            let pipes = units.map(|(life, unit, stream)| {
                 let (read, write) = pipe();
-                (LaunchId::main(Invocation(life)), unit, read, File::from(write))
+                let id = LaunchId::main(Invocation(life));
+                (id, unit, read, File::from(write), stream)
             });
             Self {
                 temp: tempfile::tempdir().expect("a folder"),
@@ -812,7 +816,7 @@ mod tests {
                 .collect();
             let mut clock = Clock::new();
             let mut buffer = vec![0; LOG_READ];
-            for (id, unit, read, _) in &self.pipes {
+            for (id, unit, read, _, stream) in &self.pipes {
                 if exact.kernel.is_dead {
                     return Err(dead());
                 }
@@ -827,6 +831,7 @@ mod tests {
                         at_us: 1,
                         invocation,
                         end,
+                        stream: *stream,
                         message,
                     };
                     journal.put(&mut clock, record)
@@ -858,7 +863,7 @@ mod tests {
     }
 
     /// Every byte that a life wrote, by all of a unit's files.
-    fn bytes_of(world: &World, unit: &str, life: u64) -> Vec<u8> {
+    fn bytes_of(world: &World, unit: &str, life: u64, stream: Option<Stream>) -> Vec<u8> {
         let mut all = Vec::new();
         for index in (0..50).rev() {
             let name = match index {
@@ -872,7 +877,7 @@ mod tests {
                 let line = line.strip_suffix(b"\n").expect("a whole record");
                 let record =
                     record::parse(line).unwrap_or_else(|| panic!("no record: {}", line.escape_ascii()));
-                if record.invocation == life {
+                if (record.invocation, record.stream) == (life, stream) {
                     all.extend(record.message);
                     all.extend(if record.end == LineEnd::Whole {
                         &b"\n"[..]
@@ -891,7 +896,7 @@ mod tests {
         let mut expected = vec![Vec::new(); world.pipes.len()];
         let mut calls = 0;
         for now in 0..3 {
-            for (n, (_, _, _, pipe)) in world.pipes.iter_mut().enumerate() {
+            for (n, (_, _, _, pipe, _)) in world.pipes.iter_mut().enumerate() {
                 let mut text = format!("{n}.{now} whole\n{}\nbegun {n}.{now}", "x".repeat(3000)).into_bytes();
                 if now == n {
                     // A line of two pieces and a bit, without its end.
@@ -906,8 +911,8 @@ mod tests {
             }
             world.live(None, now == 2);
         }
-        for (n, (id, unit, read, _)) in world.pipes.iter().enumerate() {
-            let found = bytes_of(&world, unit, id.invocation.0);
+        for (n, (id, unit, read, _, stream)) in world.pipes.iter().enumerate() {
+            let found = bytes_of(&world, unit, id.invocation.0, *stream);
             assert!(
                 found == expected[n],
                 "launch {id}, killed at {last:?} of round {round}, then at {next:?}: {} bytes, not {}",

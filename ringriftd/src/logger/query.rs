@@ -506,8 +506,13 @@ impl Serving {
             unit: name,
             last_life,
             parse,
+            is_split,
         } in units
         {
+            if self.filter.stream.is_some() && !is_split {
+                let text = format!("{name} does not tell its streams apart: what it wrote is left out");
+                self.client.send(Reply::Warning(text))?;
+            }
             let Some(unit) = self.shared.unit(&name) else {
                 self.failure
                     .get_or_insert(format!("cannot read the log of {name:?}: that is no unit's name"));
@@ -694,6 +699,8 @@ mod tests {
                 lines: 5,
             };
             queries.start(query, None, &peer);
+            let mut fds = [PollFd::new(manager.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut fds, PollTimeout::MAX), Ok(1));
             let told = receive::<LogWord>(&manager, &mut buffer).expect("it is answered");
             let Received::Message(LogWord::Tail(tail), _) = told else {
                 panic!("not to the question: {told:?}");
@@ -709,6 +716,7 @@ mod tests {
                     unit: "a".to_owned(),
                     last_life: None,
                     parse: crate::spec::Parse::Prefix,
+                    is_split: false,
                 }],
                 seed: 1,
                 lines: None,
