@@ -108,6 +108,9 @@ pub struct Client {
     /// Whether to ask a silent daemon for a sign of life. Not while the logger answers, which has the connection to
     /// itself and hears nothing else.
     pub asks_for_life: bool,
+    /// The connection was lost, and whoever took the daemon's place speaks this protocol: an upgrade did that, for one
+    /// program has one protocol.
+    pub succeeded_by: Option<u32>,
 }
 
 impl Client {
@@ -173,6 +176,7 @@ impl Client {
             quiet: QUIET,
             ping_timeout: PING_TIMEOUT,
             asks_for_life: true,
+            succeeded_by: None,
         }
     }
 
@@ -468,6 +472,7 @@ impl Client {
     fn greet_again(&mut self, lost: Lost, until: Option<Instant>) -> Result<Option<Wake>, Stop> {
         if let Some(frame) = self.take_frame()? {
             if let Err(stop) = self.welcome(&frame) {
+                self.succeeded_by = other_protocol(&frame);
                 return Err(self.unknown(stop));
             }
             self.line = Line::Open;
@@ -655,6 +660,16 @@ impl Client {
             format!("cannot understand what answers at {place}: {cause}"),
         )
         .hint("it is not a ringriftd of this version, or one of the two has a bug")
+    }
+}
+
+/// The protocol of whoever welcomes or refuses so, if it is not this program's.
+fn other_protocol(welcome: &[u8]) -> Option<u32> {
+    match codec::decode(welcome) {
+        Ok(Welcome::Accepted { version, .. } | Welcome::Refused { version, .. }) => {
+            (version != VERSION).then_some(version)
+        }
+        Ok(Welcome::Busy { .. }) | Err(_) => None,
     }
 }
 

@@ -5,10 +5,11 @@ mod support;
 
 use std::os::unix::net::UnixListener;
 use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use proto::frame::Ask;
+use proto::frame::{Ask, VERSION, Welcome};
 use proto::reply::*;
 use proto::request::{Job, Request};
 use support::*;
@@ -289,4 +290,67 @@ fn d22_daemon_that_comes_back_after_three_seconds_is_heard() {
     code(&output, 0);
     said_once(&output);
     assert!(took >= Duration::from_secs(3), "{took:?}");
+}
+
+/// The upgrade worked, and whoever serves now cannot be asked: that is told as what it is, with what to use. Of any other
+/// command nobody knows.
+#[test]
+fn an_upgrade_to_another_protocol_is_told_as_done() {
+    let successors = [
+        Welcome::Refused {
+            version: VERSION + 1,
+            reason: "too old a client".into(),
+        },
+        Welcome::Accepted {
+            version: VERSION + 1,
+            program: "ringriftd 9".into(),
+        },
+    ];
+    for successor in successors {
+        let daemon = || {
+            let (successor, has_died) = (successor.clone(), AtomicBool::new(false));
+            Daemon::raw(move |mut line| {
+                if has_died.swap(true, Ordering::SeqCst) {
+                    let _: Option<proto::frame::Hello> = line.receive();
+                    line.send(&successor);
+                    assert_eq!(line.receive::<Ask>(), None, "no request may follow");
+                } else {
+                    line.welcome();
+                    assert!(line.receive::<Ask>().is_some());
+                }
+            })
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        let (new, beside) = (folder.path().join("ringriftd"), folder.path().join("ringriftctl"));
+        let new = new.to_str().expect("UTF-8");
+        let speaks = format!(
+            "it speaks protocol {} now, and this ringriftctl protocol {VERSION}",
+            VERSION + 1
+        );
+        for (has_beside, next) in [
+            (false, "the ringriftctl that came with it".to_owned()),
+            (true, beside.display().to_string()),
+        ] {
+            if has_beside {
+                std::fs::write(&beside, "").expect("written");
+            }
+            let output = daemon().run(&["upgrade", new]);
+            code(&output, 0);
+            assert_eq!(
+                out(&output),
+                format!("ringriftd was upgraded: {speaks}; from now on use {next}\n")
+            );
+        }
+        let output = daemon().run(&["upgrade", "--json"]);
+        code(&output, 0);
+        let told: serde_json::Value = serde_json::from_str(&out(&output)).expect("JSON");
+        assert_eq!(
+            (&told["protocol"], &told["to"]),
+            (&serde_json::json!(VERSION + 1), &serde_json::Value::Null)
+        );
+        let output = daemon().run(&["start", "a"]);
+        code(&output, 69);
+        let text = err(&output);
+        assert!(text.contains("whether the start was done is not known"), "{text}");
+    }
 }

@@ -479,8 +479,8 @@ async fn d6_truncated_frame_is_the_end() {
 async fn d7_slow_frame_has_one_deadline_for_all_its_bytes() {
     let server = start(fast());
     let mut client = Client::hello(&server.path).await;
-    client.bytes(&[0, 1, 0, 0]).await;
     let began = std::time::Instant::now();
+    client.bytes(&[0, 1, 0, 0]).await;
     // A byte well within the deadline, again and again: a deadline for each byte would never end this.
     let drip = async {
         loop {

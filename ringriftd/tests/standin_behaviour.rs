@@ -142,8 +142,8 @@ fn it_stops_on_sigint_and_before_it_is_ready() {
 
 #[test]
 fn it_beats_the_watchdog_twice_in_each_span_and_logs_now_and_then() {
-    let mut it = StandIn::start(&["--log-every", "30ms"], &[("WATCHDOG_USEC", "40000")]);
     let began = Instant::now();
+    let mut it = StandIn::start(&["--log-every", "30ms"], &[("WATCHDOG_USEC", "40000")]);
     for _ in 0..5 {
         it.told_until("WATCHDOG=1");
     }
@@ -248,9 +248,9 @@ fn it_hangs_but_can_be_stopped() {
 
 #[test]
 fn it_floods_as_fast_as_asked() {
+    let began = Instant::now();
     let mut it = StandIn::start(&["--flood", "1000000"], &[]);
     it.said_until("starting");
-    let began = Instant::now();
     let mut bytes = vec![0; 500_000];
     it.output.read_exact(&mut bytes).expect("read");
     let took = began.elapsed();

@@ -13,6 +13,7 @@ pub mod node;
 pub mod numbers;
 pub mod oracle;
 pub mod outside;
+pub mod pace;
 pub mod page;
 pub mod processes;
 pub mod programs;

@@ -1,7 +1,10 @@
 //! The cascade breaker, by the real binaries: what an operator sees of it, what outlives the manager, and how it is reset.
 
+use std::process::Command;
+
 use harness::http::Door;
-use harness::{Node, Unit, processes, until};
+use harness::terminal::Terminal;
+use harness::{Node, Unit, processes, programs, until};
 use proto::reply::State;
 use serde_json::json;
 
@@ -45,6 +48,19 @@ fn too_many_restarts_pause_until_somebody_says_that_it_is_mended() {
     assert!(held.next_try_us.is_some());
     comes_back(&node, "vital", 2);
     comes_back(&node, "other", 2);
+
+    let mut command = Command::new(programs::ringriftctl());
+    command.arg("--socket").arg(node.socket()).arg("top");
+    let mut top = Terminal::run(command, 100, 24);
+    top.wait_for("◌ the breaker of category sync is open, and closes in 5");
+    top.wait_for("1 breaker open");
+    if let Some(path) = std::env::var_os("RINGRIFT_PICTURES") {
+        let path = std::path::Path::new(&path).join("top-breaker.txt");
+        std::fs::write(path, top.screen().contents()).expect("a picture can be written");
+    }
+    top.keys("q");
+    assert_eq!(top.end(), 0);
+    top.assert_whole();
 
     let says_so = |node: &Node| {
         let status = node.ctl(&["status"]).ended(3);

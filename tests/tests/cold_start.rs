@@ -346,6 +346,27 @@ fn a_damaged_state_is_told_and_never_fatal() {
     }
 }
 
+/// A state that ends before the truth did begins no life a second time: its number stands in logs, events and marks already.
+#[test]
+fn what_was_lived_after_the_last_word_on_disk_is_not_lived_again() {
+    // Shares of the file, of which some end where a life is asked for and not yet begun.
+    for share in [6, 8, 10, 12, 14] {
+        let mut node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
+        let (life, pid) = (node.unit("a").invocation, node.pid("a"));
+        node.kill_daemon();
+        let process = Held::open(pid).expect("units outlive ringriftd");
+        assert!(process.signal(libc::SIGKILL) && process.wait(PATIENCE));
+        for file in &state_files(&node) {
+            let bytes = std::fs::read(file).expect("it is ours");
+            std::fs::write(file, &bytes[..bytes.len() * share / 24]).expect("it is ours");
+        }
+        node.start_again();
+        let after = node.wait_state("a", State::Running);
+        assert_ne!(after.invocation, life, "{share} of 24\n{}", node.stderr());
+        node.check();
+    }
+}
+
 /// The files of the engine's state, the newest first.
 fn state_files(node: &Node) -> Vec<std::path::PathBuf> {
     let mut files: Vec<_> = harness::node::walk(&node.path("state"))

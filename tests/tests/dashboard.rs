@@ -275,6 +275,77 @@ fn the_page_is_live_and_says_when_it_is_not() {
     browser.wait(&format!("{HEADLINE}.includes('well')"));
 }
 
+/// An open breaker is a cause like any other: which one, till when, why, what it holds up, and what ends it; in words.
+#[test]
+fn an_open_breaker_is_shown_until_it_closes() {
+    need!(browser::program().is_some(), "no chromium here");
+    let mut units = tree(32);
+    let held: Vec<String> = (20..24)
+        .map(|n| units[n]["name"].as_str().expect("a name").to_owned())
+        .collect();
+    let sick = units[25]["name"].as_str().expect("a name").to_owned();
+    for name in held.iter().chain([&sick]) {
+        set(
+            &mut units,
+            name,
+            json!({ "state": "waiting", "pid": null, "ready": false, "since_s": now() - 60.0,
+                "blocked_by": [{ "unit": null, "why": "the breaker of category sync is open: 6 restarts within 5m" }] }),
+        );
+    }
+    let page = Page::serve(units.clone());
+    let keys = |names: &[String]| names.iter().map(|name| name.to_uppercase()).collect::<Vec<_>>();
+    let breaker = |open: Value, held: &[String]| {
+        json!([
+            { "of": "node", "category": "", "restarts": 3, "limit": 15, "window_seconds": 300.0, "trips": 0, "open": null, "held": [] },
+            { "of": "category", "category": "sync", "restarts": 6, "limit": 6, "window_seconds": 300.0, "trips": 1, "open": open,
+                "held": keys(held) },
+        ])
+    };
+    let mut waiting = held.clone();
+    waiting.push(sick.clone());
+    // A day and more: the minutes that the test takes change no word.
+    let until = "2100-01-01T00:00:00Z";
+    let open =
+        json!({ "since": "2026-01-01T00:00:00Z", "until": until, "seq": 7, "unit": sick.to_uppercase() });
+    page.node("breakers", breaker(open, &waiting));
+    let mut browser = Browser::start();
+    for (screen, width, height, is_dark) in [("laptop", 1280, 1000, false), ("phone", 390, 844, true)] {
+        browser.screen(width, height, is_dark);
+        shown(&mut browser, &page);
+        let said = browser.text(HEADLINE);
+        assert!(
+            said.contains("degraded, 27 of 32 units up, 5 held back by a breaker"),
+            "{said}"
+        );
+        let cause = browser.text("document.querySelector('#wrong li').textContent");
+        for words in [
+            "the breaker of category sync is open: no restarts for now; it closes in ",
+            &format!("because: 6 restarts within 5m were made, and {sick} was one too many"),
+            &format!("holds up 5: {}", held[0]),
+            "ringriftctl reset-failed @sync",
+        ] {
+            assert!(cause.contains(words), "{words} is not told: {cause}");
+        }
+        let links = browser.value("document.querySelectorAll('#wrong li a').length");
+        assert_eq!(
+            links,
+            json!(6),
+            "the unit that was one too many, and those that wait"
+        );
+        let row = browser.text("document.querySelector('#rows tr').textContent");
+        assert!(row.contains("waits for the breaker of category sync"), "{row}");
+        assert_fits(&mut browser);
+        keep(&format!("breaker-{screen}.png"), &browser.picture(false));
+    }
+    page.node("breakers", breaker(Value::Null, &[]));
+    for name in &waiting {
+        page.change(unit(name, "running", 1.0, &[]));
+    }
+    browser.wait("document.getElementById('wrong').hidden");
+    browser.wait(&format!("{HEADLINE}.includes('well')"));
+    browser.assert_clean(&page.origin);
+}
+
 /// A browser without server-sent events, or a way that lets none through: the page asks instead, and says so.
 #[test]
 fn without_a_stream_the_page_asks() {
@@ -363,7 +434,13 @@ fn nothing_that_a_unit_says_becomes_markup() {
 #[test]
 fn the_page_is_used_by_keyboard_and_read_aloud() {
     need!(browser::program().is_some(), "no chromium here");
-    let page = Page::serve(with_a_failure(tree(32), "data_pipeline"));
+    let units = with_a_failure(tree(32), "data_pipeline");
+    let broken = units
+        .iter()
+        .find(|unit| unit["name"] == "data_pipeline")
+        .expect("it failed")
+        .clone();
+    let page = Page::serve(units);
     let mut browser = Browser::start();
     browser.screen(1280, 800, false);
     shown(&mut browser, &page);
@@ -372,6 +449,12 @@ fn the_page_is_used_by_keyboard_and_read_aloud() {
     assert_eq!(browser.text(focused), "page:Skip to the units", "the first stop");
     browser.press("Tab");
     assert_eq!(browser.text(focused), "wrong:data_pipeline", "then what is wrong");
+    // What is said of it changes, and whoever stands there stays there.
+    let mut broken = broken.clone();
+    broken["last_error"] = json!("restart limit (5 within 10m): exited with code 2");
+    page.change(broken);
+    browser.wait("document.getElementById('causes').textContent.includes('exited with code 2')");
+    assert_eq!(browser.text(focused), "wrong:data_pipeline", "over a change");
     // The graph is one stop; arrows go on within it.
     browser.press("g");
     let label = "document.activeElement.getAttribute('aria-label') || ''";

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use harness::http::Door;
+use harness::pace::{Pace, Pacing};
 use harness::processes::{self, Held};
 use harness::seeded::{Dice, tell};
 use harness::{Node, Unit, programs, until};
@@ -18,7 +19,9 @@ const WATCHDOG: Duration = Duration::from_secs(2);
 /// `interval` × `failures` + one `timeout` of those that are asked.
 const ASKED: Duration = Duration::from_secs(3);
 /// What a machine that does other things besides may add to that.
-const NOISE: Duration = Duration::from_secs(5);
+const NOISE: Duration = Duration::from_secs(20);
+/// Deeds of a storm.
+const DEEDS_MIN: usize = 100;
 
 /// State, pid and since when, by unit.
 type Told = BTreeMap<String, (Value, Value, Value)>;
@@ -115,8 +118,10 @@ fn health_status_and_proc_agree_in_a_storm() {
     tell(&format!("a storm over {UNITS} units with RINGRIFT_SEED={seed}"));
     let (mut rounds, mut compared) = (0, 0);
     let mut deeds: Vec<Deed> = Vec::new();
+    let pace = Pace::keep();
     let began = Instant::now();
-    while began.elapsed() < STORM {
+    // Longer on a machine that is so slow that there is no storm yet.
+    while began.elapsed() < STORM || deeds.len() < DEEDS_MIN {
         rounds += 1;
         let n = dice.below(UNITS as u64) as usize;
         let name = format!("u{n:02}");
@@ -212,12 +217,12 @@ fn health_status_and_proc_agree_in_a_storm() {
             (&Value::from("running"), Some(i64::from(node.pid(name))))
         );
     }
-    judge(&node.history(), &deeds, rounds, compared);
+    judge(&node.history(), &deeds, rounds, compared, pace.end());
     node.check();
 }
 
 /// How soon all of it was seen.
-fn judge(history: &[Event], deeds: &[Deed], rounds: usize, compared: usize) {
+fn judge(history: &[Event], deeds: &[Deed], rounds: usize, compared: usize, pacing: Pacing) {
     let is_first = |i: usize, deed: &Deed| {
         !deeds[..i]
             .iter()
@@ -283,6 +288,5 @@ fn judge(history: &[Event], deeds: &[Deed], rounds: usize, compared: usize) {
         "{compared} comparisons in {rounds} rounds"
     );
     // Seen by itself, not by looking now and then.
-    let median = kills[kills.len() / 2];
-    assert!(median < Duration::from_millis(250), "{kills:?}");
+    pacing.assert_usually("a kill is told", &kills, Duration::from_millis(250));
 }

@@ -331,7 +331,7 @@ both_ways! {
                 rounds += 1;
             }
             let each = begun.elapsed() / rounds;
-            assert!(each < Duration::from_secs(10), "a restart took {each:?} in the flood");
+            assert!(each < Duration::from_secs(30), "a restart took {each:?} in the flood");
         });
         say::tell(&node, "hostile", "barrier");
         say::tell(&node, "hostile", "say STATUS=still heard\nREADY=1");

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use harness::pace::Pace;
 use harness::{Node, PATIENCE, Unit, both_ways, processes};
 use proto::reply::State;
 
@@ -65,7 +66,7 @@ both_ways! {
 }
 
 /// A kill is seen at once, and not by polling: who looked so seldom that it passes for idle (the oracle's G8 allows
-/// one look in 150 ms) would see half of all kills only after 75 ms.
+/// one look in 150 ms) would see half of all kills only after 75 ms. It takes some 5 ms.
 #[test]
 fn kills_are_seen_without_polling() {
     let unit = Unit::bad(&["run"])
@@ -74,6 +75,7 @@ fn kills_are_seen_without_polling() {
     let node = Node::builder().unit("a", &unit).start();
     let mut events = node.events();
     let mut delays = Vec::new();
+    let pace = Pace::keep();
     for _ in 0..21 {
         let victim = processes::Held::open(node.pid("a")).expect("it runs");
         let begun = Instant::now();
@@ -84,27 +86,22 @@ fn kills_are_seen_without_polling() {
         delays.push(begun.elapsed());
         events.wait("the next life of a", |event| event.to == State::Running);
     }
-    delays.sort();
-    assert!(
-        delays[10] < Duration::from_millis(75),
-        "kills are seen late: {delays:?}"
-    );
+    pace.end()
+        .assert_usually("a kill is seen", &delays, Duration::from_millis(40));
     node.check();
 }
 
 #[test]
 fn a_kill_is_seen_at_once() {
-    let unit = Unit::bad(&["run"]).text("restart.delay", "20s");
+    // Longer than any wait here: it is not seen by the next try.
+    let unit = Unit::bad(&["run"]).text("restart.delay", "10m");
     let node = Node::builder().unit("a", &unit).start();
     let mut events = node.events();
     let pid = node.pid("a");
-    let begun = Instant::now();
     processes::signal(pid, libc::SIGKILL);
-    let event = events.wait("the end of a", |event| {
+    events.wait("the end of a", |event| {
         event.unit == "a" && event.to == State::Backoff
     });
-    let seen = begun.elapsed();
-    assert!(seen < Duration::from_secs(2), "it took {seen:?} to see {event:?}");
     let json = node.ctl(&["status", "a", "--json"]).ended(3).json();
     let unit = &json["units"][0];
     assert_eq!(

@@ -145,7 +145,7 @@ fn the_back_off_grows_up_to_its_cap() {
     for (pair, least) in starts.windows(2).zip([200, 400, 500, 500, 500]) {
         let gap = Duration::from_nanos(u64::try_from(pair[1].ns - pair[0].ns).expect("time goes on"));
         assert!(
-            gap >= Duration::from_millis(least) && gap < Duration::from_secs(15),
+            gap >= Duration::from_millis(least) && gap < harness::PATIENCE,
             "a restart came {gap:?} after the start before, not {least} ms"
         );
     }
@@ -837,7 +837,7 @@ both_ways! {
         processes::signal(node.keeper(), libc::SIGTERM);
         node.wait_end();
         assert!(
-            begun.elapsed() < Duration::from_secs(20),
+            begun.elapsed() < Duration::from_secs(40),
             "it took {:?}\n{}",
             begun.elapsed(),
             node.stderr()

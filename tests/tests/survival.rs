@@ -15,7 +15,7 @@ use proto::reply::{Exit, State};
 use proto::request::{Job, Request};
 
 /// How long the node may be without a manager on a machine that does something else as well.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 /// Clients that ask and ask, as long as `deed` is being done. Each must get an answer.
 fn under_traffic<T>(node: &mut Node, deed: impl FnOnce(&mut Node) -> T) -> T {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::numbers::Numbers;
+use harness::pace::Pace;
 use harness::seeded::{is_full, tell};
 use harness::survive::{self, Done, assert_same};
 use harness::{Node, PATIENCE, both_ways, programs};
@@ -16,7 +17,7 @@ use proto::reply::State;
 /// No client is refused or kept waiting for longer, on a machine that does something else as well.
 const WAIT: Duration = Duration::from_secs(5);
 /// How long a failed upgrade may take until the old program is back.
-const BACK: Duration = Duration::from_secs(15);
+const BACK: Duration = Duration::from_secs(30);
 
 both_ways! {
     /// B10: upgrades under load (ten; `RINGRIFT_FULL_SWEEP=1`: a hundred). Pids, counters and wants stay, each line is there
@@ -29,7 +30,7 @@ both_ways! {
         let (done, answers, longest) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
         let socket = node.socket();
         let upgrades = if is_full() { 100 } else { 10 };
-        let begun = Instant::now();
+        let (begun, pace) = (Instant::now(), Pace::keep());
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
@@ -62,7 +63,7 @@ both_ways! {
         assert_same(&facts, &node.facts());
         node.check_history(&history);
         let longest = Duration::from_millis(longest.into_inner());
-        assert!(longest < WAIT, "a client waited for {longest:?}");
+        pace.end().assert_always("a client waited", &[longest], WAIT);
         node.ctl(&["stop", "*", "--yes"]).ended(0);
         let figures = Numbers::of(&node).check();
         tell(&format!(

@@ -1,7 +1,7 @@
 //! Makes a screen of the model, for every size down to a line of a few letters. Draws text that is clean and cut to the
 //! columns it has; colours only say again what a word or symbol says.
 
-use proto::reply::{Health, UnitStatus};
+use proto::reply::{Health, State, UnitStatus};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use unicode_width::UnicodeWidthStr;
@@ -11,7 +11,7 @@ use super::model::{Line, MESSAGE_US, Model, Pane};
 use super::panes::{detail, logs};
 use super::rows::Row;
 use crate::measure;
-use crate::overview::{Level, troubles, verdict};
+use crate::overview::{Level, open_breakers, troubles, verdict};
 use crate::render::{Ink, Style};
 use crate::session::{state_ink, state_mark, state_word};
 use crate::units::{health_ink, health_word, remarks};
@@ -141,8 +141,29 @@ fn header(canvas: &mut Canvas<'_>, model: &Model, area: Rect) -> u16 {
             facts.push((ink, format!("{count} {word}")));
         }
     }
+    let breakers = open_breakers(style, node);
+    if !breakers.is_empty() {
+        let word = if breakers.len() == 1 {
+            "breaker"
+        } else {
+            "breakers"
+        };
+        let words = (Ink::Warn, format!("{} {word} open", breakers.len()));
+        // Before what is well: at the end of a narrow line it would be cut off.
+        facts.insert(1, words);
+        facts.insert(1, (Ink::Dim, dot.to_owned()));
+    }
     canvas.put(area, area.y + 1, &facts);
     let mut used = 2;
+    if area.height >= HIGH {
+        let most = if area.height >= 30 { CAUSES_MAX } else { 1 };
+        for breaker in breakers.into_iter().take(most) {
+            let mark = state_mark(style, State::Waiting);
+            let line = [(Ink::Warn, format!("  {mark} ")), (Ink::Plain, breaker)];
+            canvas.put(area, area.y + used, &line);
+            used += 1;
+        }
+    }
     if area.height >= HIGH && !matches!(verdict.level, Level::Well | Level::Idle) {
         let all = troubles(&model.units);
         let wanted =

@@ -1,6 +1,8 @@
 //! Keys go in, a screen comes out: the whole of `top` but its threads.
 
-use proto::reply::{Edge, EdgeKind, Graph, Health, NodeStatus, State, Summary, UnitStatus};
+use proto::reply::{
+    BreakerOpen, BreakerStatus, Edge, EdgeKind, Graph, Health, NodeStatus, State, Summary, UnitStatus,
+};
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::layout::Rect;
@@ -342,6 +344,45 @@ fn a_lost_connection_is_told_and_so_is_its_return() {
         screen.shows("✓ connected again");
         assert!(!screen.text().contains("not connected"));
     }
+}
+
+/// Which one, till when, why, and who waits: in one line, and in the second one where there is no room.
+#[test]
+fn an_open_breaker_is_drawn_until_it_closes() {
+    let (mut node, units) = sample();
+    node.breakers = vec![BreakerStatus {
+        category: "sync".into(),
+        restarts: 6,
+        limit: 6,
+        window_ms: 300_000,
+        trips: 1,
+        open: Some(BreakerOpen {
+            since_us: 1_000_000,
+            until_us: crate::measure::now_us() + 90_000_000_000,
+            seq: 7,
+            unit: "s3\u{1b}[2J_sync".into(),
+        }),
+        held: vec!["auto_sync".into(), "worker_01".into()],
+    }];
+    let mut screen = Screen::new(200, 24);
+    let closed = screen.text();
+    assert!(!closed.contains("breaker"), "{closed}");
+    screen
+        .model
+        .hear(pictured(node.clone(), units.clone(), 2_000_000));
+    screen.shows("◌ the breaker of category sync is open, and closes in 1d");
+    screen.shows(r": 6 restarts within 5m were made, and s3\x1b[2J_sync was one too many; auto_sync and worker_01 wait for it");
+    screen.shows("✗ s3_sync failed");
+    screen.shows("1 breaker open");
+    for (width, height) in [(80, 24), (60, 10)] {
+        (screen.width, screen.height) = (width, height);
+        screen.shows("1 breaker open");
+    }
+    (screen.width, screen.height) = (200, 24);
+    node.breakers[0].open = None;
+    node.breakers[0].held.clear();
+    screen.model.hear(pictured(node, units, 3_000_000));
+    assert_eq!(screen.text(), closed);
 }
 
 #[test]

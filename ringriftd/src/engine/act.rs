@@ -19,25 +19,37 @@ use crate::spec::UnitSpec;
 impl Engine {
     /// Works off the dirty units. Each look either leaves a unit as it is or moves it on its way, and only a move
     /// marks others, so the queue empties.
+    ///
+    /// What units think of those that they require is settled before any of them is looked at, in start order, so that it holds
+    /// for chains; looks have another order (`turn`), and one that acts on what another one has not thought of yet stops in
+    /// the wrong order, or for the wrong reason.
     pub(super) fn act(&mut self) {
-        while let Some((&(rank, ix), &trigger)) = self.dirty.first_key_value() {
+        loop {
+            self.think();
+            let Some((&(rank, ix), &trigger)) = self.dirty.first_key_value() else {
+                return;
+            };
             self.dirty.remove(&(rank, ix));
             self.look_at(ix, trigger);
         }
     }
 
-    fn look_at(&mut self, ix: Ix, trigger: Option<Trigger>) {
-        // What it requires was looked at before it, in start order, so that this holds for chains.
-        let (is_held_down, is_taken_along) = (self.must_be_held_down(ix), self.must_be_taken_along(ix));
-        let unit = self.unit(ix);
-        if (unit.is_held_down, unit.is_taken_along) != (is_held_down, is_taken_along) {
-            // Not stored: both follow from the other units.
-            let unit = &mut self.units[ix.0 as usize];
-            (unit.is_held_down, unit.is_taken_along) = (is_held_down, is_taken_along);
-            self.mark_around(ix);
-            // It is in the queue again for its neighbours' sake; once is enough.
-            self.dirty.remove(&(self.turn(ix), ix));
+    /// Settles what units think of those that they require: of all that may have changed, and whoever thinks of them.
+    fn think(&mut self) {
+        while let Some((_, ix)) = self.unsettled.pop_first() {
+            let (is_held_down, is_taken_along) = (self.must_be_held_down(ix), self.must_be_taken_along(ix));
+            let unit = self.unit(ix);
+            if (unit.is_held_down, unit.is_taken_along) != (is_held_down, is_taken_along) {
+                // Not stored: both follow from the other units.
+                let unit = &mut self.units[ix.0 as usize];
+                (unit.is_held_down, unit.is_taken_along) = (is_held_down, is_taken_along);
+                self.mark_around(ix);
+                self.unsettled.remove(&(self.graph.rank(ix), ix));
+            }
         }
+    }
+
+    fn look_at(&mut self, ix: Ix, trigger: Option<Trigger>) {
         let unit = self.unit(ix);
         let desired = unit.desired;
         match &unit.state {

@@ -42,6 +42,7 @@ impl Engine {
         self.node = plan.node.clone();
         self.loaded = true;
         self.dirty.clear();
+        self.unsettled.clear();
         self.held_back.clear();
         self.timers.clear();
         self.lives.clear();

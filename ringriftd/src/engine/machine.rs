@@ -55,6 +55,8 @@ pub struct Engine {
     pub(super) lives: BTreeMap<Invocation, Ix>,
     pub(super) timers: BTreeSet<(Mono, Ix)>,
     pub(super) dirty: BTreeMap<(u32, Ix), Option<Trigger>>,
+    /// Units whose thoughts of those that they require may be out of date, in start order. Empty after each event.
+    pub(super) unsettled: BTreeSet<(u32, Ix)>,
     /// Free to start but for the node's limit.
     pub(super) held_back: BTreeSet<Ix>,
     /// Units in `Starting`.
@@ -104,6 +106,7 @@ impl Engine {
             lives: BTreeMap::new(),
             timers: BTreeSet::new(),
             dirty: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
             held_back: BTreeSet::new(),
             starting: 0,
             requests: Requests::default(),
@@ -368,12 +371,16 @@ impl Engine {
         for &other in neighbours.into_iter().flatten() {
             self.dirty.insert((self.turn(other), other), Some(trigger));
         }
+        for &v in &edges.required_by {
+            self.unsettled.insert((graph.rank(v), v));
+        }
         self.mark(ix);
     }
 
     /// Marks one unit dirty.
     pub(super) fn mark(&mut self, ix: Ix) {
         self.dirty.entry((self.turn(ix), ix)).or_insert(None);
+        self.unsettled.insert((self.graph.rank(ix), ix));
     }
 
     /// Whose turn is first where not all may start at once: start order, and behind all others those that have failed

@@ -13,13 +13,13 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 /// Whether a test has planted this fault here: in the program never.
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "simulation")))]
 macro_rules! planted {
     ($fault:ident) => {
         false
     };
 }
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 macro_rules! planted {
     ($fault:ident) => {
         $crate::engine::planted::is($crate::engine::planted::Fault::$fault)
@@ -40,14 +40,14 @@ mod machine;
 mod news;
 mod ops;
 mod order;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 mod planted;
 mod probing;
 pub mod request;
 pub mod restart;
 mod restore;
-#[cfg(test)]
-mod sim;
+#[cfg(any(test, feature = "simulation"))]
+pub mod sim;
 pub mod snapshot;
 mod stop;
 pub mod types;

@@ -28,7 +28,7 @@ impl Engine {
         match op {
             Op::Start { units } => {
                 self.refuse_in_shutdown()?;
-                let roots = self.resolve(&units)?;
+                let roots = self.resolve_defined(&units)?;
                 self.refuse_held(&roots, true)?;
                 self.refuse_paused(&roots)?;
                 self.start(id, &roots, by)
@@ -43,7 +43,7 @@ impl Engine {
                 cascade,
             } => {
                 self.refuse_in_shutdown()?;
-                let roots = self.resolve(&units)?;
+                let roots = self.resolve_defined(&units)?;
                 let (roots, left_alone) = if only_running {
                     roots.into_iter().partition(|ix| self.unit(*ix).state.is_active())
                 } else {
@@ -105,6 +105,17 @@ impl Engine {
                 .ok_or_else(|| Refusal::Unknown { unit: name.clone() })
         };
         units.iter().map(find).collect()
+    }
+
+    /// For those that are to come up: one that has lost its file only goes down.
+    fn resolve_defined(&self, units: &[UnitName]) -> Result<BTreeSet<Ix>, Refusal> {
+        let roots = self.resolve(units)?;
+        match roots.iter().find(|ix| !self.unit(**ix).is_defined) {
+            Some(ix) => Err(Refusal::Unknown {
+                unit: self.graph.name(*ix).clone(),
+            }),
+            None => Ok(roots),
+        }
     }
 
     fn start(&mut self, id: RequestId, roots: &BTreeSet<Ix>, by: &By) -> Result<(), Refusal> {

@@ -127,10 +127,12 @@ impl Engine {
         if !is_active && unit.is_satisfied() {
             return false;
         }
+        // One that goes on without it does so until its own restart: from that it does not come back.
+        let goes_on = is_active && !unit.restart_pending && !self.must_be_taken_along(ix);
         self.graph.edges(ix).requires.iter().any(|&d| {
             let dependency = self.unit(d);
             let policy = unit.spec.on_dependency(&dependency.spec.name);
-            dependency.is_lost() && (!is_active || policy.failed == OnFailed::Stop)
+            dependency.is_lost() && (!goes_on || policy.failed == OnFailed::Stop)
         })
     }
 

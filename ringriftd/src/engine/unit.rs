@@ -482,11 +482,11 @@ pub struct Unit {
     /// failed: units that only want it, or are only ordered after it, go ahead.
     pub attempt_failed: bool,
     /// One that it requires is lost (down for good, or lost itself), and that takes it down or keeps it down: those
-    /// that require it are without it as if it had failed itself. Kept by `Engine::look_at`, so that it spreads along
+    /// that require it are without it as if it had failed itself. Kept by `Engine::think`, so that it spreads along
     /// chains of any length without recursion.
     pub is_held_down: bool,
     /// It lives, and one that it requires is restarted (or taken along itself) and takes it along, by its
-    /// `restarted = "restart"`. Kept by `Engine::look_at`, so that a chain stops in reverse before the first restarts.
+    /// `restarted = "restart"`. Kept by `Engine::think`, so that a chain stops in reverse before the first restarts.
     pub is_taken_along: bool,
     /// An operator's hold: nothing starts it.
     pub hold: Option<Held>,
@@ -587,7 +587,9 @@ impl Unit {
 
     /// It is down, or about to be, and will not come back by itself soon.
     pub fn is_down_for_good(&self) -> bool {
-        let is_held = self.hold.is_some() && !self.state.is_active() && !self.is_satisfied();
+        // A held one that runs is relied on, until it goes down for a restart: from that it does not come back.
+        let is_going = self.restart_pending || self.is_taken_along;
+        let is_held = self.hold.is_some() && (is_going || !self.state.is_active() && !self.is_satisfied());
         if self.desired == Desired::Down || is_held {
             return true;
         }

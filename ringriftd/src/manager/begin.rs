@@ -12,8 +12,8 @@ use super::reload::Asker;
 use crate::clock::Now;
 use crate::engine::Engine;
 use crate::engine::snapshot::{Snapshot, Survivor};
-use crate::engine::types::Event;
-use crate::engine::unit::{ProcessPhase, State, StopPhase};
+use crate::engine::types::{Event, LaunchFailure, Role};
+use crate::engine::unit::{Life, ProcessPhase, State, StopPhase};
 use crate::host::link::Link;
 use crate::ids::LaunchId;
 use crate::keeper::proc;
@@ -265,6 +265,9 @@ impl Manager {
                     self.repeat_orders();
                 }
                 let told = self.hear(inventory);
+                if files != Files::Kept {
+                    self.give_up_unheard(&told);
+                }
                 self.resume_hooks();
                 let lost: Vec<LaunchId> = self
                     .engine
@@ -288,6 +291,31 @@ impl Manager {
             }
         }
         Ok(())
+    }
+
+    /// What is on disk may be older than the truth: a life that was only asked for when it was written may have been lived
+    /// since then, and over. It is not begun a second time under its number; the unit is tried again with a new one.
+    fn give_up_unheard(&mut self, told: &BTreeSet<LaunchId>) {
+        let is_beginning = |life: &Life, role: Role| match role {
+            Role::Main => life.foreign.is_none(),
+            Role::StartPre(_) | Role::StartPost(_) => true,
+            Role::Reload(_) | Role::StopPre(_) | Role::StopPost(_) | Role::ReadyProbe | Role::Probe => false,
+        };
+        let unheard: Vec<LaunchId> = self
+            .engine
+            .processes()
+            .filter(|(_, life, process)| {
+                process.phase == ProcessPhase::Asked && is_beginning(life, process.role)
+            })
+            .map(|(_, _, process)| process.launch)
+            .filter(|launch| !told.contains(launch))
+            .collect();
+        for launch in unheard {
+            let text =
+                "ringriftd ended while it was being started, and nobody knows how far that came".to_owned();
+            let failure = LaunchFailure { text, host: true };
+            self.tell(Event::LaunchFailed { launch, failure });
+        }
     }
 
     /// Takes in what the keeper told. The launches that it named; those that nobody knows are ended.

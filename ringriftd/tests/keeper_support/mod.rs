@@ -167,6 +167,7 @@ impl Played {
     }
 
     fn next(listener: &UnixListener) -> (String, Self) {
+        wait_readable(listener);
         let (leash, _) = listener.accept().unwrap();
         leash.set_read_timeout(Some(PATIENCE)).unwrap();
         let (said, mut fds) = receive_bytes(leash.as_raw_fd()).unwrap();
@@ -655,7 +656,7 @@ fn receive_bytes(fd: RawFd) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
     Some((buffer, fds))
 }
 
-pub fn wait_readable(fd: &OwnedFd) {
+pub fn wait_readable(fd: &impl AsFd) {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
     let timeout = PollTimeout::try_from(PATIENCE).unwrap();
     assert_eq!(nix::poll::poll(&mut fds, timeout).unwrap(), 1, "nothing came");

@@ -16,7 +16,7 @@ use crate::engine::types::{
 use crate::ids::LaunchId;
 use crate::spec::{UnitName, UnitSpec};
 
-use super::make::*;
+use super::dice::*;
 
 fn secs(s: u64) -> Duration {
     Duration::from_secs(s)

@@ -11,7 +11,7 @@ use crate::engine::types::{Action, Event, Mono, Op, Plan, RequestId, Role};
 use crate::ids::LaunchId;
 use crate::spec::{Kind, OnFailed, OnRecovered, RestartPolicy, UnitSpec};
 
-use super::make::*;
+use super::dice::*;
 
 /// An engine, and a world in which launched units become ready at once, but for those that are named.
 struct Story {

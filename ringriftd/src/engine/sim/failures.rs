@@ -4,70 +4,33 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use proto::reply::{By, Exit, FailureKind, Hold, Oom, RootKind, State as Word};
+use proto::reply::{By, Exit, FailureKind, Hold, Oom, RootKind};
 
 use crate::engine::hold::Held;
 use crate::engine::restart::mix;
-use crate::engine::types::{
-    Action, ChangeKind, Event, Failure, LaunchFailure, Mono, Op, Plan, RequestId, Role,
-};
+use crate::engine::types::{Action, Event, Failure, LaunchFailure, Mono, Op, Plan, RequestId, Role};
 use crate::engine::unit::{Desired, State};
 use crate::ids::LaunchId;
 use crate::spec::{Exhausted, Kind, OnFailed, RestartPolicy, UnitName, UnitSpec};
 use crate::used::Used;
 
-use super::make::*;
-use super::world::*;
-
-impl World {
-    /// A failure is told once for each event, or, by a manager that died over it, the same again.
-    pub(super) fn note_failure(&mut self, failure: Failure) {
-        let place = usize::try_from(failure.seq - 1).expect("small");
-        let Some(told) = self.kept.heard.get(place) else {
-            self.fail(&format!("{failure:?} is of an event that was not told"));
-        };
-        if told.unit != failure.unit || told.invocation != Some(failure.invocation) {
-            self.fail(&format!("{failure:?} is not of the life of {told:?}"));
-        }
-        match self.failures.get(&failure.seq) {
-            Some(known) if *known != failure => self.fail("two failures are of one event"),
-            Some(_) | None => {}
-        }
-        self.failures.insert(failure.seq, failure);
-    }
-
-    /// Every failure that events tell of was told with all that is known of it, and no life failed twice.
-    fn check_failures(&self) {
-        for told in &self.kept.heard {
-            // A process from outside that could not be taken over is no life that failed.
-            let is_one = told.kind == ChangeKind::Failed && told.to == Word::Stopping;
-            if is_one && !self.failures.contains_key(&told.seq) {
-                self.fail(&format!("the failure of {told:?} was never told"));
-            }
-        }
-        let lives: BTreeSet<_> = self.failures.values().map(|failure| failure.invocation).collect();
-        if lives.len() != self.failures.len() {
-            self.fail("a life failed twice");
-        }
-    }
-}
+use super::dice::*;
+use super::stories::*;
 
 #[test]
 fn in_a_burst_of_failures_each_is_of_its_own_life_and_none_is_missing() {
     let mut told = 0;
-    for (malice, seeds) in [(HOSTILE, 300), (CRASHING, 40)] {
+    for (rates, seeds) in [(hostile(), 300), (crashing(), 40)] {
         for seed in 0..seeds {
             let mut dice = Dice(mix(seed ^ 0xFA11));
             let count = 2 + dice.below(9) as usize;
             let plan = plan(random_units(&mut dice, count, true), None);
-            let mut world = World::new(seed, Arc::clone(&plan), malice);
+            let mut world = World::new(seed, Arc::clone(&plan), rates);
             world.tell(Event::Loaded(plan));
             world.run(900, 30);
-            world.malice = Malice {
-                crashes: malice.crashes.min(1),
-                ..CALM
-            };
-            world.run(world.now / 1_000_000_000 + 4 * 3600, 0);
+            if world.finished.is_none() && world.closing.is_none() {
+                world.come_to_rest();
+            }
             world.shut_down();
             world.check_failures();
             told += world.failures.len();
@@ -523,7 +486,7 @@ fn while_all_start_whoever_waits_is_told_for_whom_and_nobody_is_fine_that_is_not
             random_units(&mut dice, count, true),
             dice.percent(50).then_some(2),
         );
-        let mut world = World::new(seed, Arc::clone(&plan), HOSTILE);
+        let mut world = World::new(seed, Arc::clone(&plan), hostile());
         world.tell(Event::Loaded(plan));
         for _ in 0..40 {
             world.run(world.now / 1_000_000_000 + 1 + seed % 7, 0);

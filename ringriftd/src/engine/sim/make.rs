@@ -1,39 +1,27 @@
-//! Dice, units with short times, and random graphs of them.
+//! Units with short times, and plans of them; for the stories, dice and random graphs too.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::door::HttpSpec;
-use crate::engine::restart::mix;
 use crate::engine::types::Plan;
 use crate::graph::Graph;
 use crate::spec::{
-    Command, Exec, Exhausted, HealthSpec, Kind, Lifecycle, Log, Membership, NodeSpec, NotifyAccess,
-    OnDependency, OnRestarted, OnUnhealthy, Probe, Restart, RestartPolicy, Stop, Template, UnitName,
-    UnitSpec,
+    Command, Exec, Exhausted, Kind, Lifecycle, Log, Membership, NodeSpec, NotifyAccess, OnDependency,
+    Restart, RestartPolicy, Stop, Template, UnitName, UnitSpec,
 };
 
-/// Dice that a seed throws.
-pub(super) struct Dice(pub(super) u64);
-
-impl Dice {
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(1);
-        mix(self.0)
-    }
-
-    pub(super) fn below(&mut self, n: u64) -> u64 {
-        self.next() % n.max(1)
-    }
-
-    pub(super) fn percent(&mut self, p: u64) -> bool {
-        self.below(100) < p
-    }
+/// The name of a unit of the world.
+pub(super) fn name(i: usize) -> UnitName {
+    let text = format!("u{i:02}");
+    UnitName::new(&text).unwrap_or_else(|| unreachable!("{text} is a name"))
 }
 
-pub(super) fn name(i: usize) -> UnitName {
-    UnitName::new(&format!("u{i:02}")).expect("a valid name")
+/// The number in such a name.
+pub(super) fn number(name: &UnitName) -> u32 {
+    let digits = name.as_str().bytes().filter(u8::is_ascii_digit);
+    digits.fold(0, |n, digit| n * 10 + u32::from(digit - b'0'))
 }
 
 /// A unit with short times, so that many lives fit into a run.
@@ -112,21 +100,16 @@ pub(super) fn unit(i: usize) -> UnitSpec {
     }
 }
 
-pub(super) fn plan(units: Vec<UnitSpec>, max_starting: Option<u32>) -> Arc<Plan> {
+/// The plan of these units, where a profile wants these.
+pub(super) fn plan_of(
+    units: Vec<UnitSpec>,
+    members: BTreeMap<UnitName, Membership>,
+    max_starting: Option<u32>,
+) -> Arc<Plan> {
     let units: BTreeMap<UnitName, Arc<UnitSpec>> =
         units.into_iter().map(|u| (u.name.clone(), Arc::new(u))).collect();
-    let members = units
-        .keys()
-        .map(|n| {
-            (
-                n.clone(),
-                Membership::Listed {
-                    profile: "sim".to_owned(),
-                },
-            )
-        })
-        .collect();
-    let graph = Arc::new(Graph::build(units.values()).expect("no rings are made here"));
+    let graph = Graph::build(units.values())
+        .unwrap_or_else(|rings| unreachable!("no rings are made here: {rings:?}"));
     let node = NodeSpec {
         profiles: vec!["sim".to_owned()],
         shutdown_timeout: Duration::from_secs(3600),
@@ -140,87 +123,6 @@ pub(super) fn plan(units: Vec<UnitSpec>, max_starting: Option<u32>) -> Arc<Plan>
         node,
         units,
         members,
-        graph,
+        graph: Arc::new(graph),
     })
-}
-
-/// A random `[health]` and `[ready] probe`.
-fn watch(dice: &mut Dice, unit: &mut UnitSpec) {
-    let probe = |dice: &mut Dice| {
-        if dice.percent(40) {
-            Probe::Command(vec![Template::literal("/probe")])
-        } else {
-            Probe::Http(Template::literal("http://localhost/"))
-        }
-    };
-    if unit.exec.kind != Kind::Oneshot && dice.percent(15) {
-        unit.ready_probe = Some(probe(dice));
-    }
-    if dice.percent(30) {
-        unit.health_interval = Duration::from_secs(10 + dice.below(50));
-        unit.health = Some(HealthSpec {
-            probe: dice.percent(60).then(|| probe(dice)),
-            grace: Duration::from_secs(dice.below(20)),
-            failures: 1 + dice.below(4) as u32,
-            timeout: Duration::from_secs(1 + dice.below(9)),
-            watchdog: (unit.exec.kind == Kind::Notify && dice.percent(40))
-                .then(|| Duration::from_secs(10 + dice.below(50))),
-            on_failure: match dice.below(4) {
-                0 => OnUnhealthy::Mark,
-                1 => OnUnhealthy::Ignore,
-                _ => OnUnhealthy::Restart,
-            },
-        });
-    }
-}
-
-/// A rich random graph whose units are watched in all ways.
-pub(super) fn random_watched_units(dice: &mut Dice, count: usize) -> Vec<UnitSpec> {
-    let mut units = random_units(dice, count, true);
-    units.iter_mut().for_each(|unit| watch(dice, unit));
-    units
-}
-
-/// A random graph without rings: each unit only looks at those before it, and the names are shuffled by the positions.
-pub(super) fn random_units(dice: &mut Dice, count: usize, is_rich: bool) -> Vec<UnitSpec> {
-    let mut units: Vec<UnitSpec> = (0..count).map(unit).collect();
-    for (i, unit) in units.iter_mut().enumerate() {
-        for other in 0..i {
-            match dice.below(12) {
-                0 | 1 => unit.requires.push(name(other)),
-                2 if is_rich => unit.wants.push(name(other)),
-                3 if is_rich => unit.after.push(name(other)),
-                _ => {}
-            }
-        }
-        unit.startup_position = dice.percent(40).then(|| dice.below(30) as u32);
-        if is_rich {
-            unit.exec.kind = match dice.below(6) {
-                0 => Kind::Simple,
-                1 => Kind::Oneshot,
-                _ => Kind::Notify,
-            };
-            unit.exec.remain = dice.percent(50);
-            if dice.percent(20) {
-                unit.exec.start_pre = vec![vec![Template::literal("/pre")]];
-            }
-            if dice.percent(20) {
-                unit.exec.stop_post =
-                    vec![vec![Template::literal("/post")], vec![Template::literal("/post")]];
-            }
-            if dice.percent(20) {
-                unit.exec.stop_pre = vec![vec![Template::literal("/pre")]];
-            }
-            if dice.percent(20) {
-                unit.on_dependency.restarted = OnRestarted::Restart;
-            }
-            if dice.percent(20) {
-                unit.on_dependency.failed = crate::spec::OnFailed::Keep;
-            }
-            if dice.percent(20) {
-                unit.restart.policy = RestartPolicy::OnFailure;
-            }
-        }
-    }
-    units
 }

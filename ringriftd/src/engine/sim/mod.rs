@@ -1,25 +1,83 @@
-//! The production engine in a small world of dice: a keeper that answers late, processes that fail at each stage, exit,
-//! ignore signals and leave others behind, operators who start and stop at random. After every event the engine's
-//! invariants are checked, and the world's own truth against what the engine does. One seed gives one run.
+//! The production engine in a simulated world: a keeper that answers late, twice or not at all, processes that do all that
+//! processes do, operators who ask for anything at any time, and a manager that may die between any two instructions. After every
+//! event the engine's own invariants are checked, and the world's truth against what the engine says and does.
 //!
-//! * `make`: dice, units and random graphs. * `world`: what happens to them. * `crash`: the manager's deaths. * `runs`:
-//!   the tests. * `unwell`: how well its processes are. * `watched`: the tests of that. * `recovery`: those of what is
-//!   stored, held and taken over. * `failures`: those of failures and of their causes. * `causes`: the words of `why`. * `breakers`: what limits
-//!   restarts. * `model`, `keeper`, `verdicts`, `picture`, `search`: small systems looked at whole; `models`: which, and what was found.
+//! ```text
+//!   choices ──▶ draw ──▶ schedule ──▶ world ◀──▶ engine
+//!   (malice)   (units,   (faults,      │ keeper, unwell: processes      what is seen of both:
+//!               files)    rest, end)   │ clients: operators, files      invariants (numbered), checked in
+//!                                      │ crash: deaths, returns         starts, stops, restarts, answers, steps;
+//!                                      ▼ truth: what the world knows    cells (state × event)
+//!                                   tell: the trace ──▶ shrink ──▶ a case in `traces/`, a story in `found`
+//! ```
+//!
+//! * **Choices.** Nothing is thrown by dice: every draw is a choice with a name, and its value follows from that name and the seed
+//!   alone (`choices`). So a choice can be left out without moving any other: that is how a failure is shrunk, and why a
+//!   list of choices replays on an engine that has changed since. 0 is always the calm one.
+//! * **Malice.** One table of what may go wrong (`malice`), with how often in each mode: calm, crashy, hostile, swizzle, converge.
+//!   A seed switches each of them on or off.
+//! * **A schedule** (`schedule`): faults and requests; then all faults cease, and the world must come to rest where it is wanted;
+//!   then the node goes down. One in forty is checked more closely: deltas, JSON, twins of single steps; one in twenty is run
+//!   twice; one in thirty-two has a second engine, restored from the first one's state, that must do the same for 200 events.
+//! * **Invariants** (`invariants`) have numbers, and count how often they could have been broken.
+//! * **Who runs it.** `cargo test` runs some hundred (`many`), the cases and stories of what was found (`found`), and scripted
+//!   stories (`runs`, `recovery`, `failures`, `causes`, `watched`, `breakers`); `model` and `models` go through every state of small systems
+//!   (`obey` is their keeper, `verdicts` what must not be, `picture` and `search` how it is looked for); `tests/simulation` is a
+//!   program that runs a million.
 
-mod breakers;
-mod causes;
+mod answers;
+pub mod cells;
+pub mod choices;
+mod clients;
 mod crash;
-mod failures;
+mod draw;
+mod failing;
+pub mod invariants;
 mod keeper;
 mod make;
-mod model;
-mod models;
-mod picture;
-mod recovery;
-mod runs;
-mod search;
+pub mod malice;
+mod restarts;
+pub mod schedule;
+pub mod shrink;
+mod starts;
+mod steps;
+mod stops;
+mod tell;
+mod truth;
 mod unwell;
-mod verdicts;
-mod watched;
 mod world;
+
+pub use draw::Size;
+
+#[cfg(test)]
+mod breakers;
+#[cfg(test)]
+mod causes;
+#[cfg(test)]
+mod dice;
+#[cfg(test)]
+mod failures;
+#[cfg(test)]
+mod found;
+#[cfg(test)]
+mod many;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod models;
+#[cfg(test)]
+mod obey;
+#[cfg(test)]
+mod picture;
+#[cfg(test)]
+mod recovery;
+#[cfg(test)]
+mod runs;
+#[cfg(test)]
+mod search;
+#[cfg(test)]
+mod stories;
+#[cfg(test)]
+mod verdicts;
+#[cfg(test)]
+mod watched;

@@ -12,7 +12,7 @@
 //! before. A process may fail to start, be ready late, twice or never, end as it likes, leave others, and ignore every signal but
 //! SIGKILL. What is said twice, and what is said of a life that is over, must change nothing.
 //!
-//! Here are the systems and what happens to them; `keeper` does what the engine asks for, `verdicts` says what must not be, `picture`
+//! Here are the systems and what happens to them; `obey` does what the engine asks for, `verdicts` says what must not be, `picture`
 //! is the canonical one, and `search` looks at everything.
 //!
 //! Read first: [`System`], then `Model::moves`, then `Model::obey`.

@@ -9,7 +9,7 @@ use crate::engine::planted::{self, Fault};
 use crate::engine::types::Plan;
 use crate::spec::{Exhausted, Kind, RestartPolicy, UnitSpec};
 
-use super::make::*;
+use super::dice::*;
 use super::model::{Ask, System};
 use super::search::search;
 

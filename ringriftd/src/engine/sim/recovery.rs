@@ -12,8 +12,8 @@ use crate::engine::unit::{Desired, Foreign, ProcessPhase, State, Unit};
 use crate::ids::LaunchId;
 use crate::spec::{Kind, UnitSpec};
 
-use super::make::*;
-use super::world::{CALM, World};
+use super::dice::*;
+use super::stories::{CALM, World};
 
 const S: u64 = 1_000_000_000;
 
@@ -89,7 +89,7 @@ fn unit_of(engine: &Engine, i: usize) -> &Unit {
 }
 
 fn main_of(world: &World, i: usize) -> LaunchId {
-    let is_it = |(id, p): &(&LaunchId, &super::world::Process)| id.is_main() && p.unit == name(i);
+    let is_it = |(id, p): &(&LaunchId, &super::keeper::Process)| id.is_main() && p.unit == name(i);
     *world.live.iter().find(is_it).expect("it lives").0
 }
 

@@ -10,6 +10,9 @@ use crate::engine::unit::State;
 use crate::ids::{Invocation, LaunchId};
 use crate::spec::{OnUnhealthy, UnitSpec};
 
+use super::choices::{Pick, key};
+use super::invariants::Invariant;
+use super::malice::Fault;
 use super::world::World;
 
 /// What the world's own delays may add to a bound: a command is not launched at once.
@@ -24,31 +27,44 @@ impl World {
     }
 
     /// Never two at once for one life, of whichever kind.
-    pub(super) fn check_alone(&self, invocation: Invocation) {
-        let is_run = self
-            .live
+    pub(super) fn check_alone(&mut self, invocation: Invocation) {
+        // Where time itself is unsure, one that was given up may still be under way.
+        if [Fault::Sleeps, Fault::ClockBack]
             .iter()
-            .any(|(id, p)| id.invocation == invocation && p.is_probe);
+            .any(|fault| self.drawn.of_fault(*fault) > 0)
+        {
+            return;
+        }
+        let launches = LaunchId::main(invocation)..LaunchId::main(Invocation(invocation.0 + 1));
+        let is_run = self.live.range(launches).any(|(_, p)| p.is_probe);
         if is_run || self.asking.contains(&invocation) {
-            self.fail(&format!("life {} is probed twice at once", invocation.0));
+            self.broken(
+                Invariant::Bounded,
+                format!("life {} is probed twice at once", invocation.0),
+            );
         }
     }
 
     pub(super) fn ask(&mut self, invocation: Invocation, nr: u64, timeout: Duration) {
         self.check_alone(invocation);
-        self.asking.insert(invocation);
+        self.asking.push(invocation);
+        let (who, nth) = self
+            .lives
+            .get(invocation.0 as usize)
+            .map_or((0, 0), |life| (life.who, life.nth));
+        let place = nth * 4096 + nr as u32;
         let limit = timeout.as_millis() as u64;
+        let soon = 1 + self.choices.below(key(Pick::AnswerAfter, who, place), limit);
         let (ms, result) = if self.is_hung(invocation) {
             (limit, ProbeResult::Failed("no answer".to_owned()))
-        } else if self.dice.percent(self.malice.unwell) {
-            let result = match self.dice.below(5) {
-                0 => ProbeResult::Cannot("no such file".to_owned()),
-                1 => ProbeResult::Void,
+        } else {
+            let result = match self.chance(Fault::Unwell, key(Pick::Answer, who, place), 6) {
+                0 => ProbeResult::Passed,
+                1 => ProbeResult::Cannot("no such file".to_owned()),
+                2 => ProbeResult::Void,
                 _ => ProbeResult::Failed("500".to_owned()),
             };
-            (1 + self.dice.below(limit), result)
-        } else {
-            (1 + self.dice.below(limit), ProbeResult::Passed)
+            (soon, result)
         };
         let event = Event::Probed {
             invocation,
@@ -67,7 +83,7 @@ impl World {
         {
             self.later(ms, Event::Watchdog { invocation });
         }
-        if spec.health.is_some() && self.malice.unwell > 0 {
+        if spec.health.is_some() && self.rates.of_fault(Fault::Unwell) > 0 {
             self.later(ms, self.report(invocation, Health::Healthy));
         }
     }
@@ -86,8 +102,8 @@ impl World {
             Event::Probed {
                 invocation, result, ..
             } => {
-                self.asking.remove(invocation);
-                let row = &mut self.rows.entry(*invocation).or_default().0;
+                self.asking.retain(|asked| asked != invocation);
+                let row = &mut self.life(*invocation)?.rows.0;
                 match result {
                     ProbeResult::Passed => *row = 0,
                     ProbeResult::Failed(_) => *row += 1,
@@ -103,16 +119,21 @@ impl World {
                 invocation, health, ..
             } => {
                 let spec = self.speaker(*invocation)?;
-                let row = &mut self.rows.entry(*invocation).or_default().1;
+                let life = self.life(*invocation)?;
+                let row = &mut life.rows.1;
                 *row = if *health == Health::Unhealthy { *row + 1 } else { 0 };
-                let next = match self.dice.below(100) {
-                    n if n < self.malice.unwell => Health::Degraded,
-                    n if n < 5 * self.malice.unwell => Health::Unhealthy,
-                    _ => Health::Healthy,
+                let (who, nth) = (life.who, life.nth * 65_536 + (self.now / 1_000_000_000) as u32);
+                let next = match self.chance(Fault::Unwell, key(Pick::Report, who, nth), 5) {
+                    0 => Health::Healthy,
+                    1 => Health::Degraded,
+                    _ => Health::Unhealthy,
                 };
-                let ms = spec.health_interval.as_millis() as u64;
-                let said = self.report(*invocation, next);
-                self.later(ms, said);
+                // A world in which nothing fails any more says nothing either: whoever waits for its end waits in vain.
+                if self.rates.of_fault(Fault::Unwell) > 0 || *health != Health::Healthy {
+                    let ms = spec.health_interval.as_millis() as u64;
+                    let said = self.report(*invocation, next);
+                    self.later(ms, said);
+                }
             }
             _ => {}
         }
@@ -131,10 +152,26 @@ impl World {
 
     /// A unit that hangs and is asked is found within its interval times failures and one timeout. A manager that dies
     /// asks anew, so there is no bound while it does.
-    pub(super) fn check_hung(&self) {
-        if self.malice.crashes > 0 {
+    pub(super) fn check_hung(&mut self) {
+        let is_quiet = [
+            Fault::IgnoresKill,
+            Fault::Dies,
+            Fault::Sleeps,
+            Fault::NewsLate,
+            Fault::Reboot,
+            Fault::Speaks,
+            Fault::Load,
+        ];
+        if self
+            .live
+            .values()
+            .all(|process| process.hangs_at.is_none_or(|at| at > self.now))
+            || is_quiet.iter().any(|fault| self.drawn.of_fault(*fault) > 0)
+            || self.kept.deaths > 0
+        {
             return;
         }
+        let mut unnoticed = None;
         for (_, unit) in self.engine.units() {
             let (State::Running { life } | State::Reloading { life, .. }) = &unit.state else {
                 continue;
@@ -157,8 +194,14 @@ impl World {
                 }
             };
             if bound.is_some_and(|bound| Mono(self.now) > bound) {
-                self.fail(&format!("{} hangs, and nobody noticed", unit.spec.name));
+                unnoticed = Some(unit.spec.name.clone());
             }
+        }
+        if let Some(unit) = unnoticed {
+            self.broken(
+                Invariant::WantedComes,
+                format!("{unit} hangs, and nobody noticed"),
+            );
         }
     }
 
@@ -168,25 +211,47 @@ impl World {
             return;
         }
         let Some(invocation) = change.invocation else {
-            self.fail("health without a life")
+            return self.broken(Invariant::StateMachine, "health without a life".to_owned());
         };
         // Reloads here leave health alone, so the present definition is the life's, which may be over by now.
         let unit = self.engine.find(&change.unit).map(|(_, unit)| unit);
         let failures = unit.and_then(|unit| unit.spec.health.as_ref().map(|health| health.failures));
-        if change.cause.text.contains("watchdog") {
+        if change.cause.text.to_ascii_lowercase().contains("watchdog") {
             self.unhealthy.1 += 1;
-            if !self.is_hung(invocation) {
-                self.fail(&format!("{} was alive for its watchdog", change.unit));
+            // It may have asked for that, or chosen another pause; and while nobody listened, it could not be heard.
+            let is_simple = [
+                Fault::Speaks,
+                Fault::Dies,
+                Fault::Sleeps,
+                Fault::Load,
+                Fault::NewsLate,
+            ];
+            let is_asked = change.cause.text.contains("trigger");
+            if !self.is_hung(invocation)
+                && !is_asked
+                && is_simple.iter().all(|fault| self.drawn.of_fault(*fault) == 0)
+                && self.kept.deaths == 0
+            {
+                self.broken(
+                    Invariant::Escalation,
+                    format!("{} was alive for its watchdog", change.unit),
+                );
             }
             return;
         }
         self.unhealthy.0 += 1;
-        let (probes, reports) = self.rows.get(&invocation).copied().unwrap_or_default();
-        if failures.is_none_or(|n| probes < n && reports < n) && self.malice.crashes == 0 {
-            self.fail(&format!(
+        let (probes, reports) = self.life(invocation).map_or((0, 0), |life| life.rows);
+        // Where news is late the world knows of answers that the engine does not.
+        let is_simple = [Fault::Load, Fault::NewsLate]
+            .iter()
+            .all(|fault| self.drawn.of_fault(*fault) == 0)
+            && self.kept.deaths == 0;
+        if failures.is_none_or(|n| probes < n && reports < n) && is_simple {
+            let text = format!(
                 "{} is unhealthy after {probes} and {reports} failures in a row",
                 change.unit
-            ));
+            );
+            self.broken(Invariant::WantedComes, text);
         }
     }
 }

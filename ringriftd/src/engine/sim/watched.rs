@@ -12,7 +12,7 @@ use crate::ids::{Invocation, LaunchId};
 use crate::limits;
 use crate::spec::{HealthSpec, Kind, OnUnhealthy, Probe, Template, UnitSpec};
 
-use super::make::{name, plan, unit};
+use super::dice::{name, plan, unit};
 
 /// An engine, and all that it asked for.
 struct Rig {

@@ -1,202 +1,333 @@
-//! The world around the engine: a clock, a keeper, processes and operators, as bad as the dice say; and the manager, that
-//! may die at any moment (see `crash`).
+//! The world around the engine: a clock, a queue of what is to happen, and the loop that lets it. What processes do is in
+//! `keeper` and `unwell`, what operators do in `clients`, how the manager dies in `crash`.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
-use proto::reply::{By, Exit, Hold};
+use proto::reply::State as Word;
 
-use crate::engine::hold::Held;
 use crate::engine::machine::Engine;
 use crate::engine::restart::mix;
-use crate::engine::types::{
-    Action, Event, Failure, LaunchFailure, Mono, Op, Plan, RequestAnswer, RequestId, Role,
-};
-use crate::engine::unit::Foreign;
+use crate::engine::types::{Action, Event, Failure, Mono, Op, Plan, RequestAnswer, RequestId};
 use crate::ids::{Invocation, LaunchId};
-use crate::spec::{Kind, UnitName, UnitSpec};
+use crate::limits;
+use crate::spec::UnitName;
 
-use super::crash::{Kept, Told, is_told_by_inventory};
-use super::make::*;
+use super::choices::{Choices, Key, Pick, key};
+use super::crash::Kept;
+use super::draw::{Drawn, Size};
+use super::invariants::{Counts, Invariant, Violation};
+use super::keeper::Process;
+use super::malice::{Fault, Rates};
+use super::steps::Before;
+use super::truth::{LifeTruth, Truth};
+use super::{cells, tell};
 
-/// How bad the world is, in percent.
-#[derive(Clone, Copy)]
-pub(super) struct Malice {
-    pub(super) launch_fails: u64,
-    pub(super) exits: u64,
-    pub(super) never_ready: u64,
-    pub(super) ignores_term: u64,
-    pub(super) leaves_others: u64,
-    pub(super) requests: u64,
-    pub(super) crashes: u64,
-    pub(super) reloads: u64,
-    pub(super) hangs: u64,
-    pub(super) unwell: u64,
+/// Something that is to happen.
+#[derive(Debug, Clone)]
+pub(super) enum Due {
+    /// In the world: a process ends, or says something.
+    World(Event),
+    /// The keeper's news reaches the manager.
+    News(Event),
+    /// The next request is made.
+    Request(u32),
 }
 
-pub(super) const CALM: Malice = Malice {
-    launch_fails: 0,
-    exits: 0,
-    never_ready: 0,
-    ignores_term: 0,
-    leaves_others: 0,
-    requests: 0,
-    crashes: 0,
-    reloads: 0,
-    hangs: 0,
-    unwell: 0,
-};
-pub(super) const HOSTILE: Malice = Malice {
-    launch_fails: 10,
-    exits: 40,
-    never_ready: 10,
-    ignores_term: 20,
-    leaves_others: 20,
-    requests: 60,
-    crashes: 0,
-    reloads: 10,
-    hangs: 20,
-    unwell: 10,
-};
-pub(super) const CRASHING: Malice = Malice {
-    crashes: 15,
-    ..HOSTILE
-};
-
-/// A process of the world.
-#[derive(Clone)]
-pub(super) struct Process {
-    pub(super) unit: UnitName,
-    pub(super) is_ready: bool,
-    pub(super) ignores_term: bool,
-    pub(super) leaves_others: bool,
-    pub(super) has_exited: bool,
-    pub(super) is_destroyed: bool,
-    pub(super) is_probe: bool,
-    /// From then on it does nothing (ns).
-    pub(super) hangs_at: Option<u64>,
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    at: u64,
+    order: u64,
+    pub(super) due: Due,
 }
 
-pub(super) struct World {
-    pub(super) dice: Dice,
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+impl Eq for Place {}
+impl PartialOrd for Place {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Place {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// A request that was made.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) op: Op,
+    /// Its client went away, or the machine did.
+    pub(super) is_forgotten: bool,
+}
+
+/// The world. [`super::schedule`] lets it live for a while.
+pub struct World {
+    pub(super) choices: Choices,
+    pub(super) rates: Rates,
+    /// As they were before all faults ceased.
+    pub(super) drawn: Rates,
     pub(super) engine: Engine,
     pub(super) now: u64,
     pub(super) order: u64,
-    pub(super) queue: BinaryHeap<Reverse<(u64, u64)>>,
-    pub(super) due: BTreeMap<u64, Event>,
+    pub(super) queue: BinaryHeap<Reverse<Place>>,
     pub(super) live: BTreeMap<LaunchId, Process>,
-    pub(super) malice: Malice,
-    pub(super) trace: Vec<String>,
+    /// By the numbers of the units.
+    pub(super) units: Vec<Truth>,
+    /// By their serials.
+    pub(super) lives: Vec<LifeTruth>,
+    pub(super) trace: Option<Vec<String>>,
+    /// Events and actions, as one number.
+    pub(super) digest: Option<u64>,
     pub(super) starts: Vec<UnitName>,
     pub(super) ends: Vec<UnitName>,
-    pub(super) asked: BTreeSet<RequestId>,
+    pub(super) asked: BTreeMap<RequestId, Asked>,
     pub(super) replies: BTreeMap<RequestId, RequestAnswer>,
     pub(super) finished: Option<u8>,
     /// As it was loaded last.
     pub(super) plan: Arc<Plan>,
-    /// As it was loaded first.
-    pub(super) first: Arc<Plan>,
+    /// As it was drawn first.
+    pub(super) first: Vec<Drawn>,
+    pub(super) size: Size,
+    pub(super) loads: u32,
     pub(super) seed: u64,
     pub(super) kept: Kept,
     /// Lives that failed, by the events that told of them.
     pub(super) failures: BTreeMap<u64, Failure>,
     /// Questions under way.
-    pub(super) asking: BTreeSet<Invocation>,
-    /// Failures in a row that were told, of probes and of reports.
-    pub(super) rows: BTreeMap<Invocation, (u32, u32)>,
+    pub(super) asking: Vec<Invocation>,
     /// How often a unit was ended for its health, and how often for its watchdog.
     pub(super) unhealthy: (u64, u64),
+    /// Deadlines are not handled until then.
+    pub(super) late: Option<u64>,
+    /// When the shutdown was asked for.
+    pub(super) closing: Option<u64>,
+    /// The last event that a full stop cannot be judged by.
+    pub(super) finishes: u32,
+    pub(super) before: Before,
+    pub(super) counts: Counts,
+    pub(super) violation: Option<Violation>,
+    /// Where every unit was when all had come to rest.
+    pub(super) rest: Vec<(UnitName, bool, Word, u64, u64)>,
+    /// A broken promise panics at once: for the stories.
+    pub(super) is_story: bool,
+    /// Everything that costs time is checked too: deltas, JSON, twins of single steps.
+    pub(super) is_thorough: bool,
+    /// A canary: nobody may be destroyed.
+    pub(super) forbids_kill: bool,
+    /// An engine restored from this one's state, which must do the same.
+    pub(super) twin: Option<(Engine, u32)>,
+    /// Every swizzled request's unit.
+    pub(super) swizzle: Vec<u32>,
 }
 
 impl World {
-    pub(super) fn new(seed: u64, plan: Arc<Plan>, malice: Malice) -> Self {
+    /// A world in which nothing was loaded yet.
+    pub(super) fn with(
+        choices: Choices,
+        rates: Rates,
+        plan: Arc<Plan>,
+        first: Vec<Drawn>,
+        seed: u64,
+    ) -> Self {
         Self {
-            dice: Dice(mix(seed)),
-            engine: Engine::new(seed),
+            choices,
+            rates,
+            drawn: rates,
+            engine: Engine::new(mix(seed)),
             now: 0,
             order: 0,
             queue: BinaryHeap::new(),
-            due: BTreeMap::new(),
             live: BTreeMap::new(),
-            malice,
-            trace: Vec::new(),
+            units: Vec::new(),
+            lives: Vec::new(),
+            trace: None,
+            digest: None,
             starts: Vec::new(),
             ends: Vec::new(),
-            asked: BTreeSet::new(),
+            asked: BTreeMap::new(),
             replies: BTreeMap::new(),
             finished: None,
-            first: Arc::clone(&plan),
             plan,
+            first,
+            size: Size::FULL,
+            loads: 0,
             seed,
             kept: Kept::default(),
             failures: BTreeMap::new(),
-            asking: BTreeSet::new(),
-            rows: BTreeMap::new(),
+            asking: Vec::new(),
             unhealthy: (0, 0),
+            late: None,
+            closing: None,
+            finishes: 0,
+            before: Before::default(),
+            counts: Counts::default(),
+            violation: None,
+            rest: Vec::new(),
+            is_story: false,
+            is_thorough: false,
+            forbids_kill: false,
+            twin: None,
+            swizzle: Vec::new(),
         }
     }
 
-    pub(super) fn later(&mut self, ms: u64, event: Event) {
+    /// A promise is broken: the first one counts.
+    pub(super) fn broken(&mut self, invariant: Invariant, text: String) {
+        let violation = Violation { invariant, text };
+        if self.is_story {
+            let lines = self.trace.as_deref().unwrap_or_default();
+            let tail = &lines[lines.len().saturating_sub(40)..];
+            panic!("seed {}: {violation}\n{}", self.seed, tail.join("\n"));
+        }
+        self.violation.get_or_insert(violation);
+    }
+
+    /// A promise could have been broken here.
+    pub(super) fn count(&mut self, invariant: Invariant) {
+        self.counts.checked[invariant as usize] += 1;
+    }
+
+    /// It could have been, and holds only if this does.
+    pub(super) fn hold(&mut self, invariant: Invariant, holds: bool, text: impl FnOnce(&Self) -> String) {
+        self.count(invariant);
+        if !holds {
+            let text = text(self);
+            self.broken(invariant, text);
+        }
+    }
+
+    pub(super) fn chance(&mut self, fault: Fault, key: Key, n: u64) -> u64 {
+        self.choices.chance(key, self.rates.of_fault(fault), n)
+    }
+
+    pub(super) fn note(&mut self, line: impl FnOnce(&Self) -> String) {
+        if self.trace.is_some() || self.digest.is_some() {
+            let line = line(self);
+            if let Some(digest) = &mut self.digest {
+                *digest = mix(*digest ^ crate::engine::restart::name_hash(&line));
+            }
+            let now = self.now / 1_000_000;
+            if let Some(trace) = &mut self.trace {
+                trace.push(format!("{now:>7} ms  {line}"));
+            }
+        }
+    }
+
+    fn put(&mut self, at: u64, due: Due) {
         self.order += 1;
-        self.queue.push(Reverse((self.now + ms * 1_000_000, self.order)));
-        self.due.insert(self.order, event);
+        let order = self.order;
+        self.queue.push(Reverse(Place { at, order, due }));
     }
 
-    pub(super) fn fail(&self, why: &str) -> ! {
-        let tail = self
-            .trace
-            .iter()
-            .rev()
-            .take(40)
-            .rev()
-            .cloned()
-            .collect::<Vec<_>>()
-            .join("\n");
-        panic!("seed {}: {why}\n{tail}", self.seed)
+    /// It happens so much later.
+    pub(super) fn later(&mut self, ms: u64, event: Event) {
+        self.put(self.now + ms * 1_000_000, Due::World(event));
     }
 
+    pub(super) fn request_later(&mut self, ms: u64, nth: u32) {
+        self.put(self.now + ms * 1_000_000, Due::Request(nth));
+    }
+
+    /// What is under way to the manager or to happen, if it is such.
+    pub(super) fn forget_due(&mut self, is_such: impl Fn(&Due) -> bool) {
+        self.queue.retain(|Reverse(place)| !is_such(&place.due));
+    }
+
+    /// The keeper's or a unit's news reaches the manager: soon, late, or twice; that of one unit in order.
+    fn send(&mut self, event: Event) {
+        let (Some(who), is_keepers) = (self.speaker_of(&event), tell::is_told_by_inventory(&event)) else {
+            return self.tell(event);
+        };
+        let truth = self.truth_mut(who);
+        truth.news += 1;
+        let (nth, busy) = (truth.news, truth.busy_until);
+        let late = if is_keepers {
+            self.chance(Fault::NewsLate, key(Pick::NewsLate, who, nth), 2000)
+        } else {
+            0
+        };
+        let at = busy.max(self.now + late * 1_000_000);
+        if is_keepers && self.may_be_told_twice(&event) {
+            let again = self.chance(Fault::NewsTwice, key(Pick::NewsTwice, who, nth), 1000);
+            if again > 0 {
+                self.put(at + again * 1_000_000, Due::News(event.clone()));
+            }
+        }
+        if at > self.now || busy == self.now && self.now > 0 {
+            self.truth_mut(who).busy_until = at;
+            self.put(at, Due::News(event));
+        } else {
+            self.tell(event);
+        }
+    }
+
+    /// The manager hears it, at once, unless it is killed just then.
     pub(super) fn tell(&mut self, event: Event) {
-        self.trace.push(
-            format!("{:>9} ms  {event:?}", self.now / 1_000_000)
-                .chars()
-                .take(160)
-                .collect(),
-        );
-        if self.strikes() {
+        self.note(|_| tell::event(&event));
+        if self.kept.depth == 0 {
+            self.malign(&event);
+        }
+        if self.dies_before(&event) {
             self.crash(Vec::new());
-            if is_told_by_inventory(&event) {
+            if tell::is_told_by_inventory(&event) {
                 return;
             }
         }
+        self.judge_lateness();
         self.step(Some(event));
     }
 
+    /// As the manager does it: one that finds itself long past a deadline hears first what was said meanwhile.
+    fn judge_lateness(&mut self) {
+        match self.late {
+            Some(until) if self.now < until => {}
+            Some(_) => {
+                self.late = None;
+                self.pause(false);
+            }
+            None => {
+                let deadline = self.engine.next_deadline();
+                if deadline.is_some_and(|at| Mono(self.now) > at.after(limits::LATE_AFTER)) {
+                    self.late = Some(Mono(self.now).after(limits::LATE_GRACE).0);
+                    self.pause(true);
+                }
+            }
+        }
+    }
+
+    fn pause(&mut self, is_paused: bool) {
+        self.engine.pause_deadlines(is_paused);
+        if let Some((twin, _)) = &mut self.twin {
+            twin.pause_deadlines(is_paused);
+        }
+    }
+
     pub(super) fn obey(&mut self, action: Action) {
+        self.note(|_| tell::action(&action));
         match action {
             Action::Launch { launch, role, spec } => self.launch(launch, role, &spec),
             Action::AdoptForeign { launch, spec, .. } => self.adopt(launch, &spec),
             Action::Signal { launch, signal, .. } => self.signal(launch, signal),
             Action::Destroy { launch } => self.destroy(launch),
-            Action::FindMain { launch, .. } => {
-                let event = Event::MainMissing {
-                    launch,
-                    why: "no forking units here".to_owned(),
-                };
-                self.later(1, event);
-            }
+            Action::FindMain { launch, .. } => self.find_main(launch),
             Action::Release { launch } => {
                 if self.live.contains_key(&launch) {
-                    self.fail("a launch was released that lives");
+                    self.broken(Invariant::OwnProcess, format!("{launch} was released, and lives"));
                 }
                 self.kept.held.remove(&launch);
             }
-            Action::Reply { id, answer } => {
-                if self.replies.insert(id, answer).is_some() {
-                    self.fail("a request was answered twice");
-                }
+            Action::Reply { id, answer } => self.hear_reply(id, answer),
+            Action::Finish { code } => {
+                self.finishes += 1;
+                self.finished = Some(code);
             }
-            Action::Finish { code } => self.finished = Some(code),
             Action::Emit(change) => self.hear(&change),
             Action::Worked { .. } => {}
             Action::Failed(failure) => self.note_failure(*failure),
@@ -209,417 +340,84 @@ impl World {
         }
     }
 
-    pub(super) fn launch(&mut self, launch: LaunchId, role: Role, spec: &UnitSpec) {
-        if self.kept.held.contains_key(&launch) {
-            self.fail(&format!("{launch} is launched twice"));
+    /// What happens next, and when; none: nothing ever again.
+    pub(super) fn next_at(&self) -> Option<u64> {
+        let event = self.queue.peek().map(|Reverse(place)| place.at);
+        [event, self.wake_at()].into_iter().flatten().min()
+    }
+
+    fn wake_at(&self) -> Option<u64> {
+        match self.late {
+            Some(until) => Some(until),
+            None => self.engine.next_deadline().map(|m| m.0),
         }
-        let is_first = role == Role::StartPre(0) || role == Role::Main && spec.exec.start_pre.is_empty();
-        let unit = self.engine.find(&spec.name).map(|(_, unit)| unit);
-        if is_first && unit.is_some_and(|unit| unit.hold.is_some()) && self.malice.crashes == 0 {
-            self.fail(&format!("{} is started though it is held", spec.name));
+    }
+
+    /// Lets the next thing happen. False: there is none before `end` (in ns), or the world has ended.
+    pub(super) fn advance(&mut self, end: u64) -> bool {
+        if self.finished.is_some() || self.violation.is_some() {
+            return false;
         }
-        if role == Role::Main {
-            if self
-                .live
-                .iter()
-                .any(|(id, p)| p.unit == spec.name && id.is_main())
-            {
-                self.fail(&format!(
-                    "{} is launched while an older life of it is there",
-                    spec.name
-                ));
-            }
-            for d in &spec.requires {
-                let ready = self
-                    .live
-                    .iter()
-                    .any(|(id, p)| id.is_main() && p.unit == *d && p.is_ready);
-                let unit = self.engine.find(d).map(|(_, unit)| unit);
-                if !ready && unit.is_some_and(|unit| !unit.is_satisfied()) {
-                    self.fail(&format!("{} is launched before {d} is ready", spec.name));
-                }
-            }
-            self.starts.push(spec.name.clone());
-        }
-        let delay = 1 + self.dice.below(20);
-        // What cannot be asked is no failure: of a unit that hangs it would only put the bound off.
-        let is_excused = role.is_probe() && self.is_hung(launch.invocation);
-        if self.dice.percent(self.malice.launch_fails) && !is_excused {
-            let host = self.dice.percent(30);
-            let failure = LaunchFailure {
-                text: "cannot run it: dice".to_owned(),
-                host,
+        let event = self.queue.peek().map(|Reverse(place)| place.at);
+        let Some(next) = self.next_at().filter(|at| *at < end) else {
+            return false;
+        };
+        self.now = self.now.max(next);
+        if event.is_some_and(|at| at <= self.now && at == next) {
+            let Some(Reverse(place)) = self.queue.pop() else {
+                return false;
             };
-            self.later(delay, Event::LaunchFailed { launch, failure });
-            return;
-        }
-        if role.is_probe() {
-            self.check_alone(launch.invocation);
-        }
-        let hangs = role == Role::Main && self.malice.hangs > 0 && self.dice.percent(self.malice.hangs);
-        let hangs_at = hangs.then(|| self.now + self.dice.below(120_000) * 1_000_000);
-        let process = Process {
-            unit: spec.name.clone(),
-            is_ready: false,
-            ignores_term: self.dice.percent(self.malice.ignores_term),
-            leaves_others: self.dice.percent(self.malice.leaves_others),
-            has_exited: false,
-            is_destroyed: false,
-            is_probe: role.is_probe(),
-            hangs_at,
-        };
-        self.live.insert(launch, process);
-        self.kept.held.insert(launch, Told::default());
-        self.later(
-            delay,
-            Event::Launched {
-                launch,
-                pid: 1000 + self.order as u32,
-                start_time: 1,
-                note: None,
-            },
-        );
-        if role == Role::Main && spec.exec.kind == Kind::Notify {
-            self.speak_later(delay + 1, launch.invocation, spec);
-        }
-        if role.is_probe() && self.is_hung(launch.invocation) {
-            return; // it waits for an answer
-        }
-        if role != Role::Main || spec.exec.kind == Kind::Oneshot {
-            let ms = delay + 1 + self.dice.below(200);
-            let code = i32::from(self.dice.percent(self.malice.exits / 4));
-            self.exit_later(ms, launch, Exit::Code(code));
-            return;
-        }
-        if !self.dice.percent(self.malice.never_ready) {
-            let ms = delay + 1 + self.dice.below(3000);
-            self.later(
-                ms,
-                Event::Ready {
-                    invocation: launch.invocation,
-                },
-            );
-        }
-        // What it says of itself, in any order and at any time.
-        if self.malice.exits > 0 && self.dice.percent(30) {
-            for _ in 0..=self.dice.below(4) {
-                let ms = delay + 1 + self.dice.below(60_000);
-                let said = self.own_word(launch);
-                self.later(ms, said);
-            }
-        }
-        if self.dice.percent(self.malice.exits) {
-            let ms = delay + 1 + self.dice.below(120_000);
-            let exit = match self.dice.below(4) {
-                0 => Exit::Code(0),
-                1 => Exit::Signal {
-                    signal: 9,
-                    core: false,
-                },
-                2 => Exit::Code(65),
-                _ => Exit::Code(1),
-            };
-            self.exit_later(ms, launch, exit);
-        }
-    }
-
-    fn own_word(&mut self, launch: LaunchId) -> Event {
-        let invocation = launch.invocation;
-        match self.dice.below(8) {
-            0 | 1 => Event::Ready { invocation },
-            2 | 3 => Event::Reloading {
-                invocation,
-                at: self.dice.percent(50).then_some(Mono(self.now)),
-            },
-            4 | 5 => Event::Stopping { invocation },
-            6 => Event::Extend {
-                invocation,
-                by: std::time::Duration::from_secs(self.dice.below(5)),
-            },
-            _ => Event::MainChanged {
-                launch,
-                pid: 900_000 + u32::try_from(self.order).unwrap_or(0),
-                start_time: 2,
-            },
-        }
-    }
-
-    /// A process from outside: taken, if the dice find that it is there.
-    fn adopt(&mut self, launch: LaunchId, spec: &UnitSpec) {
-        if self.kept.held.contains_key(&launch) {
-            self.fail(&format!("{launch} is adopted twice"));
-        }
-        if self
-            .live
-            .iter()
-            .any(|(id, p)| p.unit == spec.name && id.is_main())
-        {
-            self.fail(&format!("{} takes a process while it has one", spec.name));
-        }
-        let delay = 1 + self.dice.below(20);
-        if self.dice.percent(30) {
-            let failure = LaunchFailure {
-                text: "it is another process by now".to_owned(),
-                host: false,
-            };
-            self.later(delay, Event::LaunchFailed { launch, failure });
-            return;
-        }
-        let process = Process {
-            unit: spec.name.clone(),
-            is_ready: true,
-            ignores_term: self.dice.percent(self.malice.ignores_term),
-            leaves_others: self.dice.percent(self.malice.leaves_others),
-            has_exited: false,
-            is_destroyed: false,
-            is_probe: false,
-            hangs_at: None,
-        };
-        self.live.insert(launch, process);
-        self.kept.held.insert(launch, Told::default());
-        let event = Event::Launched {
-            launch,
-            pid: 7,
-            start_time: 8,
-            note: None,
-        };
-        self.later(delay, event);
-        if self.dice.percent(self.malice.exits) {
-            let ms = delay + 1 + self.dice.below(120_000);
-            self.exit_later(ms, launch, Exit::Unknown);
-        }
-    }
-
-    fn some_hold(&mut self, by: By) -> Held {
-        let ms = self.dice.below(600_000);
-        let is_endless = self.dice.percent(50);
-        Held {
-            hold: Hold {
-                by,
-                note: None,
-                since_us: 1,
-                until_us: (!is_endless).then_some(2),
-            },
-            until: (!is_endless).then_some(Mono(self.now + ms * 1_000_000)),
-        }
-    }
-
-    pub(super) fn exit_later(&mut self, ms: u64, launch: LaunchId, exit: Exit) {
-        self.later(
-            ms,
-            Event::Exited {
-                launch,
-                exit,
-                remains: Vec::new(),
-            },
-        );
-    }
-
-    pub(super) fn signal(&mut self, launch: LaunchId, signal: i32) {
-        let Some(process) = self.live.get(&launch) else {
-            self.fail("a signal is sent to a launch that is not there")
-        };
-        if signal == 9 || !process.ignores_term {
-            let ms = 1 + self.dice.below(1000);
-            self.exit_later(ms, launch, Exit::Signal { signal, core: false });
-        }
-    }
-
-    pub(super) fn destroy(&mut self, launch: LaunchId) {
-        let ms = 1 + self.dice.below(50);
-        let Some(process) = self.live.get_mut(&launch) else {
-            return;
-        };
-        if process.is_probe && !process.is_destroyed && !process.has_exited {
-            // Not through in time.
-            self.rows.entry(launch.invocation).or_default().0 += 1;
-        }
-        process.is_destroyed = true;
-        if process.has_exited {
-            self.later(ms, Event::Emptied { launch });
-        } else {
-            self.exit_later(
-                ms,
-                launch,
-                Exit::Signal {
-                    signal: 9,
-                    core: false,
-                },
-            );
-        }
-    }
-
-    /// The world's side of an event, at the moment that it is told. None: it is not true any more.
-    pub(super) fn happen(&mut self, event: Event) -> Option<Event> {
-        match event {
-            Event::Exited { launch, exit, .. } => {
-                let process = self.live.get_mut(&launch)?;
-                if process.has_exited {
-                    return None;
-                }
-                process.has_exited = true;
-                process.is_ready = false;
-                if process.is_probe && !process.is_destroyed {
-                    let row = &mut self.rows.entry(launch.invocation).or_default().0;
-                    *row = if exit == Exit::Code(0) { 0 } else { *row + 1 };
-                }
-                let remains = if process.leaves_others {
-                    vec![77]
-                } else {
-                    Vec::new()
-                };
-                if process.is_destroyed && !remains.is_empty() {
-                    self.later(5, Event::Emptied { launch });
-                }
-                if let Some(told) = self.kept.held.get_mut(&launch) {
-                    told.exit = Some((exit, remains.clone()));
-                }
-                if remains.is_empty() {
-                    let process = self.live.remove(&launch)?;
-                    if launch.is_main() {
-                        self.ends.push(process.unit);
+            match place.due {
+                Due::World(event) => {
+                    if let Some(event) = self.happen(event) {
+                        self.send(event);
                     }
                 }
-                Some(Event::Exited {
-                    launch,
-                    exit,
-                    remains,
-                })
+                Due::News(event) => self.tell(event),
+                Due::Request(nth) => self.request(nth),
             }
-            Event::Emptied { launch } => {
-                let process = self.live.remove(&launch)?;
-                if let Some(told) = self.kept.held.get_mut(&launch) {
-                    told.is_empty = true;
-                }
-                if launch.is_main() {
-                    self.ends.push(process.unit);
-                }
-                Some(Event::Emptied { launch })
-            }
-            Event::Launched { launch, pid, .. } => {
-                if let Some(told) = self.kept.held.get_mut(&launch) {
-                    told.pid = Some(pid);
-                }
-                self.live.contains_key(&launch).then_some(event)
-            }
-            Event::Ready { invocation } => {
-                let launch = LaunchId::main(invocation);
-                if let Some(process) = self.live.get_mut(&launch)
-                    && !process.has_exited
-                {
-                    process.is_ready = true;
-                }
-                // Told in any case: late news is part of the world.
-                Some(Event::Ready { invocation })
-            }
-            event => self.happen_to_health(event),
+        } else {
+            self.tell(Event::Tick);
+        }
+        self.check_hung();
+        true
+    }
+
+    /// Small evils around an event: the engine is woken for nothing, and told of what is over.
+    fn malign(&mut self, event: &Event) {
+        if self.rates.of_fault(Fault::Spurious) == 0 && self.rates.of_fault(Fault::Stale) == 0 {
+            return;
+        }
+        let (who, nth) = self.place_of_news(event);
+        if self.chance(Fault::Spurious, key(Pick::Spurious, who, nth), 1) > 0 {
+            self.wake_for_nothing();
+        }
+        let kind = self.chance(Fault::Stale, key(Pick::Stale, who, nth), 1 << 16);
+        if kind > 0 {
+            self.tell_stale(kind);
         }
     }
 
-    pub(super) fn request(&mut self, id: u64) {
-        let count = self.first.units.len() as u64;
-        let units = (0..=self.dice.below(3))
-            .map(|_| name(self.dice.below(count) as usize))
-            .collect();
-        let cascade = self.dice.percent(50);
-        let by = By {
-            uid: 0,
-            pid: 1,
-            verb: "sim".to_owned(),
-        };
-        let op = match self.dice.below(8) {
-            0 | 1 => Op::Start { units },
-            2 => Op::Stop { units, cascade },
-            3 => Op::Restart {
-                units,
-                only_running: self.dice.percent(30),
-                cascade,
+    /// For the choices around a piece of news: whose it is, and its number among those.
+    pub(super) fn place_of_news(&self, event: &Event) -> (u32, u32) {
+        match self.speaker_of(event) {
+            Some(who) => (who, self.units.get(who as usize).map_or(0, |truth| truth.news)),
+            None => match event {
+                Event::Request { id, .. } => (900, id.0 as u32),
+                _ => (901, self.counts.events as u32),
             },
-            4 => Op::ResetFailed { units },
-            5 => Op::Hold {
-                units,
-                held: self.some_hold(by.clone()),
-            },
-            6 => Op::Unhold { units },
-            _ => Op::Adopt {
-                unit: name(self.dice.below(count) as usize),
-                process: Foreign {
-                    pid: 7,
-                    start_time: 8,
-                },
-            },
-        };
-        self.asked.insert(RequestId(id));
-        self.tell(Event::Request {
-            id: RequestId(id),
-            op,
-            by,
-        });
-    }
-
-    /// The files change: some units are gone, some are other than they were, and some are back.
-    fn reload(&mut self) {
-        let mut units = Vec::new();
-        for spec in self.first.units.values() {
-            let mut spec = UnitSpec::clone(spec);
-            if self.dice.percent(10) {
-                continue;
-            }
-            if self.dice.percent(30) {
-                spec.digest = "2".to_owned();
-                spec.stop.signals = vec![2, 15];
-            }
-            units.push(spec);
-        }
-        let plan = plan(units, self.first.node.max_starting);
-        self.tell(Event::Loaded(plan));
-    }
-
-    /// Lets time pass until `end` (in s), or until nothing is left to happen.
-    pub(super) fn run(&mut self, end: u64, mut requests: u64) {
-        let end = end * 1_000_000_000;
-        while self.now < end && self.finished.is_none() {
-            let event = self.queue.peek().map(|Reverse((at, _))| *at);
-            let timer = self.engine.next_deadline().map(|m| m.0);
-            let Some(next) = [event, timer].into_iter().flatten().min().filter(|at| *at < end) else {
-                break;
-            };
-            self.now = self.now.max(next);
-            if event == Some(next) {
-                let Some(Reverse((_, order))) = self.queue.pop() else {
-                    break;
-                };
-                let Some(event) = self.due.remove(&order) else {
-                    continue;
-                };
-                if let Some(event) = self.happen(event) {
-                    self.tell(event);
-                }
-            } else {
-                self.tell(Event::Tick);
-            }
-            self.check_hung();
-            if requests > 0 && self.dice.percent(self.malice.requests / 4) {
-                self.request(requests);
-                requests -= 1;
-                if self.dice.percent(self.malice.reloads) {
-                    self.reload();
-                }
-            }
         }
     }
 
-    /// The states of the first units, in the words of the tables.
-    pub(super) fn words(&self, count: usize) -> Vec<String> {
-        let word = |i| self.engine.find(&name(i)).expect("known").1.state.word();
-        (0..count)
-            .map(|i| format!("{:?}", word(i)).to_lowercase())
-            .collect()
+    /// The unit that an event is news of.
+    pub(super) fn speaker_of(&self, event: &Event) -> Option<u32> {
+        let invocation = tell::invocation_of(event)?;
+        let life = self.lives.get(invocation.0 as usize)?;
+        life.is_known.then_some(life.who)
     }
 
-    pub(super) fn shut_down(&mut self) {
-        let cause = crate::engine::cause::own(proto::reply::CauseKind::Signal, 0, "SIGTERM");
-        self.tell(Event::Shutdown { cause });
-        self.run(self.now / 1_000_000_000 + 7200, 0);
+    pub(super) fn book(&mut self, event: &Event) {
+        self.counts.events += 1;
+        cells::book(&mut self.counts.cells, &self.engine, self.now, event);
     }
 }

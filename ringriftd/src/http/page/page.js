@@ -36,6 +36,20 @@ function el(tag, attributes, ...children) {
   return fill(node, children);
 }
 
+// A place is made anew only where it says something else, and whoever stands on one of its links stays on it.
+function renew(place, children) {
+  const fresh = fill(document.createDocumentFragment(), children);
+  const [old, now] = [[...place.childNodes], [...fresh.childNodes]];
+  if (old.length === now.length && old.every((node, i) => node.isEqualNode(now[i]))) return;
+  const stood = place.contains(document.activeElement) ? document.activeElement : null;
+  const alike = () => [...place.querySelectorAll(stood.tagName)].filter((node) => node.isEqualNode(stood));
+  const nth = stood ? alike().indexOf(stood) : 0;
+  place.replaceChildren(fresh);
+  if (!stood) return;
+  const again = alike();
+  (again[nth] || again[0])?.focus({ preventScroll: true });
+}
+
 function svg(tag, attributes, ...children) {
   const node = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes || {})) node.setAttribute(name, value);
@@ -86,6 +100,7 @@ function verdict() {
   const sick = all.filter(isSick).length;
   const [failed, backoff, waiting] = [count("failed"), count("backoff"), count("waiting")];
   const moving = count("starting") + waiting;
+  const paused = new Set((node.breakers || []).flatMap((b) => b.held)).size;
   const of = (n) => n + " of " + plural(all.length, "unit");
   const also = [];
   if (backoff) also.push(backoff + " to be tried again");
@@ -96,6 +111,7 @@ function verdict() {
   if (failed) return say("failed", of(failed) + " down for good", ...also);
   if (backoff || sick) return say("degraded", of(fine) + " up", ...also);
   if (!all.length) return say("idle", "no unit is wanted");
+  if (paused) return say("degraded", of(fine) + " up", paused + " held back by a breaker");
   if (waiting && !count("starting") && node.settled) return say("degraded", of(fine) + " up", waiting + " held back");
   if (moving || !node.settled) return say("starting", of(fine) + " up");
   if (fine < all.length) return say("degraded", of(fine) + " up");
@@ -187,22 +203,46 @@ function drawVerdict() {
   byId("notices").replaceChildren(...(node.notices || []).map((n) => el("li", {}, n)));
 }
 
+// Those that a cause holds up, the first of them by name.
+function blocks(names) {
+  if (!names.length) return null;
+  const shown = names.slice(0, 6).map((name, i) => [i ? ", " : "", link(name)]);
+  if (names.length > 6) shown.push(" and " + (names.length - 6) + " more");
+  return el("p", { class: "blocks" }, "holds up " + names.length + ": ", shown);
+}
+
+// A breaker names units by their keys.
+function named(key) {
+  for (const unit of units.values()) if (unit.key === key) return unit.name;
+  return key.toLowerCase();
+}
+
+function drawBreaker(breaker) {
+  const { open, category } = breaker;
+  const whose = category ? "the breaker of category " + category : "the node's breaker";
+  const many = plural(breaker.restarts, "restart") + " within " + span(breaker.window_seconds);
+  return el("li", { class: "breaker" },
+    el("p", { class: "title" }, el("span", { class: "waiting" }, mark("waiting")), " " + whose + " is open: no restarts for now; it closes "
+      + inTime(Date.parse(open.until) / 1000)),
+    el("p", {}, "because: " + many + (breaker.restarts === 1 ? " was" : " were") + " made, and ", link(named(open.unit)), " was one too many"),
+    blocks(breaker.held.map(named)),
+    el("p", {}, el("code", {}, "ringriftctl reset-failed" + (category ? " @" + category : ""))));
+}
+
 function drawCauses(list) {
-  byId("wrong").hidden = !list.length;
+  const breakers = (node.breakers || []).filter((breaker) => breaker.open);
+  byId("wrong").hidden = !list.length && !breakers.length;
   const items = list.slice(0, CAUSES_FULL).map((trouble) => {
     const word = trouble.unit ? (isUp(trouble.unit) ? trouble.unit.health : trouble.unit.state) : "stopped";
     const why = reason(trouble.unit);
-    const blocked = [...trouble.blocks];
-    const shown = blocked.slice(0, 6).map((name, i) => [i ? ", " : "", link(name)]);
-    if (blocked.length > 6) shown.push(" and " + (blocked.length - 6) + " more");
     return el("li", { class: word },
       el("p", { class: "title" }, el("span", { class: word }, mark(word)), " ", link(trouble.name), " ", what(trouble)),
       why && el("p", {}, "because: ", why),
-      blocked.length ? el("p", { class: "blocks" }, "holds up " + blocked.length + ": ", shown) : null,
+      blocks([...trouble.blocks]),
       el("p", {}, el("code", {}, command(trouble))));
   });
   if (list.length > CAUSES_FULL) items.push(el("li", {}, el("p", {}, "and " + (list.length - CAUSES_FULL) + " more, in the list below")));
-  byId("causes").replaceChildren(...items);
+  renew(byId("causes"), [breakers.map(drawBreaker), items]);
 }
 
 // The last hour as a strip: the higher, the worse; a word says the same.
@@ -232,11 +272,16 @@ function strip(unit) {
   return picture;
 }
 
+// What is no unit: a breaker, which says its name, or the node's limit of starts.
+function nameless({ why }) {
+  return (why || "").includes(" is open") ? why.split(" is open")[0] : "its turn";
+}
+
 function note(unit) {
   const said = [];
   if (unit.held !== null && unit.held !== undefined) said.push("held" + (unit.held ? ": " + unit.held : ""));
   if (unit.state === "waiting" && (unit.blocked_by || []).length) {
-    said.push("waits for " + unit.blocked_by.map((b) => b.unit || "its turn").join(", "));
+    said.push("waits for " + unit.blocked_by.map((b) => b.unit || nameless(b)).join(", "));
   }
   if (unit.state === "failed" || unit.state === "backoff") said.push(unit.last_error || "");
   if (unit.next_try_s) said.push("next try " + inTime(unit.next_try_s));
@@ -542,7 +587,7 @@ function showUnit(unit) {
   const list = troubles();
   const root = list.find((t) => t.blocks.has(unit.name));
   if (root) add("Root cause", link(root.name), " ", what(root), reason(root.unit) ? ": " + reason(root.unit) : "");
-  if ((unit.blocked_by || []).length) add("Waits for", unit.blocked_by.map((b, i) => [i ? "; " : "", b.unit ? link(b.unit) : "its turn", " ", b.why]));
+  if ((unit.blocked_by || []).length) add("Waits for", unit.blocked_by.map((b, i) => [i ? "; " : "", b.unit ? link(b.unit) : nameless(b), " ", b.why]));
   if (unit.held !== null && unit.held !== undefined) add("Held", unit.held || "without a note");
   if (unit.next_try_s) add("Next try", inTime(unit.next_try_s));
   if (unit.last_error) add("Last error", unit.last_error);
@@ -571,13 +616,13 @@ function showUnit(unit) {
   if (unit.needs_restart) add("Files", "changed: takes effect at the next restart");
   const metrics = Object.entries(unit.metrics || {});
   if (metrics.length) add("Its numbers", metrics.map(([name, n], i) => [i ? ", " : "", name + " " + n]));
-  byId("unit-facts").replaceChildren(...facts);
+  renew(byId("unit-facts"), facts);
 
   const events = [...(unit.events || [])].reverse().map((e) => el("tr", {},
     el("td", {}, clock(e.time)),
     el("td", {}, el("span", { class: "state " + e.to }, mark(e.to), " ", e.from, " → ", e.to)),
     el("td", {}, (e.cause || {}).text || "", (e.cause || {}).unit ? [" (", link(e.cause.unit), ")"] : "")));
-  byId("events").replaceChildren(...events);
+  renew(byId("events"), events);
   byId("no-events").hidden = events.length > 0;
   const lines = unit.last_lines || null;
   byId("unit-lines").hidden = !lines;
