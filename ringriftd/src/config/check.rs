@@ -230,7 +230,7 @@ impl<'a> Check<'a> {
                 },
                 max_age: unit.time("log.max_age").unwrap_or_default(),
                 compress: !matches!(unit.value("log.compress"), Some(Typed::Bool(false))),
-                is_dropped: false,
+                is_dropped: unit.word("log.on_full") == "drop",
             },
             deprecated: self.deprecated(name, unit),
             digest: String::new(),

@@ -621,6 +621,8 @@ pub struct LogCount {
     pub lines: u64,
     /// Bytes that could be kept nowhere.
     pub lost: u64,
+    /// Lines among them, as far as they were counted.
+    pub lost_lines: u64,
     /// Its log cannot be written for now.
     pub is_blocked: bool,
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use proto::log::Stream;
 use proto::reply::LineEnd;
@@ -34,6 +35,8 @@ pub struct Pipe {
     pub is_waiting: bool,
     /// epoll tells of it.
     pub is_watched: bool,
+    /// The beginning of a line that was too long for one record was dropped: the rest is, too.
+    pub is_cut: bool,
 }
 
 /// What a turn of reading a pipe came to.
@@ -88,6 +91,10 @@ pub fn read_pipe(
     match seen {
         Ok(Peek::End) => Turn::End,
         Ok(Peek::Empty) => Turn::Empty,
+        Ok(Peek::Bytes(n)) if pipe.is_cut => match drop_from(pipe, journal, exact, &buffer[..n], true) {
+            Ok(()) => Turn::More(n),
+            Err(Stop) => Turn::Blocked,
+        },
         Ok(Peek::Bytes(n)) => match feed(pipe, journal, exact, clock, &buffer[..n]) {
             Ok(()) => Turn::More(n),
             Err(Stop) => Turn::Blocked,
@@ -101,6 +108,87 @@ pub fn read_pipe(
             Turn::End
         }
     }
+}
+
+/// Drops what a pipe has, but for its newest `keep` bytes and for a line that is only begun. The log is blocked.
+pub fn drop_pipe(
+    pipe: &mut Pipe,
+    journal: &mut Journal,
+    exact: &mut Exact<Linux>,
+    buffer: &mut [u8],
+    keep: usize,
+) -> io::Result<()> {
+    // A host may give a user with many pipes small ones.
+    let room = fcntl(&pipe.source.fd, FcntlArg::F_GETPIPE_SZ)?;
+    let keep = keep.min(usize::try_from(room).unwrap_or(0) / 4);
+    loop {
+        let there = waiting(&pipe.source.fd)?;
+        let most = buffer.len().min(there.saturating_sub(keep));
+        exact.pay(&mut pipe.source)?;
+        if most == 0 || pipe.source.owes() {
+            return Ok(());
+        }
+        let Peek::Bytes(n) = exact.peek(&pipe.source.fd, &mut buffer[..most])? else {
+            return Ok(());
+        };
+        if drop_from(pipe, journal, exact, &buffer[..n], false).is_err() {
+            return Ok(()); // it waits, as if the log did not drop
+        }
+    }
+}
+
+/// Drops lines of `input`: all, or what belongs to the one whose beginning was dropped.
+fn drop_from(
+    pipe: &mut Pipe,
+    journal: &mut Journal,
+    exact: &mut Exact<Linux>,
+    input: &[u8],
+    is_rest: bool,
+) -> Result<(), Stop> {
+    let before = pipe.splitter.partial().to_vec();
+    let (mut bytes, mut lines, mut is_cut) = (0, 0, pipe.is_cut);
+    let taken = pipe.splitter.split(input, |end, message| {
+        if is_rest && !is_cut {
+            return Err(Stop);
+        }
+        is_cut = end == LineEnd::Continues;
+        bytes += message.len() as u64 + u64::from(!is_cut);
+        lines += u64::from(!is_cut);
+        Ok(())
+    });
+    let mut partial = pipe.splitter.partial().to_vec();
+    if !partial.is_empty() && !exact.can_carry(&pipe.source) {
+        // Too many lines are begun already: this one goes in pieces.
+        bytes += partial.len() as u64;
+        is_cut = true;
+        partial.clear();
+        pipe.splitter.begin(Vec::new());
+    }
+    let done = journal.drop_lines(exact, &mut pipe.source, taken, &partial, (bytes, lines));
+    match done {
+        Ok(()) => pipe.is_cut = is_cut,
+        Err(Stop) => pipe.splitter.begin(before),
+    }
+    done
+}
+
+/// The pipe is given up while its log drops: all that it has is counted.
+pub fn drop_last(
+    pipe: &mut Pipe,
+    journal: &mut Journal,
+    exact: &mut Exact<Linux>,
+    buffer: &mut [u8],
+) -> io::Result<()> {
+    drop_pipe(pipe, journal, exact, buffer, 0)?;
+    let begun = pipe.splitter.partial().len() as u64;
+    if begun > 0
+        && journal
+            .drop_lines(exact, &mut pipe.source, 0, &[], (begun, 1))
+            .is_ok()
+    {
+        pipe.splitter.begin(Vec::new());
+    }
+    Ok(())
 }
 
 /// Puts what a pipe showed into its log, in as many batches as it takes, each of which leaves the pipe when it is
