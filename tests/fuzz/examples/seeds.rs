@@ -114,6 +114,7 @@ fn wires() {
         max_files: 3,
         drain_ms: 10,
         keep: Default::default(),
+        read: Default::default(),
     };
     value(
         "keeper_wire",
@@ -176,6 +177,7 @@ fn wires() {
         invocation: 3,
         end: LineEnd::Partial,
         severity: None,
+        stream: None,
         message: b"text".to_vec(),
     };
     value(
@@ -187,7 +189,7 @@ fn wires() {
             is_refused: false,
         },
     );
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ringriftd/tests/golden/handover-2.json");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ringriftd/tests/golden/handover-4.json");
     write(
         "keeper_wire",
         "handover",

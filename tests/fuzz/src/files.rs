@@ -127,6 +127,7 @@ pub fn log_lines(data: &[u8]) -> bool {
             at_us: 1_700_000_000_000_000 + written,
             invocation: written,
             end,
+            stream: None,
             message,
         };
         let mut line = Vec::new();
