@@ -77,6 +77,8 @@ pub struct Logged {
     pub lines: u64,
     /// Bytes that could be kept nowhere.
     pub lost: u64,
+    /// Lines among them, as far as they were counted.
+    pub lost_lines: u64,
     /// It cannot be written for now.
     pub is_blocked: bool,
 }
@@ -88,6 +90,7 @@ impl Logged {
             bytes: self.bytes.saturating_sub(before.bytes),
             lines: self.lines.saturating_sub(before.lines),
             lost: self.lost.saturating_sub(before.lost),
+            lost_lines: self.lost_lines.saturating_sub(before.lost_lines),
             is_blocked: self.is_blocked,
         }
     }
@@ -97,6 +100,7 @@ impl Logged {
             bytes: self.bytes.saturating_add(more.bytes),
             lines: self.lines.saturating_add(more.lines),
             lost: self.lost.saturating_add(more.lost),
+            lost_lines: self.lost_lines.saturating_add(more.lost_lines),
             is_blocked: more.is_blocked,
         }
     }

@@ -100,6 +100,9 @@ pub const HOST_FAULT_MAX_DELAY: Duration = Duration::from_secs(30);
 
 // --- logs ----------------------------------------------------------------------------------------------------
 
+/// Lines of many pieces that a reader of one log knows the beginnings of.
+pub const LOG_BEGUN_MAX: usize = 16;
+
 /// `[log] max_size`, in bytes.
 pub const LOG_SIZE: u64 = 16 * 1024 * 1024;
 /// Text of a packed log file that is one frame, in bytes: what a reader holds of each, and what is unpacked to read
@@ -116,6 +119,14 @@ pub const LOG_PACK_NICE: i32 = 10;
 pub const LOG_PACK_RETRY: Duration = Duration::from_secs(60);
 /// How long a logger that ends waits for the thread that packs.
 pub const LOG_SHELF_END: Duration = Duration::from_secs(1);
+/// Units of which it is remembered at once how much was dropped; past it a unit waits, as if it said `block`.
+pub const LOG_DROPS: usize = 1024;
+/// How often the pipes of a log that drops are looked at while it cannot be written: a unit that fills its pipe waits for
+/// no longer.
+pub const LOG_DROP_LOOK: Duration = Duration::from_millis(10);
+/// Bytes that may wait in such a pipe, and are written when the disk is well: a quarter of a pipe. (Room is counted in pages,
+/// which may be hardly half full each; half of a pipe's bytes could be all of its pages.)
+pub const LOG_DROP_KEEP: usize = 16 * 1024;
 /// The longest time between two looks at the ages of log files, where `[log] max_age` bounds them.
 pub const LOG_AGE_LOOK_MAX: Duration = Duration::from_secs(3600);
 /// The shortest.

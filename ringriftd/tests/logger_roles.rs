@@ -156,8 +156,10 @@ fn a_flood_does_not_keep_others_from_their_logs() {
     let (stop, stopped) = mpsc::channel::<()>();
     let flooder = std::thread::spawn(move || {
         let block = b"0123456789\n".repeat(5000);
-        while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+        let mut written = 0; // more than one file, however soon it is told to stop
+        while written < 2 << 20 || stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
             pipe.write_all(&block).expect("written");
+            written += block.len();
         }
     });
     let mut reader = logger.query(&["quiet"], None, true);
@@ -217,6 +219,75 @@ fn files_of(logger: &Logger) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// A9, C1
+#[test]
+fn a_log_that_drops_never_holds_up_its_unit_and_counts_what_it_dropped() {
+    let logger = Logger::new();
+    let elsewhere = logger.dir.join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, logger.dir.join("a.log")).expect("a link");
+    let mut unit = logger.open_with("a", 5, |o| o.keep.is_dropped = true);
+    let mut said = 0;
+    for n in 0..20_000 {
+        // A pipe holds a few hundred of them: none of these writes would come back from a log that blocks.
+        let line = format!("{n} {}\n", "x".repeat(n % 300));
+        said += line.len() as u64;
+        unit.say(line);
+    }
+    std::fs::remove_file(logger.dir.join("a.log")).expect("removed");
+    wait_until("the log to be well", || {
+        unit.say("again\n");
+        said += 6;
+        std::fs::read(logger.dir.join("a.log")).is_ok_and(|text| text.ends_with(b"again\n"))
+    });
+    logger.close(unit);
+    let text = String::from_utf8(logger.text("a.log")).expect("text");
+    let (told, lines): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.contains(" 5 ! "));
+    // At the place where they are missing: before all that was kept.
+    assert!(text.starts_with(told[0]), "{:.200}", text);
+    let [told] = told[..] else {
+        panic!("told more than once: {told:?}")
+    };
+    let words: Vec<&str> = told.split(' ').collect();
+    let number = |at: usize| words[at].parse::<u64>().expect("a number");
+    let (dropped_lines, dropped_bytes) = (number(3), number(6));
+    let kept: u64 = lines.iter().map(|line| line.len() as u64 + 1).sum();
+    let heads: u64 = lines
+        .iter()
+        .map(|line| line.find(" | ").expect("a record") as u64 + 3)
+        .sum();
+    assert_eq!(dropped_bytes + kept - heads, said);
+    let agains = lines.iter().filter(|line| line.ends_with(" again")).count() as u64;
+    let numbers: Vec<u64> = lines
+        .iter()
+        .filter(|line| !line.ends_with(" again"))
+        .map(|line| {
+            line.split(' ')
+                .nth(3)
+                .expect("a number")
+                .parse()
+                .expect("a number")
+        })
+        .collect();
+    // The newest lines are there, without a hole; the others are counted.
+    let all_agains = (said
+        - (0..20_000_u64)
+            .map(|n| n.to_string().len() as u64 + 2 + n % 300)
+            .sum::<u64>())
+        / 6;
+    assert_eq!(dropped_lines + lines.len() as u64, 20_000 + all_agains);
+    assert!(numbers.windows(2).all(|two| two[1] == two[0] + 1) && agains > 0);
+    let counted = loop {
+        if let LogWord::Counted { units, .. } = hear(&logger.manager)
+            && let Some(count) = units.iter().find(|count| count.lost > 0 && !count.is_blocked)
+        {
+            break (count.lost, count.lost_lines);
+        }
+    };
+    assert_eq!(counted, (dropped_bytes, dropped_lines));
+    assert!(!elsewhere.exists());
+    logger.end();
 }
 
 #[test]
@@ -380,6 +451,7 @@ fn what_logs_were_given_is_told() {
         bytes,
         lines,
         lost: 0,
+        lost_lines: 0,
         is_blocked: false,
     };
     let told = |link: &OwnedFd| match hear::<LogWord>(link) {
@@ -510,11 +582,16 @@ fn a_keepers_death_is_no_reason_to_end() {
         max_files: 5,
         drain_ms: 60_000,
         keep: Default::default(),
+        read: Default::default(),
     };
     let id = unit.id;
     tell(
         &logger.keeper,
-        &ToLogger::Open { id, output },
+        &ToLogger::Open {
+            id,
+            output,
+            streams: vec![None],
+        },
         Some(&again.into()),
     );
     unit.say("after\n");

@@ -218,6 +218,11 @@ impl<'a> Check<'a> {
                     _ => limits::LOG_SIZE,
                 },
                 max_files: unit.whole("log.max_files").unwrap_or(limits::LOG_FILES),
+                split: matches!(unit.value("log.split"), Some(Typed::Bool(true))),
+                max_line: match unit.value("log.max_line") {
+                    Some(Typed::Size(size)) => u32::try_from(*size).unwrap_or(0),
+                    _ => 0,
+                },
                 parse: match unit.word("log.parse") {
                     "json" => Parse::Json,
                     "level" => Parse::Level,
@@ -225,7 +230,7 @@ impl<'a> Check<'a> {
                 },
                 max_age: unit.time("log.max_age").unwrap_or_default(),
                 compress: !matches!(unit.value("log.compress"), Some(Typed::Bool(false))),
-                is_dropped: false,
+                is_dropped: unit.word("log.on_full") == "drop",
             },
             deprecated: self.deprecated(name, unit),
             digest: String::new(),

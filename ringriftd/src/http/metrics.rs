@@ -381,7 +381,7 @@ type Count = fn(&UnitCounts) -> u64;
 
 /// What their logs were given.
 fn per_log(out: &mut Exposition, rows: &[&Row], counts: &Counts) {
-    let each: [(&'static str, &str, Count); 3] = [
+    let each: [(&'static str, &str, Count); 4] = [
         (
             "ringrift_unit_log_bytes",
             "Bytes that a unit wrote and the logger took.",
@@ -396,6 +396,11 @@ fn per_log(out: &mut Exposition, rows: &[&Row], counts: &Counts) {
             "ringrift_unit_log_dropped_bytes",
             "Bytes that a unit wrote and that could be kept nowhere, as its log could not be written for too long.",
             |unit| unit.log.lost,
+        ),
+        (
+            "ringrift_unit_log_dropped_lines",
+            "Lines that were dropped by [log] on_full = \"drop\".",
+            |unit| unit.log.lost_lines,
         ),
     ];
     for (name, help, value) in each {

@@ -23,6 +23,11 @@
 //! *idle*, only then the hold is emptied. A debt is paid by the same steps 4 and 7 to 11 with n the debt, and a slot number
 //! without it: until step 7 the old number counts, after it the debt is worked out anew from the hold.
 //!
+//! What is **dropped** (`on_full = "drop"`) leaves its pipe by the same steps, without 5 and 6: with step 4 the note has the sums
+//! of what was dropped of the unit, this batch among it, and with step 8 they are stored where they count; recovery stores
+//! them again, which is the same. When the log is well, the sums are written into it, as a batch that takes nothing from any
+//! pipe and whose sums are 0. So each byte is in the log, or in a number in the log, once.
+//!
 //! A batch without records (a line has only grown) leaves out 5 and 6. One that the disk refuses half way keeps the whole
 //! records that were written: the file is cut behind them before step 7, n is what they came from.
 //!
@@ -47,8 +52,9 @@ use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, SpliceFFlags, fallocate, fcntl
 use nix::sys::stat::fstat;
 
 use super::dir::LogDir;
+use super::drops::{Dropped, Drops};
 use super::memory::{Words, waiting};
-use super::note::{Carry, HALF, MAGIC, SLOT_WORDS, State, WORDS, at, line_at};
+use super::note::{Carry, HALF, MAGIC, SLOT_WORDS, State, WORDS, at, drop_at, line_at};
 use super::record;
 use crate::ids::{Invocation, LaunchId};
 use crate::limits::{LOG_CARRIES, LOG_CARRIES_WARM, LOG_READ, NAME_MAX};
@@ -144,6 +150,8 @@ pub struct Batch<'a> {
     pub taken: usize,
     /// The begun line behind them.
     pub partial: &'a [u8],
+    /// What is dropped, and told nowhere, once this is done.
+    pub dropped: Option<Dropped>,
 }
 
 /// What became of a batch.
@@ -176,6 +184,7 @@ pub struct Exact<K> {
     memory: File,
     hold: [OwnedFd; 2],
     look: [OwnedFd; 2],
+    drops: Drops,
     /// Slots that nobody uses.
     free: BTreeSet<usize>,
     /// Slots that the last logger used, by launch and pipe, until the keeper hands that pipe over.
@@ -189,6 +198,7 @@ impl<K: Kernel> Exact<K> {
     /// Over the keeper's memory and hold (read end first). Recovers nothing yet.
     pub fn new(kernel: K, memory: OwnedFd, hold: [OwnedFd; 2]) -> io::Result<Self> {
         let words = Words::map(&memory, WORDS)?;
+        let drops = Drops::map(&memory)?;
         let capacity = |fd: &OwnedFd, wish: Option<i32>| {
             fcntl(fd, wish.map_or(FcntlArg::F_GETPIPE_SZ, FcntlArg::F_SETPIPE_SZ))
         };
@@ -213,6 +223,7 @@ impl<K: Kernel> Exact<K> {
             memory: File::from(memory),
             hold,
             look: [read, write],
+            drops,
             free: BTreeSet::new(),
             left: BTreeMap::new(),
             buffer: vec![0; LOG_READ],
@@ -257,6 +268,7 @@ impl<K: Kernel> Exact<K> {
                 }
             }
             State::Written(n) => {
+                self.count_dropped();
                 let owed = n.saturating_sub(waiting(&self.hold[0])?);
                 self.owe(owed);
             }
@@ -299,6 +311,43 @@ impl<K: Kernel> Exact<K> {
             self.kernel.truncate(&file, len)?;
         }
         Ok(())
+    }
+
+    /// The noted sums of what was dropped get their place. They are sums, not what is added: stored again, they are the same.
+    fn count_dropped(&mut self) {
+        let Some(entry) = (self.words.get(at::DROP) as usize).checked_sub(1) else {
+            return;
+        };
+        for (number, value) in [
+            (drop_at::BYTES, at::DROP_BYTES),
+            (drop_at::LINES, at::DROP_LINES),
+            (drop_at::LIFE, at::DROP_LIFE),
+        ] {
+            let value = self.words.get(value);
+            self.kernel
+                .store(self.drops.words(), Drops::index(entry, number), value);
+        }
+    }
+
+    /// What was dropped of units and is told in no log yet.
+    pub fn untold(&self) -> Vec<(String, Dropped)> {
+        self.drops.untold()
+    }
+
+    /// Where it is counted what is dropped of a unit, and what was until now. None: of too many units already.
+    pub fn dropped(&self, unit: &str) -> Option<Dropped> {
+        self.drops.of(unit)
+    }
+
+    /// Nobody's pipe, for records that come from none.
+    pub fn no_pipe(&self) -> io::Result<Source> {
+        Ok(Source {
+            id: LaunchId::main(Invocation(0)),
+            fd: self.hold[0].try_clone()?,
+            inode: 0,
+            slot: None,
+            carry: Carry::default(),
+        })
     }
 
     /// The noted slot gets its number, with what has not left the noted pipe. Stored again, it is the same.
@@ -394,7 +443,7 @@ impl<K: Kernel> Exact<K> {
             ..source.carry
         };
         self.empty_hold()?;
-        self.note(source, source.slot, carry);
+        self.note(source, source.slot, carry, None);
         self.set_state(State::Written(debt));
         self.finish(source, source.slot, carry, debt)
     }
@@ -451,7 +500,7 @@ impl<K: Kernel> Exact<K> {
     pub fn commit(&mut self, source: &mut Source, batch: Batch<'_>) -> io::Result<Done> {
         self.empty_hold()?;
         let (slot, mut carry) = self.carry(source, &batch)?;
-        self.note(source, slot, carry);
+        self.note(source, slot, carry, batch.dropped);
         let mut done = Done {
             written: batch.records.len(),
             taken: batch.taken,
@@ -502,8 +551,8 @@ impl<K: Kernel> Exact<K> {
                 .ok_or_else(|| io::Error::other("too many lines are begun"))?,
         };
         let old = source.carry;
-        // Without records the line has only grown.
-        let (is_second, from) = if batch.records.is_empty() {
+        // Without records the line has only grown; if nothing was dropped either.
+        let (is_second, from) = if batch.records.is_empty() && batch.dropped.is_none() {
             (old.is_second, old.len)
         } else {
             (!old.is_second, 0)
@@ -538,7 +587,13 @@ impl<K: Kernel> Exact<K> {
         Some(slot)
     }
 
-    fn note(&mut self, source: &Source, slot: Option<usize>, carry: Carry) {
+    fn note(&mut self, source: &Source, slot: Option<usize>, carry: Carry, dropped: Option<Dropped>) {
+        if let Some(dropped) = dropped {
+            self.store(at::DROP_BYTES, dropped.bytes);
+            self.store(at::DROP_LINES, dropped.lines);
+            self.store(at::DROP_LIFE, dropped.life);
+        }
+        self.store(at::DROP, dropped.map_or(0, |dropped| dropped.entry as u64 + 1));
         self.store(at::INVOCATION, source.id.invocation.0);
         self.store(at::STEP, u64::from(source.id.step));
         self.store(at::PIPE, source.inode);
@@ -581,6 +636,7 @@ impl<K: Kernel> Exact<K> {
         count: usize,
     ) -> io::Result<()> {
         let mut slot = slot;
+        self.count_dropped();
         if let Some(slot) = slot {
             self.store(at::SLOTS + slot * SLOT_WORDS + 3, carry.number());
         }
@@ -662,6 +718,7 @@ mod tests {
     use crate::logger::journal::{Journal, Splitter, Stop};
     use crate::logger::place::Shared;
     use crate::logger::record::{Clock, Record};
+    use proto::log::Stream;
 
     /// Where in the call that kills.
     #[derive(Debug, Clone, Copy, PartialEq)]
@@ -760,8 +817,10 @@ mod tests {
         temp: tempfile::TempDir,
         memory: OwnedFd,
         hold: [OwnedFd; 2],
-        /// Launch, unit, both ends of the pipe.
-        pipes: Vec<(LaunchId, &'static str, OwnedFd, File)>,
+        /// Launch, unit, both ends of the pipe, what it is of.
+        pipes: Vec<(LaunchId, &'static str, OwnedFd, File, Option<Stream>)>,
+        /// Whole lines are dropped, not written.
+        is_dropping: bool,
     }
 
     impl World {
@@ -771,16 +830,20 @@ mod tests {
                 (OwnedFd::from(read), OwnedFd::from(write))
             };
             let (read, write) = pipe();
-            let units = [(1, "a"), (2, "b"), (3, "b")];
-            let pipes = units.map(|(life, unit)| {
+            // Of one life, two pipes.
+            let (out, err) = (Some(Stream::Stdout), Some(Stream::Stderr));
+            let units = [(1, "a", None), (2, "b", out), (2, "b", err)];
+            let pipes = units.map(|(life, unit, stream)| {
                 let (read, write) = pipe();
-                (LaunchId::main(Invocation(life)), unit, read, File::from(write))
+                let id = LaunchId::main(Invocation(life));
+                (id, unit, read, File::from(write), stream)
             });
             Self {
                 temp: tempfile::tempdir().expect("a folder"),
                 memory: memfd_create(c"logger", MFdFlags::MFD_CLOEXEC).expect("a memfd"),
                 hold: [read, write],
                 pipes: pipes.into(),
+                is_dropping: false,
             }
         }
 
@@ -811,8 +874,18 @@ mod tests {
                 })
                 .collect();
             let mut clock = Clock::new();
+            for (unit, dropped) in exact.untold() {
+                let journal = journals.get_mut(unit.as_str()).expect("one of two");
+                journal.set_untold(dropped);
+                journal.set_bounds(9_000, 50, LogKeep::default());
+                if !self.is_dropping {
+                    journal
+                        .tell_dropped(&mut exact, &mut clock)
+                        .map_err(|Stop| dead())?;
+                }
+            }
             let mut buffer = vec![0; LOG_READ];
-            for (id, unit, read, _) in &self.pipes {
+            for (id, unit, read, _, stream) in &self.pipes {
                 if exact.kernel.is_dead {
                     return Err(dead());
                 }
@@ -827,6 +900,7 @@ mod tests {
                         at_us: 1,
                         invocation,
                         end,
+                        stream: *stream,
                         message,
                     };
                     journal.put(&mut clock, record)
@@ -836,6 +910,21 @@ mod tests {
                     while done < n {
                         if exact.kernel.is_dead {
                             return Err(dead());
+                        }
+                        if self.is_dropping {
+                            let (mut bytes, mut lines) = (0, 0);
+                            let taken = splitter.split(&buffer[done..n], |end, message| {
+                                let is_whole = end == LineEnd::Whole;
+                                bytes += message.len() as u64 + u64::from(is_whole);
+                                lines += u64::from(is_whole);
+                                Ok(())
+                            });
+                            let partial = splitter.partial();
+                            journal
+                                .drop_lines(&mut exact, &mut source, taken, partial, (bytes, lines))
+                                .map_err(|Stop| dead())?;
+                            done += taken;
+                            continue;
                         }
                         let taken = splitter.split(&buffer[done..n], |end, message| {
                             put(journal, (life, end, message))
@@ -858,7 +947,7 @@ mod tests {
     }
 
     /// Every byte that a life wrote, by all of a unit's files.
-    fn bytes_of(world: &World, unit: &str, life: u64) -> Vec<u8> {
+    fn bytes_of(world: &World, unit: &str, life: u64, stream: Option<Stream>) -> Vec<u8> {
         let mut all = Vec::new();
         for index in (0..50).rev() {
             let name = match index {
@@ -870,9 +959,12 @@ mod tests {
             };
             for line in text.split_inclusive(|b| *b == b'\n') {
                 let line = line.strip_suffix(b"\n").expect("a whole record");
+                if dropped_in(line).is_some() {
+                    continue;
+                }
                 let record =
                     record::parse(line).unwrap_or_else(|| panic!("no record: {}", line.escape_ascii()));
-                if record.invocation == life {
+                if (record.invocation, record.stream) == (life, stream) {
                     all.extend(record.message);
                     all.extend(if record.end == LineEnd::Whole {
                         &b"\n"[..]
@@ -885,13 +977,85 @@ mod tests {
         all
     }
 
+    /// Bytes and lines that a line of a log says were dropped.
+    fn dropped_in(line: &[u8]) -> Option<(u64, u64)> {
+        let text = std::str::from_utf8(line).ok()?;
+        let words: Vec<&str> = text.split(' ').collect();
+        (words.get(2) == Some(&"!")).then(|| {
+            let number = |at: usize| words[at].parse().expect("a number");
+            (number(6), number(3))
+        })
+    }
+
+    /// Killed at call `last` of round `round`: the second one is dropped, the third one tells of it.
+    fn all_is_there_or_counted(round: usize, last: (usize, Where)) -> usize {
+        let mut world = World::new();
+        let mut expected = vec![Vec::new(); world.pipes.len()];
+        let mut dropped: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        let mut calls = 0;
+        for now in 0..3 {
+            world.is_dropping = now == 1;
+            for (n, (_, unit, _, pipe, _)) in world.pipes.iter_mut().enumerate() {
+                let begun = "b".repeat(40 * n);
+                // In the second round one line goes on that was begun in the first, and is dropped with its beginning.
+                let text = match now {
+                    0 => format!("{n} first\n{begun}"),
+                    1 => format!("more\n{n} second\n{}\n", "x".repeat(5000)),
+                    _ => format!("{n} third\n"),
+                };
+                pipe.write_all(text.as_bytes()).expect("written");
+                if now == 1 {
+                    let sums = dropped.entry(unit).or_default();
+                    sums.0 += (text.len() + begun.len()) as u64;
+                    sums.1 += 3;
+                } else {
+                    let whole = text.strip_suffix(&begun).unwrap_or(&text);
+                    expected[n].extend(whole.bytes());
+                }
+            }
+            if now == round {
+                calls = world.live(Some(last), false);
+            }
+            world.live(None, now == 2);
+        }
+        for (n, (id, unit, read, _, stream)) in world.pipes.iter().enumerate() {
+            let found = bytes_of(&world, unit, id.invocation.0, *stream);
+            assert!(
+                found == expected[n],
+                "launch {id}, killed at {last:?} of round {round}: {}",
+                found.escape_ascii()
+            );
+            assert_eq!(waiting(read).expect("FIONREAD"), 0);
+        }
+        for (unit, sums) in dropped {
+            let path = world.temp.path().join("log").join(format!("{unit}.log"));
+            let text = std::fs::read(path).expect("read");
+            let told = text.split(|b| *b == b'\n').filter_map(dropped_in);
+            let all = told.fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+            assert_eq!(all, sums, "{unit}, killed at {last:?} of round {round}");
+        }
+        calls
+    }
+
+    #[test]
+    fn what_is_dropped_is_counted_exactly_at_whatever_call_a_logger_is_killed() {
+        for round in 1..3 {
+            let calls = all_is_there_or_counted(round, (usize::MAX, Where::Before));
+            assert!(calls > 20, "{calls} calls are no test");
+            for call in 0..calls {
+                let place = [Where::Before, Where::Within, Where::After][(call + round) % 3];
+                all_is_there_or_counted(round, (call, place));
+            }
+        }
+    }
+
     /// Three rounds of output, a logger's life for each; the one of round `round` is killed, and so is the one after it.
     fn all_is_there(round: usize, last: (usize, Where), next: (usize, Where)) -> usize {
         let mut world = World::new();
         let mut expected = vec![Vec::new(); world.pipes.len()];
         let mut calls = 0;
         for now in 0..3 {
-            for (n, (_, _, _, pipe)) in world.pipes.iter_mut().enumerate() {
+            for (n, (_, _, _, pipe, _)) in world.pipes.iter_mut().enumerate() {
                 let mut text = format!("{n}.{now} whole\n{}\nbegun {n}.{now}", "x".repeat(3000)).into_bytes();
                 if now == n {
                     // A line of two pieces and a bit, without its end.
@@ -906,8 +1070,8 @@ mod tests {
             }
             world.live(None, now == 2);
         }
-        for (n, (id, unit, read, _)) in world.pipes.iter().enumerate() {
-            let found = bytes_of(&world, unit, id.invocation.0);
+        for (n, (id, unit, read, _, stream)) in world.pipes.iter().enumerate() {
+            let found = bytes_of(&world, unit, id.invocation.0, *stream);
             assert!(
                 found == expected[n],
                 "launch {id}, killed at {last:?} of round {round}, then at {next:?}: {} bytes, not {}",

@@ -9,12 +9,15 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::drops::Dropped;
 use super::exact::{Batch, Done, Exact, Kernel, Source, Target};
 use super::place::{Shared, Unit};
-use super::record::{self, Clock, RECORD_MAX, Record};
+use super::record::{self, Clock, RECORD_MAX, Record, now_us};
 use super::shelf::Keep;
 use crate::keeper::wire::{LogCount, LogKeep};
-use crate::limits::{LOG_FILE_CHECK, LOG_RETRY_DELAY, LOG_RETRY_MAX_DELAY, LOG_WRITE_BUFFER};
+use crate::limits::{
+    LOG_FILE_CHECK, LOG_FILES_MAX, LOG_LINE_MAX, LOG_RETRY_DELAY, LOG_RETRY_MAX_DELAY, LOG_WRITE_BUFFER,
+};
 use proto::reply::LineEnd;
 
 /// The log takes nothing more for now: what was put has to be committed first; or it is blocked.
@@ -63,9 +66,14 @@ pub struct Journal {
     trouble: Option<Trouble>,
     /// Bytes that could be kept nowhere since the trouble began.
     lost: u64,
+    /// What was dropped and is not told in the log, as it stands in the keeper's memory; None: nothing.
+    untold: Option<Dropped>,
     /// Since this process began.
     counted: Counted,
 }
+
+/// Stands in the place of a record's mark where lines were dropped.
+const DROPPED_MARK: u8 = b'!';
 
 /// What a log was given since this process began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,6 +81,7 @@ struct Counted {
     bytes: u64,
     lines: u64,
     lost: u64,
+    lost_lines: u64,
     /// It differs from what was said of it last.
     is_news: bool,
 }
@@ -95,6 +104,7 @@ impl Journal {
             batch: Vec::new(),
             trouble: None,
             lost: 0,
+            untold: None,
             counted: Counted::default(),
         }
     }
@@ -201,6 +211,17 @@ impl Journal {
         taken: usize,
         partial: &[u8],
     ) -> Result<Done, Stop> {
+        self.commit_with(exact, source, taken, partial, None)
+    }
+
+    fn commit_with<K: Kernel>(
+        &mut self,
+        exact: &mut Exact<K>,
+        source: &mut Source,
+        taken: usize,
+        partial: &[u8],
+        dropped: Option<Dropped>,
+    ) -> Result<Done, Stop> {
         let target = match &self.open {
             Some(open) if !self.batch.is_empty() => Some(Target {
                 unit: &self.unit.name,
@@ -215,6 +236,7 @@ impl Journal {
             records: &self.batch,
             taken,
             partial,
+            dropped,
         };
         let result = exact.commit(source, batch);
         let done = match result {
@@ -253,6 +275,85 @@ impl Journal {
         Ok(done)
     }
 
+    /// It is blocked, and drops what comes.
+    pub fn is_dropping(&self) -> bool {
+        self.keep.is_dropped && self.is_blocked()
+    }
+
+    /// Something was dropped that its log does not tell yet.
+    pub fn has_untold(&self) -> bool {
+        self.untold.is_some()
+    }
+
+    /// A logger before this one dropped something. How the unit's log is kept is not known yet: no file goes by that.
+    pub fn set_untold(&mut self, dropped: Dropped) {
+        self.untold = Some(dropped);
+        self.max_size = u64::MAX;
+        self.max_files = LOG_FILES_MAX;
+    }
+
+    /// Moves the `taken` bytes out of a pipe that `lines` lines came from, and the begun line `partial` behind them, and counts
+    /// `bytes` of lines as dropped. Fails when that cannot be: then nothing has happened.
+    pub fn drop_lines<K: Kernel>(
+        &mut self,
+        exact: &mut Exact<K>,
+        source: &mut Source,
+        taken: usize,
+        partial: &[u8],
+        (bytes, lines): (u64, u64),
+    ) -> Result<(), Stop> {
+        let Some(mut dropped) = self.untold.or_else(|| exact.dropped(&self.unit.name)) else {
+            return Err(Stop);
+        };
+        dropped.bytes += bytes;
+        dropped.lines += lines;
+        dropped.life = source.id.invocation.0;
+        let sums = (bytes > 0).then_some(dropped);
+        self.commit_with(exact, source, taken, partial, sums)?;
+        if bytes > 0 {
+            self.untold = Some(dropped);
+            self.counted.lost += bytes;
+            self.counted.lost_lines += lines;
+            self.counted.is_news = true;
+        }
+        Ok(())
+    }
+
+    /// Writes into the log what was dropped. The journal is not blocked.
+    pub fn tell_dropped<K: Kernel>(&mut self, exact: &mut Exact<K>, clock: &mut Clock) -> Result<(), Stop> {
+        let Some(dropped) = self.untold else { return Ok(()) };
+        let mut source = exact.no_pipe().map_err(|e| self.fail(&e))?;
+        let message = format!(
+            "{} lines of {} bytes were dropped: the log could not be written",
+            dropped.lines, dropped.bytes
+        );
+        let record = Record {
+            at_us: now_us(),
+            invocation: dropped.life,
+            end: LineEnd::Whole,
+            stream: None,
+            message: message.as_bytes(),
+        };
+        self.put(clock, record)?;
+        // Its own mark, so that it is none of the unit's lines.
+        if let Some(mark) = memchr::memchr(b'|', &self.batch) {
+            self.batch[mark] = DROPPED_MARK;
+        }
+        let none = Dropped {
+            bytes: 0,
+            lines: 0,
+            ..dropped
+        };
+        let done = self.commit_with(exact, &mut source, 0, &[], Some(none))?;
+        match done.refused {
+            Some(_) => Err(Stop),
+            None => {
+                self.untold = None; // its place may become another unit's
+                Ok(())
+            }
+        }
+    }
+
     /// Gives the buffer's memory back when it is empty: thousands of units share a few busy ones' memory.
     pub fn lend(&mut self, spare: &mut Vec<u8>) {
         if self.batch.is_empty() {
@@ -280,6 +381,7 @@ impl Journal {
             bytes: self.counted.bytes,
             lines: self.counted.lines,
             lost: self.counted.lost,
+            lost_lines: self.counted.lost_lines,
             is_blocked: self.trouble.is_some(),
         };
         let is_any = count.bytes + count.lines + count.lost > 0 || count.is_blocked;
@@ -334,9 +436,12 @@ impl Journal {
             }
             None => {
                 crate::say!(
-                    "ringriftd logger: cannot write the log of {}: {error}; its output waits in its pipe until that is \
-                     mended",
-                    self.unit.name
+                    "ringriftd logger: cannot write the log of {}: {error}; its output {} until that is mended",
+                    self.unit.name,
+                    match self.keep.is_dropped {
+                        true => "is dropped",
+                        false => "waits in its pipe",
+                    }
                 );
                 self.counted.is_news = true;
                 self.trouble = Some(Trouble {
@@ -449,12 +554,28 @@ impl Journal {
 }
 
 /// Splits what a pipe brings into lines, across reads. Holds at most one bound's worth of a line that has not ended.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Splitter {
     partial: Vec<u8>,
+    /// The bound of a line, in bytes.
+    max: usize,
+}
+
+impl Default for Splitter {
+    fn default() -> Self {
+        Self::new(LOG_LINE_MAX)
+    }
 }
 
 impl Splitter {
+    /// Nothing is begun; a line of more than `max` bytes ([`LOG_LINE_MAX`] at most) is cut.
+    pub fn new(max: usize) -> Self {
+        Self {
+            partial: Vec::new(),
+            max: max.clamp(1, LOG_LINE_MAX),
+        }
+    }
+
     /// Goes on with a line that was begun.
     pub fn begin(&mut self, partial: Vec<u8>) {
         self.partial = partial;
@@ -468,12 +589,13 @@ impl Splitter {
     /// Hands the lines of `input` to `put`, each with its mark, and keeps what has no end yet. Returns how many bytes
     /// were taken: all, unless `put` failed; then no line is begun behind them, unless `put` took none.
     pub fn split(&mut self, input: &[u8], mut put: impl FnMut(LineEnd, &[u8]) -> Result<(), Stop>) -> usize {
-        const MAX: usize = crate::limits::LOG_LINE_MAX;
+        // What was begun under another bound is taken as it is.
+        let max = self.max.max(self.partial.len());
         let mut taken = 0;
         while taken < input.len() {
             let rest = &input[taken..];
             // Never more than one byte past the bound, so that a piece is only cut when its line goes on.
-            let room = MAX + 1 - self.partial.len();
+            let room = max + 1 - self.partial.len();
             let window = &rest[..rest.len().min(room)];
             let newline = memchr::memchr(b'\n', window);
             let done = match newline {
@@ -493,11 +615,11 @@ impl Splitter {
                 None => {
                     // A line of more than the bound: cut after exactly the bound.
                     let before = self.partial.len();
-                    self.partial.extend_from_slice(&window[..MAX - before]);
+                    self.partial.extend_from_slice(&window[..max - before]);
                     let done = put(LineEnd::Continues, &self.partial);
                     self.partial.truncate(if done.is_ok() { 0 } else { before });
                     if done.is_ok() {
-                        taken += MAX - before;
+                        taken += max - before;
                         continue;
                     }
                     done

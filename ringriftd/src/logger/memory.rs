@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// So many numbers at the beginning of a memfd.
+/// So many numbers in a memfd.
 #[derive(Debug)]
 pub struct Words {
     base: NonNull<AtomicU64>,
@@ -23,10 +23,15 @@ unsafe impl Send for Words {}
 impl Words {
     /// Maps the first `count` numbers of `memory`, which is made longer if it is too short (then they are 0).
     pub fn map(memory: &OwnedFd, count: usize) -> io::Result<Self> {
+        Self::map_at(memory, 0, count)
+    }
+
+    /// Likewise `count` numbers from byte `at` on, which is where a page begins.
+    pub fn map_at(memory: &OwnedFd, at: u64, count: usize) -> io::Result<Self> {
         let bytes = count * size_of::<u64>();
         let file = File::from(memory.try_clone()?);
-        if file.metadata()?.len() < bytes as u64 {
-            file.set_len(bytes as u64)?;
+        if file.metadata()?.len() < at + bytes as u64 {
+            file.set_len(at + bytes as u64)?;
         }
         // SAFETY: a new mapping, where the kernel likes, of a file that is at least so long.
         #[allow(unsafe_code)]
@@ -37,7 +42,7 @@ impl Words {
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 memory.as_raw_fd(),
-                0,
+                libc::off_t::try_from(at).map_err(io::Error::other)?,
             )
         };
         if base == libc::MAP_FAILED {

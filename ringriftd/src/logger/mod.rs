@@ -8,6 +8,7 @@
 //! Read first: [`serve`], then `writer::Writer`.
 
 mod dir;
+mod drops;
 mod exact;
 mod history;
 mod journal;

@@ -33,6 +33,14 @@ pub mod at {
     pub const NAME_LENGTH: usize = 10;
     /// The name, eight bytes a number.
     pub const NAME: usize = 11;
+    /// The entry of [`super::super::drops`] that changes, and 1; 0: none.
+    pub const DROP: usize = 19;
+    /// What its bytes,
+    pub const DROP_BYTES: usize = 20;
+    /// its lines,
+    pub const DROP_LINES: usize = 21;
+    /// and its life are after the batch.
+    pub const DROP_LIFE: usize = 22;
     /// The slots' numbers, [`super::SLOT_WORDS`] each.
     pub const SLOTS: usize = 32;
 }
@@ -116,7 +124,25 @@ impl Carry {
     }
 }
 
+/// The numbers of an entry of what was dropped.
+pub mod drop_at {
+    /// Bytes that stand in no log, and are not told there either.
+    pub const BYTES: usize = 0;
+    /// Their lines.
+    pub const LINES: usize = 1;
+    /// Whose the last ones were.
+    pub const LIFE: usize = 2;
+    /// How long the unit's name is; 0: the entry is free.
+    pub const NAME_LENGTH: usize = 3;
+    /// The name, eight bytes a number.
+    pub const NAME: usize = 4;
+}
+/// An entry's numbers.
+pub const DROP_WORDS: usize = 16;
+/// Where they begin: behind the begun lines, so that memory of loggers that dropped nothing reads as none.
+pub const DROPS_AT: u64 = line_at(LOG_CARRIES, false);
+
 /// Where a half of a slot begins in the memfd.
-pub fn line_at(slot: usize, is_second: bool) -> u64 {
-    LINES_AT + (slot as u64 * 2 + u64::from(is_second)) * HALF
+pub const fn line_at(slot: usize, is_second: bool) -> u64 {
+    LINES_AT + (slot as u64 * 2 + is_second as u64) * HALF
 }

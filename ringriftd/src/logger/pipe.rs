@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use proto::log::Stream;
 use proto::reply::LineEnd;
 
 use super::exact::{Exact, Linux, Peek, Source};
@@ -21,6 +23,8 @@ pub struct Pipe {
     pub source: Source,
     /// The number of its unit's log among the writer's.
     pub journal: usize,
+    /// What is written to it, if that is not both streams.
+    pub stream: Option<Stream>,
     /// Makes lines of what it brings.
     pub splitter: Splitter,
     /// How long it is read after its launch is over.
@@ -31,6 +35,8 @@ pub struct Pipe {
     pub is_waiting: bool,
     /// epoll tells of it.
     pub is_watched: bool,
+    /// The beginning of a line that was too long for one record was dropped: the rest is, too.
+    pub is_cut: bool,
 }
 
 /// What a turn of reading a pipe came to.
@@ -85,6 +91,10 @@ pub fn read_pipe(
     match seen {
         Ok(Peek::End) => Turn::End,
         Ok(Peek::Empty) => Turn::Empty,
+        Ok(Peek::Bytes(n)) if pipe.is_cut => match drop_from(pipe, journal, exact, &buffer[..n], true) {
+            Ok(()) => Turn::More(n),
+            Err(Stop) => Turn::Blocked,
+        },
         Ok(Peek::Bytes(n)) => match feed(pipe, journal, exact, clock, &buffer[..n]) {
             Ok(()) => Turn::More(n),
             Err(Stop) => Turn::Blocked,
@@ -100,6 +110,87 @@ pub fn read_pipe(
     }
 }
 
+/// Drops what a pipe has, but for its newest `keep` bytes and for a line that is only begun. The log is blocked.
+pub fn drop_pipe(
+    pipe: &mut Pipe,
+    journal: &mut Journal,
+    exact: &mut Exact<Linux>,
+    buffer: &mut [u8],
+    keep: usize,
+) -> io::Result<()> {
+    // A host may give a user with many pipes small ones.
+    let room = fcntl(&pipe.source.fd, FcntlArg::F_GETPIPE_SZ)?;
+    let keep = keep.min(usize::try_from(room).unwrap_or(0) / 4);
+    loop {
+        let there = waiting(&pipe.source.fd)?;
+        let most = buffer.len().min(there.saturating_sub(keep));
+        exact.pay(&mut pipe.source)?;
+        if most == 0 || pipe.source.owes() {
+            return Ok(());
+        }
+        let Peek::Bytes(n) = exact.peek(&pipe.source.fd, &mut buffer[..most])? else {
+            return Ok(());
+        };
+        if drop_from(pipe, journal, exact, &buffer[..n], false).is_err() {
+            return Ok(()); // it waits, as if the log did not drop
+        }
+    }
+}
+
+/// Drops lines of `input`: all, or what belongs to the one whose beginning was dropped.
+fn drop_from(
+    pipe: &mut Pipe,
+    journal: &mut Journal,
+    exact: &mut Exact<Linux>,
+    input: &[u8],
+    is_rest: bool,
+) -> Result<(), Stop> {
+    let before = pipe.splitter.partial().to_vec();
+    let (mut bytes, mut lines, mut is_cut) = (0, 0, pipe.is_cut);
+    let taken = pipe.splitter.split(input, |end, message| {
+        if is_rest && !is_cut {
+            return Err(Stop);
+        }
+        is_cut = end == LineEnd::Continues;
+        bytes += message.len() as u64 + u64::from(!is_cut);
+        lines += u64::from(!is_cut);
+        Ok(())
+    });
+    let mut partial = pipe.splitter.partial().to_vec();
+    if !partial.is_empty() && !exact.can_carry(&pipe.source) {
+        // Too many lines are begun already: this one goes in pieces.
+        bytes += partial.len() as u64;
+        is_cut = true;
+        partial.clear();
+        pipe.splitter.begin(Vec::new());
+    }
+    let done = journal.drop_lines(exact, &mut pipe.source, taken, &partial, (bytes, lines));
+    match done {
+        Ok(()) => pipe.is_cut = is_cut,
+        Err(Stop) => pipe.splitter.begin(before),
+    }
+    done
+}
+
+/// The pipe is given up while its log drops: all that it has is counted.
+pub fn drop_last(
+    pipe: &mut Pipe,
+    journal: &mut Journal,
+    exact: &mut Exact<Linux>,
+    buffer: &mut [u8],
+) -> io::Result<()> {
+    drop_pipe(pipe, journal, exact, buffer, 0)?;
+    let begun = pipe.splitter.partial().len() as u64;
+    if begun > 0
+        && journal
+            .drop_lines(exact, &mut pipe.source, 0, &[], (begun, 1))
+            .is_ok()
+    {
+        pipe.splitter.begin(Vec::new());
+    }
+    Ok(())
+}
+
 /// Puts what a pipe showed into its log, in as many batches as it takes, each of which leaves the pipe when it is
 /// written. Fails when the log is blocked: then the rest is still in the pipe.
 fn feed(
@@ -109,12 +200,13 @@ fn feed(
     clock: &mut Clock,
     input: &[u8],
 ) -> Result<(), Stop> {
-    let (at_us, invocation) = (now_us(), pipe.source.id.invocation.0);
+    let (at_us, invocation, stream) = (now_us(), pipe.source.id.invocation.0, pipe.stream);
     let mut put = |journal: &mut Journal, end, message: &[u8]| {
         let record = Record {
             at_us,
             invocation,
             end,
+            stream,
             message,
         };
         journal.put(clock, record)
@@ -174,6 +266,7 @@ pub fn write_last(
             at_us: now_us(),
             invocation: pipe.source.id.invocation.0,
             end: LineEnd::Partial,
+            stream: pipe.stream,
             message: pipe.splitter.partial(),
         };
         journal.put(clock, record)?;

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use proto::log::Stream;
 
 use super::exact::{Exact, Linux};
 use super::journal::{Journal, Splitter};
 use super::link::{Received, receive, send};
-use super::pipe::{Pipe, Turn, left_in, read_pipe, unwatch, watch, write_last};
+use super::pipe::{Pipe, Turn, drop_last, drop_pipe, left_in, read_pipe, unwatch, watch, write_last};
 use super::place::Shared;
 use super::query::{Queries, Tail};
 use super::record::{Clock, now_us};
@@ -23,8 +24,8 @@ use super::telling::Telling;
 use crate::ids::{Invocation, LaunchId};
 use crate::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
 use crate::limits::{
-    LAST_WORDS_PATIENCE, LOG_AGE_LOOK_MAX, LOG_AGE_LOOK_MIN, LOG_END_READ, LOG_FILES_OPEN_MAX,
-    LOG_PIPES_WAITING, LOG_READ,
+    LAST_WORDS_PATIENCE, LOG_AGE_LOOK_MAX, LOG_AGE_LOOK_MIN, LOG_DROP_KEEP, LOG_DROP_LOOK, LOG_END_READ,
+    LOG_FILES_OPEN_MAX, LOG_LINE_MAX, LOG_PIPES_WAITING, LOG_READ,
 };
 
 const KEEPER: u64 = u64::MAX;
@@ -51,7 +52,8 @@ pub struct Writer {
     /// Journals that hold a descriptor, the one opened first at the front.
     open: VecDeque<usize>,
     pipes: BTreeMap<u64, Pipe>,
-    by_id: BTreeMap<LaunchId, u64>,
+    /// The pipes of each launch, one or two.
+    by_id: BTreeMap<LaunchId, Vec<u64>>,
     next_token: u64,
     /// Pipes with `close_at`, and journals in trouble: the only reasons for a timeout.
     closing: Vec<u64>,
@@ -66,6 +68,8 @@ pub struct Writer {
     last_words: Vec<(Invocation, Tail, Instant)>,
     /// What the manager has yet to hear of the logs.
     telling: Telling,
+    /// When the pipes of blocked logs that drop are looked at; None: there is no such log.
+    drops_at: Option<Instant>,
     /// When it is looked whether a file is too old; None: nothing bounds an age.
     ages_at: Option<Instant>,
 }
@@ -99,6 +103,7 @@ impl Writer {
             is_ending: false,
             last_words: Vec::new(),
             telling: Telling::new(),
+            drops_at: None,
             ages_at: None,
         })
     }
@@ -107,6 +112,13 @@ impl Writer {
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); EVENTS];
         let mut buffer = vec![0; LOG_READ];
+        for (unit, dropped) in self.exact.untold() {
+            // The last logger did not come to telling it.
+            if let Some(index) = self.journal(&unit) {
+                self.journals[index].set_untold(dropped);
+                self.tell_dropped(index);
+            }
+        }
         loop {
             self.answer_keeper()?;
             if self.is_ending {
@@ -129,6 +141,7 @@ impl Writer {
             self.after(Instant::now(), &mut buffer)?;
             self.tell_last_words(Instant::now());
             self.look_at_ages(Instant::now());
+            self.drop_what_waits(Instant::now(), &mut buffer);
             if self.telling.is_due(Instant::now()) {
                 self.tell_counts();
             }
@@ -145,7 +158,7 @@ impl Writer {
         let words = self.last_words.iter().map(|(_, _, until)| *until);
         // Without a manager there is nobody to tell.
         let telling = self.telling.due().filter(|_| self.peer.is_some());
-        let others = words.chain(telling).chain(self.ages_at);
+        let others = words.chain(telling).chain(self.ages_at).chain(self.drops_at);
         let Some(next) = closing.chain(blocked).chain(others).min() else {
             return EpollTimeout::NONE;
         };
@@ -182,22 +195,26 @@ impl Writer {
     fn on_keeper(&mut self, message: ToLogger, fds: Vec<OwnedFd>) -> io::Result<()> {
         let mut fds = fds.into_iter();
         match message {
-            ToLogger::Open { id, output } => match fds.next() {
-                Some(fd) => self.open_pipe(id, fd, &output)?,
-                None => {
+            ToLogger::Open { id, output, streams } => {
+                if fds.len() == streams.len() && !streams.is_empty() {
+                    self.open_pipes(id, &output, fds.zip(streams))?;
+                } else {
                     crate::say!(
-                        "ringriftd logger: cannot read launch {id} of {}: no pipe came with it",
-                        output.unit
+                        "ringriftd logger: cannot read launch {id} of {}: {} pipes came with it, not {}",
+                        output.unit,
+                        fds.len(),
+                        streams.len()
                     );
                     self.answers.push_back(FromLogger::Closed { id });
                 }
-            },
+            }
             ToLogger::Close { id } => match self.by_id.get(&id) {
-                Some(token) => {
-                    let token = *token;
-                    if let Some(pipe) = self.pipes.get_mut(&token) {
-                        pipe.close_at.get_or_insert(Instant::now() + pipe.drain);
-                        self.closing.push(token);
+                Some(tokens) => {
+                    for token in tokens {
+                        if let Some(pipe) = self.pipes.get_mut(token) {
+                            pipe.close_at.get_or_insert(Instant::now() + pipe.drain);
+                            self.closing.push(*token);
+                        }
                     }
                 }
                 // Its end was seen and told already; told again, since the keeper may not have heard.
@@ -347,48 +364,107 @@ impl Writer {
 
     // --- pipes -----------------------------------------------------------------------------------------------
 
-    fn open_pipe(&mut self, id: LaunchId, fd: OwnedFd, output: &Output) -> io::Result<()> {
+    fn open_pipes(
+        &mut self,
+        id: LaunchId,
+        output: &Output,
+        ends: impl Iterator<Item = (OwnedFd, Option<Stream>)>,
+    ) -> io::Result<()> {
         if self.by_id.contains_key(&id) {
-            return Ok(()); // said twice; the second descriptor is another name of the same pipe
+            return Ok(()); // said twice; these descriptors are other names of the same pipes
         }
-        let journal = match self.by_unit.get(&output.unit) {
-            Some(index) => *index,
-            None => {
-                let Some(unit) = self.shared.unit(&output.unit) else {
-                    crate::say!(
-                        "ringriftd logger: cannot log {:?}: that is no unit's name",
-                        output.unit
-                    );
-                    self.answers.push_back(FromLogger::Closed { id });
-                    return Ok(());
-                };
-                self.journals.push(Journal::new(self.shared.clone(), unit));
-                self.by_unit.insert(output.unit.clone(), self.journals.len() - 1);
-                self.journals.len() - 1
-            }
+        let Some(journal) = self.journal(&output.unit) else {
+            crate::say!(
+                "ringriftd logger: cannot log {:?}: that is no unit's name",
+                output.unit
+            );
+            self.answers.push_back(FromLogger::Closed { id });
+            return Ok(());
         };
         self.journals[journal].set_bounds(output.max_size, output.max_files, output.keep);
         self.plan_ages(Instant::now());
-        let (source, partial) = self.exact.open(id, fd)?;
-        let mut splitter = Splitter::default();
-        splitter.begin(partial);
-        let token = self.next_token;
-        self.next_token += 1;
-        let mut pipe = Pipe {
-            source,
-            journal,
-            splitter,
-            drain: Duration::from_millis(output.drain_ms),
-            close_at: None,
-            is_waiting: false,
-            is_watched: false,
+        let max_line = match output.read.max_line {
+            0 => LOG_LINE_MAX,
+            bytes => bytes as usize,
         };
-        if !self.journals[journal].is_blocked() {
-            watch(&self.epoll, &mut pipe, token)?;
+        for (fd, stream) in ends {
+            let (source, partial) = self.exact.open(id, fd)?;
+            let mut splitter = Splitter::new(max_line);
+            splitter.begin(partial);
+            let token = self.next_token;
+            self.next_token += 1;
+            let mut pipe = Pipe {
+                source,
+                journal,
+                stream,
+                splitter,
+                drain: Duration::from_millis(output.drain_ms),
+                close_at: None,
+                is_waiting: false,
+                is_watched: false,
+                is_cut: false,
+            };
+            if !self.journals[journal].is_blocked() {
+                watch(&self.epoll, &mut pipe, token)?;
+            }
+            self.pipes.insert(token, pipe);
+            self.by_id.entry(id).or_default().push(token);
         }
-        self.pipes.insert(token, pipe);
-        self.by_id.insert(id, token);
         Ok(())
+    }
+
+    /// The number of a unit's log. None: that is no unit's name.
+    fn journal(&mut self, name: &str) -> Option<usize> {
+        if let Some(index) = self.by_unit.get(name) {
+            return Some(*index);
+        }
+        let unit = self.shared.unit(name)?;
+        self.journals.push(Journal::new(self.shared.clone(), unit));
+        self.by_unit.insert(name.to_owned(), self.journals.len() - 1);
+        Some(self.journals.len() - 1)
+    }
+
+    /// A log says what was dropped of it. False: it is blocked, and will.
+    fn tell_dropped(&mut self, index: usize) -> bool {
+        let journal = &mut self.journals[index];
+        if !journal.has_untold() {
+            return true;
+        }
+        let was_open = journal.is_open();
+        let done = journal.tell_dropped(&mut self.exact, &mut self.clock);
+        if !was_open && self.journals[index].is_open() {
+            self.note_open(index);
+        }
+        self.note_news(index);
+        if done.is_err() && !self.blocked.contains(&index) {
+            self.blocked.push(index);
+        }
+        done.is_ok()
+    }
+
+    /// Blocked logs that drop do so where a pipe is half full.
+    fn drop_what_waits(&mut self, now: Instant, buffer: &mut [u8]) {
+        let journals = &self.journals;
+        if !self.blocked.iter().any(|index| journals[*index].is_dropping()) {
+            self.drops_at = None;
+            return;
+        }
+        if self.drops_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.drops_at = Some(now + LOG_DROP_LOOK);
+        for pipe in self.pipes.values_mut() {
+            let journal = &mut self.journals[pipe.journal];
+            if !journal.is_dropping() {
+                continue;
+            }
+            if let Err(e) = drop_pipe(pipe, journal, &mut self.exact, buffer, LOG_DROP_KEEP) {
+                crate::say!("ringriftd logger: cannot read launch {}: {e}", pipe.source.id);
+            }
+        }
+        for index in self.blocked.clone() {
+            self.note_news(index);
+        }
     }
 
     /// One look into one pipe: at most [`LOG_READ`] bytes, then the next pipe has its turn.
@@ -414,6 +490,8 @@ impl Writer {
         journal.lend(&mut self.spare);
         if turn == Turn::Blocked {
             self.block(token);
+        } else {
+            self.tell_dropped(index); // the rest of a line, after all was well again
         }
         if !was_open && self.journals[index].is_open() {
             self.note_open(index);
@@ -462,19 +540,26 @@ impl Writer {
             return;
         };
         unwatch(&self.epoll, &mut pipe);
-        self.by_id.remove(&pipe.source.id);
         self.closing.retain(|t| *t != token);
-        self.answers.push_back(FromLogger::Closed { id: pipe.source.id });
+        let id = pipe.source.id;
+        if let Some(tokens) = self.by_id.get_mut(&id) {
+            tokens.retain(|t| *t != token);
+            if !tokens.is_empty() {
+                return; // its other stream is still read
+            }
+        }
+        self.by_id.remove(&id);
+        self.answers.push_back(FromLogger::Closed { id });
     }
 
     /// A launch's time to drain is over: what is there now is read.
     fn close_late(&mut self, token: u64, buffer: &mut [u8]) {
         match self.read_all(token, buffer) {
-            Turn::Blocked => self.wait_on(token),
+            Turn::Blocked => self.wait_on(token, buffer),
             Turn::More(_) | Turn::Empty | Turn::End => {
                 self.close_pipe(token);
                 if self.pipes.contains_key(&token) {
-                    self.wait_on(token);
+                    self.wait_on(token, buffer);
                 }
             }
         }
@@ -492,7 +577,7 @@ impl Writer {
     }
 
     /// A pipe stays past its time, since nothing else would keep its bytes: a few of a unit, the newest.
-    fn wait_on(&mut self, token: u64) {
+    fn wait_on(&mut self, token: u64, buffer: &mut [u8]) {
         let Some(pipe) = self.pipes.get_mut(&token) else {
             return;
         };
@@ -510,7 +595,13 @@ impl Writer {
             return;
         };
         let oldest = *oldest;
-        self.journals[index].lose(left_in(pipe));
+        if self.journals[index].is_dropping() {
+            let _ = drop_last(pipe, &mut self.journals[index], &mut self.exact, buffer);
+        }
+        match left_in(pipe) {
+            0 => {}
+            left => self.journals[index].lose(left),
+        }
         self.exact.forget(&mut pipe.source);
         self.note_news(index);
         self.drop_pipe(oldest);
@@ -574,7 +665,9 @@ impl Writer {
                 self.blocked.push(index);
                 continue;
             }
-            self.resume(index)?;
+            if self.tell_dropped(index) {
+                self.resume(index)?;
+            }
         }
         Ok(())
     }
@@ -595,7 +688,9 @@ impl Writer {
     fn drain_all(&mut self, buffer: &mut [u8]) {
         let now = Instant::now();
         for index in std::mem::take(&mut self.blocked) {
-            self.journals[index].retry(now);
+            if self.journals[index].retry(now) {
+                self.tell_dropped(index);
+            }
         }
         let tokens: Vec<u64> = self.pipes.keys().copied().collect();
         for token in tokens {

@@ -334,6 +334,7 @@ impl Manager {
                     bytes: count.bytes,
                     lines: count.lines,
                     lost: count.lost,
+                    lost_lines: count.lost_lines,
                     is_blocked: count.is_blocked,
                 };
                 told.units.insert(name, logged);

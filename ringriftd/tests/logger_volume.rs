@@ -1,0 +1,210 @@
+//! How much a logger bears: one unit that floods, many that write at once, and many that write a line each and are gone.
+//! Small here; `RINGRIFT_LOG_VOLUME=full` is what `docs/logs.md` has the figures of, and is run with `--release`:
+//! `RINGRIFT_LOG_VOLUME=full cargo test --release -p ringriftd --test logger_volume -- --nocapture --test-threads 1`.
+
+mod logger_process;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use logger_process::{Keeper, Running, pipe};
+use ringriftd::ids::{Invocation, LaunchId};
+use ringriftd::keeper::wire::{FromLogger, LogKeep, Output, ToLogger};
+use ringriftd::logger::record;
+
+/// Bytes of a line, its newline among them.
+const LINE: usize = 100;
+
+fn is_full() -> bool {
+    std::env::var("RINGRIFT_LOG_VOLUME").as_deref() == Ok("full")
+}
+
+fn output(unit: &str, is_packed: bool) -> Output {
+    Output {
+        unit: unit.to_owned(),
+        max_size: 16 << 20,
+        max_files: 1000,
+        drain_ms: 60_000,
+        keep: LogKeep {
+            is_packed,
+            ..LogKeep::default()
+        },
+        read: Default::default(),
+    }
+}
+
+/// Starts reading a new unit's pipe. Returns its write end.
+fn open(logger: &Running, life: u64, output: Output) -> File {
+    let (read, write) = pipe();
+    let id = LaunchId::main(Invocation(life));
+    let streams = vec![None];
+    logger.tell(&ToLogger::Open { id, output, streams }, Some(&read));
+    File::from(write)
+}
+
+/// Waits until so many pipes are at their ends.
+fn hear_closed(logger: &Running, count: usize) {
+    let mut closed = 0;
+    while closed < count {
+        closed += usize::from(matches!(
+            logger.hear().expect("it lives"),
+            FromLogger::Closed { .. }
+        ));
+    }
+}
+
+/// Writes numbered lines.
+fn write_lines(mut pipe: &File, from: u64, lines: u64) {
+    let mut text = Vec::new();
+    for n in from..from + lines {
+        text.extend(format!("{n:0width$}\n", width = LINE - 1).into_bytes());
+        if text.len() > 32 << 10 {
+            pipe.write_all(&text).expect("written");
+            text.clear();
+        }
+    }
+    pipe.write_all(&text).expect("written");
+}
+
+/// All lines of a unit stand in its files, each once, in their order, as lines of this life. Returns the files' bytes on disk.
+fn check_lines(dir: &Path, unit: &str, life: u64, lines: u64) -> u64 {
+    let (mut next, mut bytes) = (0, 0);
+    for index in (0..1000).rev() {
+        let name = match index {
+            0 => dir.join(format!("{unit}.log")),
+            _ => dir.join(format!("{unit}.log.{index}")),
+        };
+        let text: Box<dyn Read> = if let Ok(plain) = File::open(&name) {
+            bytes += plain.metadata().expect("known").len();
+            Box::new(plain)
+        } else if let Ok(packed) = File::open(name.with_extension(format!("{index}.zst"))) {
+            bytes += packed.metadata().expect("known").len();
+            Box::new(zstd::Decoder::new(packed).expect("a decoder"))
+        } else {
+            continue;
+        };
+        for line in BufReader::new(text).split(b'\n') {
+            let line = line.expect("read");
+            let record = record::parse(&line).expect("a record");
+            let number = std::str::from_utf8(record.message).expect("text").parse();
+            assert_eq!((record.invocation, number), (life, Ok(next)), "{unit}");
+            next += 1;
+        }
+    }
+    assert_eq!(next, lines, "{unit}");
+    bytes
+}
+
+/// The most that a logger had in memory, in KiB: what is its own (VmHWM counts pages of libraries and of the memfd too).
+fn peak_kib(logger: &Running) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", logger.child.id())).expect("it lives");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .expect("told");
+    line.split_whitespace()
+        .nth(1)
+        .expect("a number")
+        .parse()
+        .expect("a number")
+}
+
+fn ready(keeper: &Keeper) -> Running {
+    let logger = keeper.start(&[]);
+    assert_eq!(logger.hear(), Some(FromLogger::Ready));
+    logger
+}
+
+/// What a logger may have in memory at most, whatever is written. (One that packs: its encoder.)
+const PEAK_KIB: u64 = 32 << 10;
+
+/// A9
+#[test]
+fn a_unit_that_floods_loses_no_line_and_costs_no_memory() {
+    let lines: u64 = if is_full() {
+        (1 << 30) / LINE as u64
+    } else {
+        200_000
+    };
+    for is_packed in [false, true] {
+        let (keeper, _) = Keeper::new(0);
+        let logger = ready(&keeper);
+        let begun = Instant::now();
+        let flood = open(&logger, 1, output("flood", is_packed));
+        write_lines(&flood, 0, lines);
+        drop(flood);
+        hear_closed(&logger, 1);
+        let took = begun.elapsed().as_secs_f64();
+        let peak = peak_kib(&logger);
+        assert!(peak < PEAK_KIB, "{peak} KiB");
+        logger.kill();
+        let bytes = check_lines(&keeper.dir(), "flood", 1, lines);
+        eprintln!(
+            "one unit, packed {is_packed}: {lines} lines in {took:.2} s, {:.0} MB/s, {:.0} lines/s; {} MB on disk; peak {peak} KiB",
+            (lines * LINE as u64) as f64 / took / 1e6,
+            lines as f64 / took,
+            bytes / 1_000_000
+        );
+    }
+}
+
+#[test]
+fn seventy_eight_units_that_write_at_once_lose_no_line() {
+    const UNITS: u64 = 78;
+    // Ten seconds at 10 000 lines a second each.
+    let lines: u64 = if is_full() { 100_000 } else { 2_000 };
+    let (keeper, _) = Keeper::new(0);
+    let logger = ready(&keeper);
+    let begun = Instant::now();
+    let pipes: Vec<File> = (0..UNITS)
+        .map(|unit| open(&logger, unit + 1, output(&format!("u{unit}"), true)))
+        .collect();
+    for from in (0..lines).step_by(100) {
+        // A hundred lines of each every 10 ms, as far as the logger takes them.
+        for pipe in &pipes {
+            write_lines(pipe, from, 100);
+        }
+    }
+    drop(pipes);
+    hear_closed(&logger, UNITS as usize);
+    let took = begun.elapsed().as_secs_f64();
+    let peak = peak_kib(&logger);
+    assert!(peak < PEAK_KIB, "{peak} KiB");
+    logger.kill();
+    for unit in 0..UNITS {
+        check_lines(&keeper.dir(), &format!("u{unit}"), unit + 1, lines);
+    }
+    eprintln!(
+        "{UNITS} units: {} lines in {took:.2} s, {:.0} lines/s of each; peak {peak} KiB",
+        UNITS * lines,
+        lines as f64 / took
+    );
+}
+
+#[test]
+fn units_that_write_one_line_and_end_each_have_it_in_their_own_name() {
+    let units: u64 = if is_full() { 10_000 } else { 600 };
+    let (keeper, _) = Keeper::new(0);
+    let logger = ready(&keeper);
+    let begun = Instant::now();
+    for from in (0..units).step_by(100) {
+        for unit in from..from + 100 {
+            let mut pipe = open(&logger, unit + 1, output(&format!("u{unit}"), true));
+            writeln!(pipe, "I am {unit}").expect("written");
+        }
+        hear_closed(&logger, 100);
+    }
+    let took = begun.elapsed().as_secs_f64();
+    let peak = peak_kib(&logger);
+    assert!(peak < PEAK_KIB, "{peak} KiB");
+    logger.kill();
+    for unit in 0..units {
+        let text = std::fs::read(keeper.dir().join(format!("u{unit}.log"))).expect("its log");
+        let record = record::parse(text.strip_suffix(b"\n").expect("a line")).expect("a record");
+        assert_eq!(record.invocation, unit + 1);
+        assert_eq!(record.message, format!("I am {unit}").as_bytes());
+    }
+    eprintln!("{units} units of one line: {took:.2} s; peak {peak} KiB");
+}
