@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::log::Severity;
+use crate::log::{Severity, Stream};
 
 pub use crate::answers::*;
 pub use crate::checks::*;
@@ -456,6 +456,8 @@ pub struct LogLine {
     pub end: LineEnd,
     /// How grave it is, where it says so.
     pub severity: Option<Severity>,
+    /// Where it was written, if its unit tells its streams apart.
+    pub stream: Option<Stream>,
 }
 
 /// How a stored line ended.

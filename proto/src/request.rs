@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::log::Severity;
+use crate::log::{Severity, Stream};
 
 /// How many selectors a request may carry.
 pub const MAX_SELECTORS: usize = 4096;
@@ -30,6 +30,8 @@ pub struct LogFilter {
     pub life: Option<LogLife>,
     /// As grave as this, or graver. A line that does not say counts as [`Severity::Info`].
     pub severity: Option<Severity>,
+    /// Written there; what a unit wrote without telling its streams apart is left out.
+    pub stream: Option<Stream>,
 }
 
 /// A life of a unit, for its lines.

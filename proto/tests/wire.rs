@@ -367,6 +367,7 @@ fn log_line() -> impl Strategy<Value = LogLine> {
             message,
             end: LineEnd::Partial,
             severity: None,
+            stream: None,
         })
 }
 

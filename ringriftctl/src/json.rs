@@ -1,7 +1,7 @@
 //! The JSON of every verb: `{"schema":"ringrift.v1.<verb>", …}`. Field names are the contract of `docs/cli.md`: keys
 //! are only ever added. Times are RFC 3339 in UTC, durations seconds; what is unknown is null.
 
-use proto::log::Severity;
+use proto::log::{Severity, Stream};
 use proto::reply::{
     Blocker, BreakerStatus, By, Capsule, Changed, ChangedKind, Exit, Failure, FailureKind, Health, Hold,
     JobPlan, LastExit, LineEnd, LogLine, NodeStatus, Oom, Outcome, State, Summary, UnitStatus, Verdict,
@@ -451,6 +451,8 @@ pub struct LogBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<Severity>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<Stream>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message_base64: Option<String>,
@@ -483,6 +485,7 @@ impl<'a> LogBody<'a> {
                 .map(|seed| format!("{seed:016x}{:016x}", line.invocation)),
             life: line.invocation,
             priority: line.severity,
+            stream: line.stream,
             message,
             message_base64: if message.is_none() {
                 Some(base64(&line.message))

@@ -100,6 +100,9 @@ pub const HOST_FAULT_MAX_DELAY: Duration = Duration::from_secs(30);
 
 // --- logs ----------------------------------------------------------------------------------------------------
 
+/// Lines of many pieces that a reader of one log knows the beginnings of.
+pub const LOG_BEGUN_MAX: usize = 16;
+
 /// `[log] max_size`, in bytes.
 pub const LOG_SIZE: u64 = 16 * 1024 * 1024;
 /// Text of a packed log file that is one frame, in bytes: what a reader holds of each, and what is unpacked to read

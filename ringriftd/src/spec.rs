@@ -479,6 +479,12 @@ pub struct Log {
     /// Where its lines say how grave they are.
     #[serde(default)]
     pub parse: Parse,
+    /// Stdout and stderr are told apart.
+    #[serde(default)]
+    pub split: bool,
+    /// A longer line is cut into pieces of so many bytes; 0: the bound of [`limits::LOG_LINE_MAX`].
+    #[serde(default)]
+    pub max_line: u32,
 }
 
 impl Default for Log {
@@ -490,6 +496,8 @@ impl Default for Log {
             compress: true,
             is_dropped: false,
             parse: Parse::default(),
+            split: false,
+            max_line: 0,
         }
     }
 }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use keeper_support::{
     ADOPT_WINDOW, Cast, Mode, is_running, kill, kill_proven, modes, start_time, wait_readable,
 };
+use proto::log::Stream;
 use proto::reply::Exit;
 use ringriftd::ids::Scope;
 use ringriftd::keeper::wire::{Adopt, FromKeeper, Launch, ToKeeper};
@@ -272,6 +273,57 @@ fn a_chatty_unit_lives_through_it_all_and_its_lines_go_on() {
         let text = String::from_utf8(text).unwrap();
         let whole = &text[..text.rfind('\n').unwrap()];
         assert!(whole.lines().enumerate().all(|(n, line)| line == n.to_string()));
+        cast.manager.send(&ToKeeper::Release { id: launch.id });
+        cast.end(0);
+    }
+}
+
+/// Two pipes are known from each other by another keeper, whatever the unit did with their numbers.
+#[test]
+fn streams_that_were_told_apart_are_told_apart_again() {
+    for (mode, swaps) in modes().into_iter().zip([true, false, true]) {
+        let cast = Cast::start(mode);
+        let gate = fifo(&cast, "gate");
+        let swap = if swaps { "exec 3>&1 1>&2 2>&3 3>&-;" } else { "" };
+        let script = format!(
+            "echo out; echo err >&2; {swap} read x <{}; echo one; echo two >&2; exec sleep 1000",
+            gate.display()
+        );
+        let mut launch = cast.shell(1, &script);
+        launch.output.read.is_split = true;
+        let (pid, _) = cast.manager.launch(&launch);
+        let start = start_time(pid);
+        let expect = |ends: Vec<(Option<Stream>, OwnedFd)>, out: &str, err: &str| {
+            assert_eq!(ends.len(), 2);
+            for ((stream, pipe), (of, text)) in ends
+                .into_iter()
+                .zip([(Stream::Stdout, out), (Stream::Stderr, err)])
+            {
+                assert_eq!(stream, Some(of), "{mode:?}");
+                let (mut buffer, mut said) = ([0; 100], Vec::new());
+                while said.len() < text.len() {
+                    wait_readable(&pipe);
+                    let count = nix::unistd::read(&pipe, &mut buffer).unwrap();
+                    said.extend_from_slice(&buffer[..count]);
+                }
+                assert_eq!(String::from_utf8_lossy(&said), text, "{mode:?}");
+            }
+        };
+        expect(cast.opened_each(launch.id), "out\n", "err\n");
+        let fallen = cast.fall();
+        let dir = Rc::clone(&fallen.dir);
+        let cast = Cast::start_in(dir, mode, |_| {});
+        adopted(&cast, &adopt_of(&launch, Some((pid, start)))).unwrap();
+        let ends = cast.opened_each(launch.id);
+        open_gate(&gate);
+        let (out, err) = if swaps {
+            ("two\n", "one\n")
+        } else {
+            ("one\n", "two\n")
+        };
+        expect(ends, out, err);
+        cast.manager.send(&ToKeeper::Destroy { id: launch.id });
+        assert_eq!(cast.manager.exited(launch.id).0, KILLED, "{mode:?}");
         cast.manager.send(&ToKeeper::Release { id: launch.id });
         cast.end(0);
     }

@@ -156,8 +156,10 @@ fn a_flood_does_not_keep_others_from_their_logs() {
     let (stop, stopped) = mpsc::channel::<()>();
     let flooder = std::thread::spawn(move || {
         let block = b"0123456789\n".repeat(5000);
-        while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+        let mut written = 0; // more than one file, however soon it is told to stop
+        while written < 2 << 20 || stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
             pipe.write_all(&block).expect("written");
+            written += block.len();
         }
     });
     let mut reader = logger.query(&["quiet"], None, true);
@@ -580,11 +582,16 @@ fn a_keepers_death_is_no_reason_to_end() {
         max_files: 5,
         drain_ms: 60_000,
         keep: Default::default(),
+        read: Default::default(),
     };
     let id = unit.id;
     tell(
         &logger.keeper,
-        &ToLogger::Open { id, output },
+        &ToLogger::Open {
+            id,
+            output,
+            streams: vec![None],
+        },
         Some(&again.into()),
     );
     unit.say("after\n");

@@ -31,6 +31,7 @@ fn output(unit: &str, is_packed: bool) -> Output {
             is_packed,
             ..LogKeep::default()
         },
+        read: Default::default(),
     }
 }
 
@@ -38,7 +39,8 @@ fn output(unit: &str, is_packed: bool) -> Output {
 fn open(logger: &Running, life: u64, output: Output) -> File {
     let (read, write) = pipe();
     let id = LaunchId::main(Invocation(life));
-    logger.tell(&ToLogger::Open { id, output }, Some(&read));
+    let streams = vec![None];
+    logger.tell(&ToLogger::Open { id, output, streams }, Some(&read));
     File::from(write)
 }
 

@@ -156,6 +156,64 @@ fn lines_are_found_by_how_grave_they_say_they_are() {
     node.check();
 }
 
+/// What one unit wrote to stderr is shown alone, from a file that says so, over the deaths of logger and manager; of a unit
+/// that does not tell its streams apart it cannot be said.
+#[test]
+fn streams_are_told_apart_where_a_unit_wishes_it() {
+    let script = "turn=0; while read -r turn; do echo \"out $turn\"; echo \"err $turn\" >&2; done <\"$1\"";
+    let node = Node::builder();
+    let fifo = node.path("turns");
+    nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+    let command = ["/bin/sh", "-c", script, "sh", &fifo];
+    let split = Unit::command(&command).kind("simple").set("log.split", "true");
+    let whole = Unit::command(&["/bin/sh", "-c", "echo out; echo err >&2; exec sleep 1000"]).kind("simple");
+    let mut node = node.unit("split", &split).unit("whole", &whole).start();
+    // Opened for both directions, so that neither side waits for the other.
+    let mut turns = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&fifo)
+        .expect("opened");
+    let said = |node: &Node, turn: u32| {
+        let last = [format!("out {turn}"), format!("err {turn}")];
+        until("both lines of the turn", || {
+            let all = texts(node, &["split", "-n", "all"]);
+            last.iter().all(|line| all.contains(line)).then_some(())
+        });
+    };
+    for turn in 1..=3 {
+        std::io::Write::write_all(&mut turns, format!("{turn}\n").as_bytes()).expect("written");
+        said(&node, turn);
+        match turn {
+            1 => drop(node.crash_logger()),
+            2 => drop(node.crash_manager()),
+            _ => {}
+        }
+    }
+    assert_eq!(texts(&node, &["split", "--stderr"]), ["err 1", "err 2", "err 3"]);
+    let told = node
+        .ctl(&["logs", "-o", "json", "split", "-g", "err 2"])
+        .ended(0)
+        .stdout;
+    let line: serde_json::Value = serde_json::from_str(told.trim()).expect("one line of JSON");
+    assert_eq!(line["stream"], "stderr");
+    let file = std::fs::read_to_string(node.path("log/split.log")).expect("its file");
+    assert_eq!(
+        (file.matches(" 1| out ").count(), file.matches(" 2| err ").count()),
+        (3, 3)
+    );
+    let told = node.ctl(&["logs", "whole", "--stderr"]).ended(2);
+    assert!(told.stderr.contains("split = true"), "{}", told.stderr);
+    let both = node.ctl(&["logs", "--stderr", "-o", "cat"]).ended(0);
+    assert!(
+        both.stdout.lines().eq(["err 1", "err 2", "err 3"]),
+        "{}",
+        both.stdout
+    );
+    assert!(both.stderr.contains("whole does not tell"), "{}", both.stderr);
+    node.check();
+}
+
 #[test]
 fn senseless_wishes_are_told_what_is_wrong_with_them() {
     let node = node();

@@ -1,7 +1,7 @@
 //! `logs`: what units wrote. One record is one line; only `-o cat` gives the bytes as they are.
 
 use clap::Args as ClapArgs;
-use proto::log::Severity;
+use proto::log::{Severity, Stream};
 use proto::reply::{LineEnd, LogLine, Reply};
 use proto::request::{LogFilter, LogLife, Request};
 
@@ -116,6 +116,9 @@ pub struct Args {
     /// does not say counts as info
     #[arg(short = 'p', long, value_name = "LEVEL", value_parser = severity)]
     pub priority: Option<Severity>,
+    /// Only lines of stderr, of units that tell it apart ([log] split)
+    #[arg(long)]
+    pub stderr: bool,
     /// Only lines of the life before the present or last one
     #[arg(long, conflicts_with = "invocation")]
     pub previous: bool,
@@ -165,6 +168,7 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
             None => args.previous.then_some(LogLife::Previous),
         },
         severity: args.priority,
+        stream: args.stderr.then_some(Stream::Stderr),
     };
     let lines = match args.lines {
         Some(Count::All) => None,
@@ -215,6 +219,10 @@ fn hear(session: &mut Session, shown: &mut Shown, reply: Reply) -> Result<(), St
             Ok(())
         }
         Reply::Logs(lines) => lines.iter().try_for_each(|line| print(session, *shown, line)),
+        Reply::Warning(text) => {
+            crate::render::talk(&text);
+            Ok(())
+        }
         Reply::Lagged(count) => {
             crate::render::talk(&format!(
                 "{count} lines were rotated away before they could be read: this reader is too slow"

@@ -280,6 +280,7 @@ pub fn line(unit: &str, message: &[u8]) -> LogLine {
         message: message.to_vec(),
         end: LineEnd::Whole,
         severity: None,
+        stream: None,
     }
 }
 

@@ -218,6 +218,11 @@ impl<'a> Check<'a> {
                     _ => limits::LOG_SIZE,
                 },
                 max_files: unit.whole("log.max_files").unwrap_or(limits::LOG_FILES),
+                split: matches!(unit.value("log.split"), Some(Typed::Bool(true))),
+                max_line: match unit.value("log.max_line") {
+                    Some(Typed::Size(size)) => u32::try_from(*size).unwrap_or(0),
+                    _ => 0,
+                },
                 parse: match unit.word("log.parse") {
                     "json" => Parse::Json,
                     "level" => Parse::Level,

@@ -255,7 +255,8 @@ static LOG: &[Key] = keys! {
     "max_age" Time(true), "0s", "a file whose oldest line is older is rotated, and one whose newest line is older is removed; `0s`: no bound";
     "compress" Bool, "true", "rotated files are compressed (zstd)";
     "on_full" Word(&["block", "drop"], "choice"), "block", "what happens while its log cannot be written and its pipe is full: the unit waits, or lines are dropped, and counted";
-    "max_line" Later, "", ""; "split" Later, "", "";
+    "split" Bool, "false", "stdout and stderr are told apart, by a pipe each: their order among each other is only that in which they were read";
+    "max_line" Size(256, 16 << 10), "16KiB", "a longer line is cut into pieces of this size";
 };
 
 static DEPRECATED: &[Key] = keys! {

@@ -475,6 +475,7 @@ mod tests {
             message: vec![0; 900 * 1024],
             end: proto::reply::LineEnd::Whole,
             severity: None,
+            stream: None,
         };
         let large = Reply::Logs(vec![line.clone()]);
         let taken = (0..CLIENT_QUEUE)

@@ -23,7 +23,7 @@ use crate::host::types::Fault;
 pub use crate::host::types::{NodeContext, role_word};
 use crate::ids::{LaunchId, invocation_text};
 use crate::keeper::sockets::NOTIFY_FOLDER;
-use crate::keeper::wire::{Identity, Launch, LogKeep, Output, Stage};
+use crate::keeper::wire::{Identity, Launch, LogKeep, LogRead, Output, Stage};
 use crate::limits::{
     ARGUMENT_MAX, LAUNCH_BYTES_MAX, PREPARE_AT_ONCE, PREPARE_TIMEOUT, SOCKET_PATH_MAX, TEXT_MAX,
 };
@@ -249,6 +249,14 @@ pub fn log_keep(log: &Log) -> LogKeep {
     }
 }
 
+/// How the logger reads what a unit writes.
+pub fn log_read(log: &Log) -> LogRead {
+    LogRead {
+        is_split: log.split,
+        max_line: log.max_line,
+    }
+}
+
 /// Where the notify socket of a life is.
 pub fn notify_path(runtime_dir: &Path, invocation: &str) -> PathBuf {
     runtime_dir.join(NOTIFY_FOLDER).join(format!("{invocation}.sock"))
@@ -314,6 +322,7 @@ fn make(spec: &UnitSpec, role: Role, id: LaunchId, node: &NodeContext) -> Result
             max_files: spec.log.max_files,
             drain_ms: u64::try_from(spec.stop.drain_timeout.as_millis()).unwrap_or(u64::MAX),
             keep: log_keep(&spec.log),
+            read: log_read(&spec.log),
         },
         notify: notify.map(|path| path.into_os_string().into_vec()),
         ready_fd: (spec.exec.kind == Kind::Fd && role == Role::Main).then_some(spec.exec.notify_fd),

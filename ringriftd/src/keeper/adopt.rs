@@ -2,21 +2,24 @@
 //! taken by pid and start time, and it must be in its launch's cgroup or bear the launch's mark. What is not proven is
 //! left alone, and named.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use nix::fcntl::OFlag;
+use nix::sys::stat::fstat;
+use proto::log::Stream;
 use proto::reply::Exit;
 
 use super::cgroup::{Leaf, Root};
 use super::counted::Counted;
-use super::launch::{Containment, Held, Origin, Pipe, is_tag, leaf_name};
+use super::launch::{Containment, End, Held, Origin, Pipe, is_tag, leaf_name};
 use super::over::some_pids;
 use super::proc::{self, BirthMark};
 use super::sockets::Notify;
 use super::state::{Keeper, say};
 use super::sweep::Picture;
 use super::types::{Proc, SharedFd};
-use super::wire::{Adopt, FromKeeper, ToLogger};
+use super::wire::{Adopt, FromKeeper};
 
 /// What lives of a launch.
 struct Found {
@@ -173,19 +176,18 @@ impl Keeper {
                 .collect(),
             Some(_) => found.others.clone(),
         };
-        let pipe = (!adopt.is_foreign)
-            .then(|| find_pipe(&living, &[1, 2]))
-            .flatten()
-            .map(|fd| Pipe {
-                fd: fd.into(),
-                output: adopt.output.clone(),
-            });
+        let ends = match (adopt.is_foreign, adopt.output.read.is_split) {
+            (true, _) => Vec::new(),
+            (false, false) => both_streams(&living),
+            (false, true) => each_stream(&living),
+        };
+        let pipe = (!ends.is_empty()).then(|| Pipe {
+            ends,
+            output: adopt.output.clone(),
+        });
         if let Some(pipe) = &pipe {
-            let open = ToLogger::Open {
-                id,
-                output: pipe.output.clone(),
-            };
-            self.tell_logger(&open, vec![pipe.fd.clone()]);
+            let (open, ends) = pipe.open(id);
+            self.tell_logger(&open, ends);
         } else if !adopt.is_foreign && exit.is_none() {
             say(&format!(
                 "no process of launch {id} ({}) has its log pipe open any more: what it writes is not logged",
@@ -309,6 +311,46 @@ fn find_pipe(processes: &[Proc], numbers: &[u32]) -> Option<OwnedFd> {
         .iter()
         .flat_map(|process| numbers.iter().map(|number| (process.pid(), *number)))
         .find_map(|(pid, number)| proc::open_pipe(pid, number))
+}
+
+/// The pipe that has both streams of these processes.
+fn both_streams(processes: &[Proc]) -> Vec<End> {
+    let found = find_pipe(processes, &[1, 2]);
+    let both = found.map(|fd| End {
+        fd: fd.into(),
+        stream: None,
+    });
+    both.into_iter().collect()
+}
+
+/// The pipes that these processes have for a stream each, whatever they did with their numbers: that of stderr is marked
+/// (`launch`). Where no mark is left, since programs may take it away, the numbers are believed.
+fn each_stream(processes: &[Proc]) -> Vec<End> {
+    // By inode: the pipe, whether it is marked, and whether somebody has it as stdout.
+    let mut found: BTreeMap<u64, (OwnedFd, bool, bool)> = BTreeMap::new();
+    for (process, number) in processes.iter().flat_map(|p| [(p, 1), (p, 2)]) {
+        let Some((fd, is_marked)) = proc::open_marked_pipe(process.pid(), number) else {
+            continue;
+        };
+        let Ok(stat) = fstat(&fd) else { continue };
+        let known = found.entry(stat.st_ino).or_insert((fd, false, false));
+        known.1 |= is_marked;
+        known.2 |= number == 1;
+    }
+    let has_mark = found.values().any(|(_, is_marked, _)| *is_marked);
+    let mut ends: Vec<End> = found
+        .into_values()
+        .map(|(fd, is_marked, is_out)| End {
+            fd: fd.into(),
+            stream: Some(match if has_mark { !is_marked } else { is_out } {
+                true => Stream::Stdout,
+                false => Stream::Stderr,
+            }),
+        })
+        .collect();
+    ends.sort_by_key(|end| end.stream);
+    ends.dedup_by_key(|end| end.stream);
+    ends
 }
 
 /// The read end of a pipe that nobody will write to.

@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use proto::log::Stream;
 use proto::reply::Exit;
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +27,7 @@ use crate::ids::LaunchId;
 use crate::limits;
 
 /// The version that is written.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The versions that are read.
 pub const READS: RangeInclusive<u32> = 1..=VERSION;
 /// The environment variable with the memfd's number. It is read once, and no role and no unit gets it.
@@ -222,13 +223,29 @@ pub struct LaunchLeft {
     pub counted: Counted,
 }
 
-/// A log pipe.
+/// The log pipes of a launch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PipeLeft {
-    /// The read end.
-    pub fd: RawFd,
+    /// The first read end.
+    pub fd: Option<RawFd>,
+    /// What is written to it; absent: both streams.
+    #[serde(default)]
+    pub stream: Option<Stream>,
+    /// The others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<EndLeft>,
     /// Where it goes.
     pub output: Output,
+}
+
+/// A read end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndLeft {
+    /// It.
+    pub fd: RawFd,
+    /// What is written to it.
+    #[serde(default)]
+    pub stream: Option<Stream>,
 }
 
 /// A log pipe of a launch that was released.
@@ -439,7 +456,7 @@ impl Received {
 mod tests {
     use super::*;
     use crate::ids::Invocation;
-    use crate::keeper::wire::LogKeep;
+    use crate::keeper::wire::{LogKeep, LogRead};
 
     fn whole() -> Handover {
         let id = LaunchId::main(Invocation(5));
@@ -456,7 +473,7 @@ mod tests {
             why_no_cgroup: String::new(),
             note: Some("upgraded".to_owned()),
             descriptors: vec![
-                5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
+                5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25,
             ],
             control: 5,
             http: Some(DoorLeft {
@@ -495,7 +512,12 @@ mod tests {
                 told_left: vec![302],
                 leaf: Some("/sys/fs/cgroup/ringriftd-00/web.5.0".to_owned()),
                 pipe: Some(PipeLeft {
-                    fd: 17,
+                    fd: Some(17),
+                    stream: Some(Stream::Stdout),
+                    others: vec![EndLeft {
+                        fd: 25,
+                        stream: Some(Stream::Stderr),
+                    }],
                     output: output(),
                 }),
                 notify: Some(NotifyLeft {
@@ -517,7 +539,9 @@ mod tests {
                     step: 2,
                 },
                 pipe: PipeLeft {
-                    fd: 21,
+                    fd: Some(21),
+                    stream: None,
+                    others: Vec::new(),
                     output: output(),
                 },
             }],
@@ -542,6 +566,10 @@ mod tests {
                 is_packed: true,
                 is_dropped: true,
             },
+            read: LogRead {
+                is_split: true,
+                max_line: 4096,
+            },
         }
     }
 
@@ -564,21 +592,28 @@ mod tests {
         );
     }
 
-    /// Versions 1 and 2 knew nothing of how logs are kept.
-    fn without_keep(mut handover: Handover) -> Handover {
-        let launches = handover.launches.iter_mut();
-        let draining = handover.draining.iter_mut().map(|draining| &mut draining.pipe);
-        let pipes = launches.filter_map(|launch| launch.pipe.as_mut()).chain(draining);
-        pipes.for_each(|pipe| pipe.output.keep = LogKeep::default());
-        handover
+    /// As a version wrote it that knew no streams, and (`keeps` of none) nothing of how logs are kept.
+    fn of_version(version: u32, keeps: bool) -> Handover {
+        let mut of_then = whole();
+        of_then.version = version;
+        of_then.descriptors.retain(|fd| *fd != 25);
+        let launches = of_then.launches.iter_mut().filter_map(|l| l.pipe.as_mut());
+        for pipe in launches.chain(of_then.draining.iter_mut().map(|d| &mut d.pipe)) {
+            pipe.stream = None;
+            pipe.others.clear();
+            pipe.output.read = LogRead::default();
+            if !keeps {
+                pipe.output.keep = LogKeep::default();
+            }
+        }
+        of_then
     }
 
     /// B12: what version 1 wrote is read for ever. It knew no HTTP listener, and counted nothing of launches.
     #[test]
     fn version_1_is_read_as_it_was_written() {
         let golden = include_str!("../../tests/golden/handover-1.json");
-        let mut of_then = without_keep(whole());
-        of_then.version = 1;
+        let mut of_then = of_version(1, false);
         of_then.http = None;
         of_then.descriptors.retain(|fd| *fd != 24);
         of_then
@@ -590,19 +625,19 @@ mod tests {
 
     /// B12
     #[test]
-    fn version_2_is_read_as_it_was_written() {
+    fn versions_2_and_3_are_read_as_they_were_written() {
         let golden = include_str!("../../tests/golden/handover-2.json");
-        let mut of_then = without_keep(whole());
-        of_then.version = 2;
-        assert_eq!(Handover::decode(golden.as_bytes()).unwrap(), of_then);
+        assert_eq!(Handover::decode(golden.as_bytes()).unwrap(), of_version(2, false));
+        let golden = include_str!("../../tests/golden/handover-3.json");
+        assert_eq!(Handover::decode(golden.as_bytes()).unwrap(), of_version(3, true));
     }
 
     /// B12
     #[test]
-    fn version_3_is_read_as_it_was_written() {
-        let golden = include_str!("../../tests/golden/handover-3.json");
+    fn version_4_is_read_as_it_was_written() {
+        let golden = include_str!("../../tests/golden/handover-4.json");
         assert_eq!(Handover::decode(golden.as_bytes()).unwrap(), whole());
-        if VERSION == 3 {
+        if VERSION == 4 {
             let now = String::from_utf8(whole().encode().unwrap()).unwrap();
             assert_eq!(now, golden.trim_end(), "a changed format is a new version");
         }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use proto::log::Stream;
 use proto::reply::Exit;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +21,7 @@ use super::sockets::Notify;
 use super::store::{Store, Stored};
 use super::sweep::{Claim, Reach};
 use super::types::{Proc, SharedFd};
-use super::wire::{Launch, Output, Stage};
+use super::wire::{Launch, Output, Stage, ToLogger};
 use crate::ids::LaunchId;
 use crate::limits;
 
@@ -67,13 +68,34 @@ pub struct Machine {
     pub runtime_dir: PathBuf,
 }
 
-/// The read end of a launch's log pipe; the logger has a duplicate.
+/// The read ends of a launch's log pipes; the logger has duplicates.
 #[derive(Debug, Clone)]
 pub struct Pipe {
-    /// The read end.
-    pub fd: SharedFd,
-    /// What the logger is told about it.
+    /// One for both streams, or one for each that is told apart.
+    pub ends: Vec<End>,
+    /// What the logger is told about them.
     pub output: Output,
+}
+
+/// A read end.
+#[derive(Debug, Clone)]
+pub struct End {
+    /// It.
+    pub fd: SharedFd,
+    /// What is written to it; absent: both streams.
+    pub stream: Option<Stream>,
+}
+
+impl Pipe {
+    /// What gives them to the logger, and what is attached to it.
+    pub fn open(&self, id: LaunchId) -> (ToLogger, Vec<SharedFd>) {
+        let open = ToLogger::Open {
+            id,
+            output: self.output.clone(),
+            streams: self.ends.iter().map(|end| end.stream).collect(),
+        };
+        (open, self.ends.iter().map(|end| end.fd.clone()).collect())
+    }
 }
 
 /// When a launch that is being destroyed is looked at again.
@@ -230,6 +252,10 @@ impl Machine {
         spec.oom_score_adj = self.oom_values(launch.oom_score_adj);
 
         let (pipe, pipe_in) = make_pipe()?;
+        let (err, err_in) = match launch.output.read.is_split {
+            false => (None, None),
+            true => make_marked_pipe().map(|(read, write)| (Some(read), Some(write)))?,
+        };
         let (ready, ready_in) = match launch.ready_fd {
             None => (None, None),
             Some(_) => make_pipe().map(|(read, write)| (Some(read), Some(write)))?,
@@ -243,7 +269,9 @@ impl Machine {
         if let Some(identity) = &launch.identity {
             // So that the user may open /dev/stdout, which is the pipe by its name. Best effort.
             let (uid, gid) = (Some(identity.uid.into()), Some(identity.gid.into()));
-            let _ = nix::unistd::fchown(&pipe_in, uid, gid);
+            for end in std::iter::once(&pipe_in).chain(&err_in) {
+                let _ = nix::unistd::fchown(end, uid, gid);
+            }
         }
         let stdin = launch
             .stdin
@@ -254,7 +282,7 @@ impl Machine {
         spec.fds = vec![
             (stdin.as_ref().unwrap_or(&self.null).as_raw_fd(), 0),
             (pipe_in.as_raw_fd(), 1),
-            (pipe_in.as_raw_fd(), 2),
+            (err_in.as_ref().unwrap_or(&pipe_in).as_raw_fd(), 2),
         ];
         if let (Some(end), Some(target)) = (&ready_in, launch.ready_fd) {
             let target = i32::try_from(target).map_err(|_| Failure {
@@ -267,6 +295,7 @@ impl Machine {
             give_stored(&mut spec, store.of(&launch.tag))?;
         }
         let mut theirs = vec![pipe_in];
+        theirs.extend(err_in);
         theirs.extend(ready_in);
         theirs.extend(stdin);
 
@@ -281,7 +310,18 @@ impl Machine {
             spec,
             leaf,
             pipe: Pipe {
-                fd: pipe.into(),
+                ends: match err {
+                    None => vec![End {
+                        fd: pipe.into(),
+                        stream: None,
+                    }],
+                    Some(err) => [(pipe, Stream::Stdout), (err, Stream::Stderr)]
+                        .map(|(fd, stream)| End {
+                            fd: fd.into(),
+                            stream: Some(stream),
+                        })
+                        .into(),
+                },
                 output: launch.output.clone(),
             },
             notify,
@@ -459,6 +499,16 @@ fn make_pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
         .open(format!("/proc/self/fd/{}", write.as_raw_fd()))
         .map_err(descriptors)?;
     Ok((read, both.into()))
+}
+
+/// A pipe for stderr alone. O_APPEND means nothing for a pipe, stays on it under whatever number a process has it, and
+/// can be seen in /proc: so another keeper knows which of a process's two pipes it is (`adopt`).
+fn make_marked_pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
+    let (read, write) = make_pipe()?;
+    let flags = fcntl(&write, FcntlArg::F_GETFL).map_err(descriptors)?;
+    let flags = OFlag::from_bits_truncate(flags) | OFlag::O_APPEND;
+    fcntl(&write, FcntlArg::F_SETFL(flags)).map_err(descriptors)?;
+    Ok((read, write))
 }
 
 /// It can be part of a folder's name, and of no other path.

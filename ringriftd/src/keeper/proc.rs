@@ -89,6 +89,11 @@ pub fn zombie_exit(process: Proc) -> Option<Exit> {
 /// Opens again, to read, the pipe that ringriftd gave to a process as descriptor `number`. Such a pipe has no name, and the
 /// unit's end of it is open for both directions, as no pipe between two programs is: theirs is nothing to read from.
 pub fn open_pipe(pid: i32, number: u32) -> Option<OwnedFd> {
+    open_marked_pipe(pid, number).map(|(pipe, _)| pipe)
+}
+
+/// Likewise, and whether it is marked as that of stderr alone.
+pub fn open_marked_pipe(pid: i32, number: u32) -> Option<(OwnedFd, bool)> {
     let link = format!("/proc/{pid}/fd/{number}");
     let is_nameless = std::fs::read_link(&link)
         .ok()?
@@ -112,7 +117,7 @@ pub fn open_pipe(pid: i32, number: u32) -> Option<OwnedFd> {
         .ok()?
         .file_type()
         .is_fifo()
-        .then(|| opened.into())
+        .then(|| (opened.into(), flags & libc::O_APPEND != 0))
 }
 
 /// Every process of the machine, by number.

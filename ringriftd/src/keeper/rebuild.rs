@@ -13,10 +13,10 @@ use super::child::Stack;
 use super::config::KeeperConfig;
 use super::door::Door;
 use super::handover::{
-    self, DoorLeft, Draining, Ends, Handover, Kind, LaunchLeft, NotifyLeft, Numbers, PipeLeft, Process,
-    Received, RoleLeft,
+    self, DoorLeft, Draining, EndLeft, Ends, Handover, Kind, LaunchLeft, NotifyLeft, Numbers, PipeLeft,
+    Process, Received, RoleLeft,
 };
-use super::launch::{Containment, Held, Killing, Machine, Pipe};
+use super::launch::{Containment, End, Held, Killing, Machine, Pipe};
 use super::links::Link;
 use super::lock::{self, Lock};
 use super::sockets::Notify;
@@ -265,8 +265,15 @@ fn role_left(role: &Role, numbers: &mut Numbers) -> RoleLeft {
 }
 
 fn pipe_left(pipe: &Pipe, numbers: &mut Numbers) -> PipeLeft {
+    let mut ends = pipe.ends.iter().map(|end| EndLeft {
+        fd: numbers.keep(&end.fd),
+        stream: end.stream,
+    });
+    let first = ends.next();
     PipeLeft {
-        fd: numbers.keep(&pipe.fd),
+        fd: first.map(|end| end.fd),
+        stream: first.and_then(|end| end.stream),
+        others: ends.collect(),
         output: pipe.output.clone(),
     }
 }
@@ -297,8 +304,18 @@ fn launch_left(id: LaunchId, held: &Held, numbers: &mut Numbers) -> LaunchLeft {
 }
 
 fn take_pipe(pipe: PipeLeft, left: &mut Received) -> Result<Pipe, String> {
+    let first = pipe.fd.map(|fd| EndLeft {
+        fd,
+        stream: pipe.stream,
+    });
+    let ends = first.into_iter().chain(pipe.others).map(|end| {
+        Ok(End {
+            fd: left.fd(end.fd)?.into(),
+            stream: end.stream,
+        })
+    });
     Ok(Pipe {
-        fd: left.fd(pipe.fd)?.into(),
+        ends: ends.collect::<Result<_, String>>()?,
         output: pipe.output,
     })
 }

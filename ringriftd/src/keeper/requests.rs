@@ -119,11 +119,8 @@ impl Keeper {
         };
         // Before it runs: should this process die the moment after, its output still has a reader, and what it says of
         // itself an ear.
-        let open = ToLogger::Open {
-            id,
-            output: launch.output.clone(),
-        };
-        self.tell_logger(&open, vec![made.pipe().fd.clone()]);
+        let (open, ends) = made.pipe().open(id);
+        self.tell_logger(&open, ends);
         let ears = made.ears();
         let has_ears = !ears.is_empty();
         if has_ears {

@@ -270,22 +270,12 @@ impl Keeper {
             .filter_map(|(id, held)| Some((*id, held.pipe.clone()?)));
         let pipes: Vec<_> = held.collect();
         for (id, pipe) in pipes {
-            self.tell_logger(
-                &ToLogger::Open {
-                    id,
-                    output: pipe.output,
-                },
-                vec![pipe.fd],
-            );
+            let (open, ends) = pipe.open(id);
+            self.tell_logger(&open, ends);
         }
         for (id, pipe) in self.draining.clone() {
-            self.tell_logger(
-                &ToLogger::Open {
-                    id,
-                    output: pipe.output,
-                },
-                vec![pipe.fd],
-            );
+            let (open, ends) = pipe.open(id);
+            self.tell_logger(&open, ends);
             self.tell_logger(&ToLogger::Close { id }, Vec::new());
         }
     }

@@ -11,6 +11,7 @@ use crate::door::HttpPlace;
 use crate::ids::{LaunchId, Scope};
 use crate::spec::{Parse, Rlimit};
 use crate::used::Used;
+use proto::log::Stream;
 use proto::reply::Exit;
 use proto::request::LogFilter;
 
@@ -100,7 +101,7 @@ pub struct Identity {
     pub groups: Vec<u32>,
 }
 
-/// Where stdout and stderr of a launch go: one pipe to the logger.
+/// Where stdout and stderr of a launch go: a pipe to the logger, or one for each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
     /// The unit, for the logger.
@@ -114,6 +115,19 @@ pub struct Output {
     /// How its log is kept.
     #[serde(default)]
     pub keep: LogKeep,
+    /// How it is read.
+    #[serde(default)]
+    pub read: LogRead,
+}
+
+/// `[log]`: how a launch's output is read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogRead {
+    /// `split`: stdout and stderr have a pipe each.
+    pub is_split: bool,
+    /// `max_line`, in bytes; 0: the logger's own bound.
+    pub max_line: u32,
 }
 
 /// `[log]`: how older files are kept, and what a full disk does.
@@ -470,12 +484,14 @@ pub enum FromKeeper {
 /// From the keeper to the logger.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToLogger {
-    /// Read this pipe. Attached: its read end. Said again for every live pipe to a logger that was restarted.
+    /// Read these pipes. Attached: the read end of each. Said again for every live one to a logger that was restarted.
     Open {
         /// Whose.
         id: LaunchId,
         /// Where it goes, and how much is kept.
         output: Output,
+        /// What is written to each of them; absent: both streams.
+        streams: Vec<Option<Stream>>,
     },
     /// The launch is over: read what is there, at most for its `drain_ms`, then close.
     Close {
@@ -493,7 +509,7 @@ pub enum ToLogger {
 pub enum FromLogger {
     /// It is ready for pipes.
     Ready,
-    /// A pipe reached its end, or was closed: the keeper closes its own copy.
+    /// All pipes of a launch reached their end, or were closed: the keeper closes its own copies.
     Closed {
         /// Whose.
         id: LaunchId,
@@ -575,6 +591,8 @@ pub struct LogOf {
     pub last_life: Option<u64>,
     /// `[log] parse`, as the files have it now.
     pub parse: Parse,
+    /// `[log] split`, likewise.
+    pub is_split: bool,
 }
 
 /// From the logger to the manager.

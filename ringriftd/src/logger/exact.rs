@@ -704,6 +704,7 @@ mod tests {
     use crate::logger::journal::{Journal, Splitter, Stop};
     use crate::logger::place::Shared;
     use crate::logger::record::{Clock, Record};
+    use proto::log::Stream;
 
     /// Where in the call that kills.
     #[derive(Debug, Clone, Copy, PartialEq)]
@@ -802,8 +803,8 @@ mod tests {
         temp: tempfile::TempDir,
         memory: OwnedFd,
         hold: [OwnedFd; 2],
-        /// Launch, unit, both ends of the pipe.
-        pipes: Vec<(LaunchId, &'static str, OwnedFd, File)>,
+        /// Launch, unit, both ends of the pipe, what it is of.
+        pipes: Vec<(LaunchId, &'static str, OwnedFd, File, Option<Stream>)>,
         /// Whole lines are dropped, not written.
         is_dropping: bool,
     }
@@ -815,10 +816,13 @@ mod tests {
                 (OwnedFd::from(read), OwnedFd::from(write))
             };
             let (read, write) = pipe();
-            let units = [(1, "a"), (2, "b"), (3, "b")];
-            let pipes = units.map(|(life, unit)| {
+            // Of one life, two pipes.
+            let (out, err) = (Some(Stream::Stdout), Some(Stream::Stderr));
+            let units = [(1, "a", None), (2, "b", out), (2, "b", err)];
+            let pipes = units.map(|(life, unit, stream)| {
                 let (read, write) = pipe();
-                (LaunchId::main(Invocation(life)), unit, read, File::from(write))
+                let id = LaunchId::main(Invocation(life));
+                (id, unit, read, File::from(write), stream)
             });
             Self {
                 temp: tempfile::tempdir().expect("a folder"),
@@ -867,7 +871,7 @@ mod tests {
                 }
             }
             let mut buffer = vec![0; LOG_READ];
-            for (id, unit, read, _) in &self.pipes {
+            for (id, unit, read, _, stream) in &self.pipes {
                 if exact.kernel.is_dead {
                     return Err(dead());
                 }
@@ -882,6 +886,7 @@ mod tests {
                         at_us: 1,
                         invocation,
                         end,
+                        stream: *stream,
                         message,
                     };
                     journal.put(&mut clock, record)
@@ -928,7 +933,7 @@ mod tests {
     }
 
     /// Every byte that a life wrote, by all of a unit's files.
-    fn bytes_of(world: &World, unit: &str, life: u64) -> Vec<u8> {
+    fn bytes_of(world: &World, unit: &str, life: u64, stream: Option<Stream>) -> Vec<u8> {
         let mut all = Vec::new();
         for index in (0..50).rev() {
             let name = match index {
@@ -945,7 +950,7 @@ mod tests {
                 }
                 let record =
                     record::parse(line).unwrap_or_else(|| panic!("no record: {}", line.escape_ascii()));
-                if record.invocation == life {
+                if (record.invocation, record.stream) == (life, stream) {
                     all.extend(record.message);
                     all.extend(if record.end == LineEnd::Whole {
                         &b"\n"[..]
@@ -976,7 +981,7 @@ mod tests {
         let mut calls = 0;
         for now in 0..3 {
             world.is_dropping = now == 1;
-            for (n, (_, unit, _, pipe)) in world.pipes.iter_mut().enumerate() {
+            for (n, (_, unit, _, pipe, _)) in world.pipes.iter_mut().enumerate() {
                 let begun = "b".repeat(40 * n);
                 // In the second round one line goes on that was begun in the first, and is dropped with its beginning.
                 let text = match now {
@@ -999,8 +1004,8 @@ mod tests {
             }
             world.live(None, now == 2);
         }
-        for (n, (id, unit, read, _)) in world.pipes.iter().enumerate() {
-            let found = bytes_of(&world, unit, id.invocation.0);
+        for (n, (id, unit, read, _, stream)) in world.pipes.iter().enumerate() {
+            let found = bytes_of(&world, unit, id.invocation.0, *stream);
             assert!(
                 found == expected[n],
                 "launch {id}, killed at {last:?} of round {round}: {}",
@@ -1036,7 +1041,7 @@ mod tests {
         let mut expected = vec![Vec::new(); world.pipes.len()];
         let mut calls = 0;
         for now in 0..3 {
-            for (n, (_, _, _, pipe)) in world.pipes.iter_mut().enumerate() {
+            for (n, (_, _, _, pipe, _)) in world.pipes.iter_mut().enumerate() {
                 let mut text = format!("{n}.{now} whole\n{}\nbegun {n}.{now}", "x".repeat(3000)).into_bytes();
                 if now == n {
                     // A line of two pieces and a bit, without its end.
@@ -1051,8 +1056,8 @@ mod tests {
             }
             world.live(None, now == 2);
         }
-        for (n, (id, unit, read, _)) in world.pipes.iter().enumerate() {
-            let found = bytes_of(&world, unit, id.invocation.0);
+        for (n, (id, unit, read, _, stream)) in world.pipes.iter().enumerate() {
+            let found = bytes_of(&world, unit, id.invocation.0, *stream);
             assert!(
                 found == expected[n],
                 "launch {id}, killed at {last:?} of round {round}, then at {next:?}: {} bytes, not {}",

@@ -3,11 +3,12 @@
 //!
 //! Read first: [`Cursor::next`] and [`Backward::previous`].
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use proto::log::Severity;
+use proto::log::{Severity, Stream};
 use proto::reply::{LineEnd, LogLine};
 
 use super::packed::LogFile;
@@ -15,7 +16,7 @@ use super::place::{Permit, Place, Shared, Unit};
 use super::record::{self, RECORD_MAX, Record};
 use super::severity;
 use super::sought::Sieve;
-use crate::limits::{LOG_BLOCK, LOG_FIND_OTHERS};
+use crate::limits::{LOG_BEGUN_MAX, LOG_BLOCK, LOG_FIND_OTHERS};
 
 /// A point in a unit's log: a file's number and an offset in it.
 pub type Point = (u64, u64);
@@ -27,6 +28,7 @@ pub fn parsed(text: &[u8], last_us: u64) -> Record<'_> {
         at_us: last_us,
         invocation: 0,
         end: LineEnd::Whole,
+        stream: None,
         message: text,
     })
 }
@@ -39,6 +41,7 @@ fn told(unit: &str, record: Record<'_>, severity: Option<Severity>) -> LogLine {
         message: record.message.to_vec(),
         end: record.end,
         severity,
+        stream: record.stream,
     }
 }
 
@@ -79,8 +82,8 @@ pub struct Cursor {
     last_us: u64,
     missed: u64,
     sieve: Sieve,
-    /// The last record of this life was a piece of a line of this severity, and the next one goes on.
-    begun: Option<(u64, Option<Severity>)>,
+    /// The last record of this life and stream was a piece of a line of this severity, and the next one goes on.
+    begun: BTreeMap<(u64, Option<Stream>), Option<Severity>>,
 }
 
 enum Filled {
@@ -112,7 +115,7 @@ impl Cursor {
             last_us: 0,
             missed: 0,
             sieve,
-            begun: None,
+            begun: BTreeMap::new(),
         }
     }
 
@@ -171,13 +174,14 @@ impl Cursor {
         let passes = self.sieve.passes(&record);
         let is_piece = record.end == LineEnd::Continues;
         let mut line = None;
-        if passes || is_piece || self.begun.is_some() {
-            let severity = match self.begun.take_if(|(life, _)| *life == record.invocation) {
-                Some((_, severity)) => severity,
-                None => self.sieve.severity(&record),
-            };
+        if passes || is_piece || !self.begun.is_empty() {
+            let begun = self.begun.remove(&(record.invocation, record.stream));
+            let severity = begun.unwrap_or_else(|| self.sieve.severity(&record));
             if is_piece {
-                self.begun = Some((record.invocation, severity));
+                if self.begun.len() >= LOG_BEGUN_MAX {
+                    self.begun.pop_first(); // of an old life, whose end was never written
+                }
+                self.begun.insert((record.invocation, record.stream), severity);
             }
             if passes && self.sieve.is_grave(severity) {
                 line = Some(told(&self.unit.name, record, severity));
@@ -457,6 +461,7 @@ mod tests {
                     at_us: number,
                     invocation: 1,
                     end: LineEnd::Whole,
+                    stream: None,
                     message: message.as_bytes(),
                 };
                 record::push(&mut text, &mut clock, record);
@@ -526,6 +531,9 @@ mod tests {
             (1, "+", "<6>the middle, "),
             (1, "|", "<6>the end"),
             (1, "|", "<6>another"),
+            (1, "2+", "<3>on the other stream, "),
+            (1, "1|", "<6>of no account"),
+            (1, "2|", "<6>its end"),
             (1, "+", "<6>nothing grave "),
             (1, "~", "<3>in it"),
         ];
@@ -546,7 +554,16 @@ mod tests {
             .iter()
             .map(|l| String::from_utf8_lossy(&l.message))
             .collect();
-        assert_eq!(texts, ["<3>the beginning, ", "<6>the middle, ", "<6>the end"]);
+        assert_eq!(
+            texts,
+            [
+                "<3>the beginning, ",
+                "<6>the middle, ",
+                "<6>the end",
+                "<3>on the other stream, ",
+                "<6>its end"
+            ]
+        );
         assert!(found.iter().all(|line| line.severity == Some(Severity::Err)));
     }
 

@@ -15,7 +15,9 @@ use super::place::{Shared, Unit};
 use super::record::{self, Clock, RECORD_MAX, Record, now_us};
 use super::shelf::Keep;
 use crate::keeper::wire::{LogCount, LogKeep};
-use crate::limits::{LOG_FILE_CHECK, LOG_FILES_MAX, LOG_RETRY_DELAY, LOG_RETRY_MAX_DELAY, LOG_WRITE_BUFFER};
+use crate::limits::{
+    LOG_FILE_CHECK, LOG_FILES_MAX, LOG_LINE_MAX, LOG_RETRY_DELAY, LOG_RETRY_MAX_DELAY, LOG_WRITE_BUFFER,
+};
 use proto::reply::LineEnd;
 
 /// The log takes nothing more for now: what was put has to be committed first; or it is blocked.
@@ -329,6 +331,7 @@ impl Journal {
             at_us: now_us(),
             invocation: dropped.life,
             end: LineEnd::Whole,
+            stream: None,
             message: message.as_bytes(),
         };
         self.put(clock, record)?;
@@ -551,12 +554,28 @@ impl Journal {
 }
 
 /// Splits what a pipe brings into lines, across reads. Holds at most one bound's worth of a line that has not ended.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Splitter {
     partial: Vec<u8>,
+    /// The bound of a line, in bytes.
+    max: usize,
+}
+
+impl Default for Splitter {
+    fn default() -> Self {
+        Self::new(LOG_LINE_MAX)
+    }
 }
 
 impl Splitter {
+    /// Nothing is begun; a line of more than `max` bytes ([`LOG_LINE_MAX`] at most) is cut.
+    pub fn new(max: usize) -> Self {
+        Self {
+            partial: Vec::new(),
+            max: max.clamp(1, LOG_LINE_MAX),
+        }
+    }
+
     /// Goes on with a line that was begun.
     pub fn begin(&mut self, partial: Vec<u8>) {
         self.partial = partial;
@@ -570,12 +589,13 @@ impl Splitter {
     /// Hands the lines of `input` to `put`, each with its mark, and keeps what has no end yet. Returns how many bytes
     /// were taken: all, unless `put` failed; then no line is begun behind them, unless `put` took none.
     pub fn split(&mut self, input: &[u8], mut put: impl FnMut(LineEnd, &[u8]) -> Result<(), Stop>) -> usize {
-        const MAX: usize = crate::limits::LOG_LINE_MAX;
+        // What was begun under another bound is taken as it is.
+        let max = self.max.max(self.partial.len());
         let mut taken = 0;
         while taken < input.len() {
             let rest = &input[taken..];
             // Never more than one byte past the bound, so that a piece is only cut when its line goes on.
-            let room = MAX + 1 - self.partial.len();
+            let room = max + 1 - self.partial.len();
             let window = &rest[..rest.len().min(room)];
             let newline = memchr::memchr(b'\n', window);
             let done = match newline {
@@ -595,11 +615,11 @@ impl Splitter {
                 None => {
                     // A line of more than the bound: cut after exactly the bound.
                     let before = self.partial.len();
-                    self.partial.extend_from_slice(&window[..MAX - before]);
+                    self.partial.extend_from_slice(&window[..max - before]);
                     let done = put(LineEnd::Continues, &self.partial);
                     self.partial.truncate(if done.is_ok() { 0 } else { before });
                     if done.is_ok() {
-                        taken += MAX - before;
+                        taken += max - before;
                         continue;
                     }
                     done

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use proto::log::Stream;
 use proto::reply::LineEnd;
 
 use super::exact::{Exact, Linux, Peek, Source};
@@ -22,6 +23,8 @@ pub struct Pipe {
     pub source: Source,
     /// The number of its unit's log among the writer's.
     pub journal: usize,
+    /// What is written to it, if that is not both streams.
+    pub stream: Option<Stream>,
     /// Makes lines of what it brings.
     pub splitter: Splitter,
     /// How long it is read after its launch is over.
@@ -197,12 +200,13 @@ fn feed(
     clock: &mut Clock,
     input: &[u8],
 ) -> Result<(), Stop> {
-    let (at_us, invocation) = (now_us(), pipe.source.id.invocation.0);
+    let (at_us, invocation, stream) = (now_us(), pipe.source.id.invocation.0, pipe.stream);
     let mut put = |journal: &mut Journal, end, message: &[u8]| {
         let record = Record {
             at_us,
             invocation,
             end,
+            stream,
             message,
         };
         journal.put(clock, record)
@@ -262,6 +266,7 @@ pub fn write_last(
             at_us: now_us(),
             invocation: pipe.source.id.invocation.0,
             end: LineEnd::Partial,
+            stream: pipe.stream,
             message: pipe.splitter.partial(),
         };
         journal.put(clock, record)?;

@@ -506,8 +506,13 @@ impl Serving {
             unit: name,
             last_life,
             parse,
+            is_split,
         } in units
         {
+            if self.filter.stream.is_some() && !is_split {
+                let text = format!("{name} does not tell its streams apart: what it wrote is left out");
+                self.client.send(Reply::Warning(text))?;
+            }
             let Some(unit) = self.shared.unit(&name) else {
                 self.failure
                     .get_or_insert(format!("cannot read the log of {name:?}: that is no unit's name"));
@@ -712,6 +717,7 @@ mod tests {
                     unit: "a".to_owned(),
                     last_life: None,
                     parse: crate::spec::Parse::Prefix,
+                    is_split: false,
                 }],
                 seed: 1,
                 lines: None,

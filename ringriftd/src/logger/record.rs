@@ -5,12 +5,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use proto::log::Stream;
 use proto::reply::LineEnd;
 
 /// The length of `2026-11-22T01:27:03.123456Z`.
 const STAMP: usize = 27;
-/// The longest text before a record's message, in bytes: the stamp, a serial of 20 digits, the mark, three spaces.
-pub const HEADER_MAX: usize = STAMP + 1 + 20 + 1 + 1 + 1;
+/// The longest text before a record's message, in bytes: the stamp, a serial of 20 digits, the stream, the mark, three spaces.
+pub const HEADER_MAX: usize = STAMP + 1 + 20 + 1 + 1 + 1 + 1;
 /// The longest record with its newline, in bytes.
 pub const RECORD_MAX: usize = HEADER_MAX + crate::limits::LOG_LINE_MAX + 1;
 /// 9999-12-31T23:59:59.999999Z, the last time that the format can say, in µs since 1970.
@@ -25,6 +26,8 @@ pub struct Record<'a> {
     pub invocation: u64,
     /// How the line ended.
     pub end: LineEnd,
+    /// Where it was written, if that is told apart.
+    pub stream: Option<Stream>,
     /// The exact bytes, no newline among them.
     pub message: &'a [u8],
 }
@@ -83,10 +86,15 @@ impl Default for Clock {
 pub fn push(out: &mut Vec<u8>, clock: &mut Clock, record: Record<'_>) {
     debug_assert!(memchr::memchr(b'\n', record.message).is_none());
     out.extend_from_slice(clock.head(record.at_us, record.invocation));
+    out.extend_from_slice(match record.stream {
+        None => b" ",
+        Some(Stream::Stdout) => b" 1",
+        Some(Stream::Stderr) => b" 2",
+    });
     out.extend_from_slice(match record.end {
-        LineEnd::Whole => b" | ",
-        LineEnd::Continues => b" + ",
-        LineEnd::Partial => b" ~ ",
+        LineEnd::Whole => b"| ",
+        LineEnd::Continues => b"+ ",
+        LineEnd::Partial => b"~ ",
     });
     out.extend_from_slice(record.message);
     out.push(b'\n');
@@ -100,17 +108,23 @@ pub fn parse(line: &[u8]) -> Option<Record<'_>> {
     let rest = rest.strip_prefix(b" ")?;
     let serial = memchr::memchr(b' ', rest.get(..rest.len().min(21))?)?;
     let invocation = parse_number(&rest[..serial])?;
-    let (mark, message) = rest[serial..].split_at_checked(3)?;
+    let (stream, rest) = match &rest[serial + 1..] {
+        [b'1', rest @ ..] => (Some(Stream::Stdout), rest),
+        [b'2', rest @ ..] => (Some(Stream::Stderr), rest),
+        rest => (None, rest),
+    };
+    let (mark, message) = rest.split_at_checked(2)?;
     let end = match mark {
-        b" | " => LineEnd::Whole,
-        b" + " => LineEnd::Continues,
-        b" ~ " => LineEnd::Partial,
+        b"| " => LineEnd::Whole,
+        b"+ " => LineEnd::Continues,
+        b"~ " => LineEnd::Partial,
         _ => return None,
     };
     Some(Record {
         at_us,
         invocation,
         end,
+        stream,
         message,
     })
 }
@@ -260,6 +274,7 @@ mod tests {
                 at_us,
                 invocation,
                 end,
+                stream: None,
                 message,
             },
         );
@@ -281,6 +296,37 @@ mod tests {
             text(u64::MAX, u64::MAX, LineEnd::Partial, b"x"),
             b"9999-12-31T23:59:59.999999Z 18446744073709551615 ~ x\n"
         );
+    }
+
+    #[test]
+    fn streams_that_are_told_apart_stand_before_the_mark() {
+        let mut out = Vec::new();
+        let mut clock = Clock::new();
+        let record = |stream, end, message| Record {
+            at_us: 1_795_310_823_123_456,
+            invocation: 42,
+            end,
+            stream: Some(stream),
+            message,
+        };
+        push(
+            &mut out,
+            &mut clock,
+            record(Stream::Stdout, LineEnd::Whole, &b"hello"[..]),
+        );
+        push(
+            &mut out,
+            &mut clock,
+            record(Stream::Stderr, LineEnd::Partial, b""),
+        );
+        assert_eq!(
+            out.escape_ascii().to_string(),
+            "2026-11-22T01:27:03.123456Z 42 1| hello\\n2026-11-22T01:27:03.123456Z 42 2~ \\n"
+        );
+        for bad in ["3| x", "12| x", "1 | x", "1", "|| x"] {
+            let line = format!("2026-11-22T01:27:03.123456Z 42 {bad}");
+            assert_eq!(parse(line.as_bytes()), None, "{line}");
+        }
     }
 
     #[test]
@@ -340,6 +386,7 @@ mod tests {
                     at_us,
                     invocation,
                     end: LineEnd::Whole,
+                    stream: None,
                     message: b"x",
                 };
                 push(&mut out, &mut clock, record);
@@ -350,13 +397,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(at_us in 0..=LAST_US, invocation: u64, mark in 0..3,
+        fn what_is_written_is_read_back(at_us in 0..=LAST_US, invocation: u64, mark in 0..3, of in 0..3,
                                         message in proptest::collection::vec(any::<u8>(), 0..200)) {
             let message: Vec<u8> = message.into_iter().filter(|b| *b != b'\n').collect();
             let end = [LineEnd::Whole, LineEnd::Continues, LineEnd::Partial][mark as usize];
-            let line = text(at_us, invocation, end, &message);
+            let stream = [None, Some(Stream::Stdout), Some(Stream::Stderr)][of as usize];
+            let mut line = Vec::new();
+            push(&mut line, &mut Clock::new(), Record { at_us, invocation, end, stream, message: &message });
             prop_assert!(line.len() <= HEADER_MAX + message.len() + 1);
-            let record = Record { at_us, invocation, end, message: &message };
+            let record = Record { at_us, invocation, end, stream, message: &message };
             prop_assert_eq!(parse(line.strip_suffix(b"\n").unwrap()), Some(record));
         }
 

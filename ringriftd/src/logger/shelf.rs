@@ -394,6 +394,7 @@ mod tests {
                         at_us,
                         invocation: 1,
                         end: LineEnd::Whole,
+                        stream: None,
                         message: message.as_bytes(),
                     };
                     record::push(&mut text, &mut clock, record);

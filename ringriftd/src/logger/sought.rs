@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use proto::log::Severity;
+use proto::log::{Severity, Stream};
 use proto::reply::LineEnd;
 use proto::request::{LogFilter, LogLife};
 use regex::bytes::Regex;
@@ -35,6 +35,8 @@ pub struct Sieve {
     pub severity: Option<Severity>,
     /// Where lines say how grave they are.
     pub parse: Parse,
+    /// Where they were written.
+    pub stream: Option<Stream>,
 }
 
 impl Sieve {
@@ -63,12 +65,14 @@ impl Sieve {
             since_us: filter.since_us,
             severity: filter.severity,
             parse,
+            stream: filter.stream,
         })
     }
 
     /// Apart from its severity. What is no record has life 0.
     pub fn passes(&self, record: &Record<'_>) -> bool {
         self.life.is_none_or(|wanted| wanted == record.invocation)
+            && (self.stream.is_none() || self.stream == record.stream)
             && self.since_us.is_none_or(|since| record.at_us >= since)
             && self.until_us.is_none_or(|until| record.at_us <= until)
             && self
@@ -299,6 +303,7 @@ mod tests {
                     at_us: *at_us,
                     invocation: *invocation,
                     end: LineEnd::Whole,
+                    stream: None,
                     message: message.as_bytes(),
                 };
                 record::push(&mut text, &mut clock, record);
@@ -365,6 +370,7 @@ mod tests {
                     pattern: some(seed, 10).map(|digit| Regex::new(&format!("{digit}$")).expect("it is one")),
                     severity: some(seed, 8).and_then(Severity::of),
                     parse: Parse::Prefix,
+                    stream: None,
                 };
                 let lines = some(seed, 60);
                 let passing = all.iter().filter(|(at, life, text)| {
@@ -372,6 +378,7 @@ mod tests {
                         at_us: *at,
                         invocation: *life,
                         end: LineEnd::Whole,
+                        stream: None,
                         message: text.as_bytes(),
                     };
                     let number = text.strip_prefix('<').map_or("6", |rest| &rest[..1]);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use proto::log::Stream;
 
 use super::exact::{Exact, Linux};
 use super::journal::{Journal, Splitter};
@@ -24,7 +25,7 @@ use crate::ids::{Invocation, LaunchId};
 use crate::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
 use crate::limits::{
     LAST_WORDS_PATIENCE, LOG_AGE_LOOK_MAX, LOG_AGE_LOOK_MIN, LOG_DROP_KEEP, LOG_DROP_LOOK, LOG_END_READ,
-    LOG_FILES_OPEN_MAX, LOG_PIPES_WAITING, LOG_READ,
+    LOG_FILES_OPEN_MAX, LOG_LINE_MAX, LOG_PIPES_WAITING, LOG_READ,
 };
 
 const KEEPER: u64 = u64::MAX;
@@ -51,7 +52,8 @@ pub struct Writer {
     /// Journals that hold a descriptor, the one opened first at the front.
     open: VecDeque<usize>,
     pipes: BTreeMap<u64, Pipe>,
-    by_id: BTreeMap<LaunchId, u64>,
+    /// The pipes of each launch, one or two.
+    by_id: BTreeMap<LaunchId, Vec<u64>>,
     next_token: u64,
     /// Pipes with `close_at`, and journals in trouble: the only reasons for a timeout.
     closing: Vec<u64>,
@@ -193,22 +195,26 @@ impl Writer {
     fn on_keeper(&mut self, message: ToLogger, fds: Vec<OwnedFd>) -> io::Result<()> {
         let mut fds = fds.into_iter();
         match message {
-            ToLogger::Open { id, output } => match fds.next() {
-                Some(fd) => self.open_pipe(id, fd, &output)?,
-                None => {
+            ToLogger::Open { id, output, streams } => {
+                if fds.len() == streams.len() && !streams.is_empty() {
+                    self.open_pipes(id, &output, fds.zip(streams))?;
+                } else {
                     crate::say!(
-                        "ringriftd logger: cannot read launch {id} of {}: no pipe came with it",
-                        output.unit
+                        "ringriftd logger: cannot read launch {id} of {}: {} pipes came with it, not {}",
+                        output.unit,
+                        fds.len(),
+                        streams.len()
                     );
                     self.answers.push_back(FromLogger::Closed { id });
                 }
-            },
+            }
             ToLogger::Close { id } => match self.by_id.get(&id) {
-                Some(token) => {
-                    let token = *token;
-                    if let Some(pipe) = self.pipes.get_mut(&token) {
-                        pipe.close_at.get_or_insert(Instant::now() + pipe.drain);
-                        self.closing.push(token);
+                Some(tokens) => {
+                    for token in tokens {
+                        if let Some(pipe) = self.pipes.get_mut(token) {
+                            pipe.close_at.get_or_insert(Instant::now() + pipe.drain);
+                            self.closing.push(*token);
+                        }
                     }
                 }
                 // Its end was seen and told already; told again, since the keeper may not have heard.
@@ -358,9 +364,14 @@ impl Writer {
 
     // --- pipes -----------------------------------------------------------------------------------------------
 
-    fn open_pipe(&mut self, id: LaunchId, fd: OwnedFd, output: &Output) -> io::Result<()> {
+    fn open_pipes(
+        &mut self,
+        id: LaunchId,
+        output: &Output,
+        ends: impl Iterator<Item = (OwnedFd, Option<Stream>)>,
+    ) -> io::Result<()> {
         if self.by_id.contains_key(&id) {
-            return Ok(()); // said twice; the second descriptor is another name of the same pipe
+            return Ok(()); // said twice; these descriptors are other names of the same pipes
         }
         let Some(journal) = self.journal(&output.unit) else {
             crate::say!(
@@ -372,26 +383,33 @@ impl Writer {
         };
         self.journals[journal].set_bounds(output.max_size, output.max_files, output.keep);
         self.plan_ages(Instant::now());
-        let (source, partial) = self.exact.open(id, fd)?;
-        let mut splitter = Splitter::default();
-        splitter.begin(partial);
-        let token = self.next_token;
-        self.next_token += 1;
-        let mut pipe = Pipe {
-            source,
-            journal,
-            splitter,
-            drain: Duration::from_millis(output.drain_ms),
-            close_at: None,
-            is_waiting: false,
-            is_watched: false,
-            is_cut: false,
+        let max_line = match output.read.max_line {
+            0 => LOG_LINE_MAX,
+            bytes => bytes as usize,
         };
-        if !self.journals[journal].is_blocked() {
-            watch(&self.epoll, &mut pipe, token)?;
+        for (fd, stream) in ends {
+            let (source, partial) = self.exact.open(id, fd)?;
+            let mut splitter = Splitter::new(max_line);
+            splitter.begin(partial);
+            let token = self.next_token;
+            self.next_token += 1;
+            let mut pipe = Pipe {
+                source,
+                journal,
+                stream,
+                splitter,
+                drain: Duration::from_millis(output.drain_ms),
+                close_at: None,
+                is_waiting: false,
+                is_watched: false,
+                is_cut: false,
+            };
+            if !self.journals[journal].is_blocked() {
+                watch(&self.epoll, &mut pipe, token)?;
+            }
+            self.pipes.insert(token, pipe);
+            self.by_id.entry(id).or_default().push(token);
         }
-        self.pipes.insert(token, pipe);
-        self.by_id.insert(id, token);
         Ok(())
     }
 
@@ -522,9 +540,16 @@ impl Writer {
             return;
         };
         unwatch(&self.epoll, &mut pipe);
-        self.by_id.remove(&pipe.source.id);
         self.closing.retain(|t| *t != token);
-        self.answers.push_back(FromLogger::Closed { id: pipe.source.id });
+        let id = pipe.source.id;
+        if let Some(tokens) = self.by_id.get_mut(&id) {
+            tokens.retain(|t| *t != token);
+            if !tokens.is_empty() {
+                return; // its other stream is still read
+            }
+        }
+        self.by_id.remove(&id);
+        self.answers.push_back(FromLogger::Closed { id });
     }
 
     /// A launch's time to drain is over: what is there now is read.

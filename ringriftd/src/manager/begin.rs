@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use super::core::Manager;
 use super::jobs::Jobs;
-use super::memory::{Base, Order};
+use super::memory::{Base, Order, orders_lost};
 use super::recover::{self, Past};
 use super::reload::Asker;
 use crate::clock::Now;
@@ -346,6 +346,14 @@ impl Manager {
     /// Signals that were decided and that the keeper has not heard of.
     fn repeat_orders(&mut self) {
         let last = self.hello.last_order;
+        let lost = orders_lost(self.orders.iter().map(|order| order.order), last);
+        if lost > 0 {
+            tracing::warn!(
+                "{lost} signals to units were not sent: the manager died in a step with more than {} of them; stops go on by their time limits, \
+                 and a kill or a reload by signal is to be given again",
+                limits::ORDERS_KEPT
+            );
+        }
         let unheard: Vec<_> = self
             .orders
             .iter()

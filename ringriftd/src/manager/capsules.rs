@@ -396,6 +396,7 @@ fn wire(unit: &UnitName, kept: &Kept, seed: u64) -> Capsule {
         message: bytes_of(&line.bytes),
         end: line.end,
         severity: None,
+        stream: None,
     };
     Capsule {
         seq: kept.seq,

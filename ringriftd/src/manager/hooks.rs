@@ -30,7 +30,7 @@ use super::recover::Past;
 use crate::engine::describe;
 use crate::engine::types::{LaunchFailure, Role};
 use crate::event_json;
-use crate::host::prepare::{Prepared, log_keep};
+use crate::host::prepare::{Prepared, log_keep, log_read};
 use crate::ids::{Invocation, LaunchId, invocation_text};
 use crate::keeper::wire::{Adopt, FromKeeper, Launch, Output, ToKeeper};
 use crate::limits;
@@ -525,6 +525,7 @@ impl Manager {
                 max_files: log.map_or(limits::LOG_FILES, |log| log.max_files),
                 drain_ms: u64::try_from(limits::DRAIN_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
                 keep: log.map_or_else(Default::default, |log| log_keep(&log)),
+                read: log.map_or_else(Default::default, |log| log_read(&log)),
             },
             notify: None,
             identity: None,

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use super::takeover::Held;
 use crate::engine::types::{LaunchFailure, ProbeResult, Role};
 use crate::host::notify::{Expected, NotifySocket, Told, listen};
-use crate::host::prepare::{Prepared, Preparer, log_keep};
+use crate::host::prepare::{Prepared, Preparer, log_keep, log_read};
 use crate::host::ready::{PipeSaid, read_ready};
 use crate::ids::{Invocation, LaunchId, invocation_text};
 use crate::keeper::wire::{Adopt, Identity, Launch, Output, Stage};
@@ -285,6 +285,7 @@ impl Launches {
                 max_files: spec.log.max_files,
                 drain_ms: u64::try_from(spec.stop.drain_timeout.as_millis()).unwrap_or(u64::MAX),
                 keep: log_keep(&spec.log),
+                read: log_read(&spec.log),
             },
             identity: None,
             notify: None,

@@ -6,7 +6,7 @@ use super::core::Manager;
 use crate::control::outbox::Answers;
 use crate::control::view::refused;
 use crate::keeper::wire::{LogOf, LogQuery};
-use crate::spec::{ON_EVENT_UNIT, Parse, UnitName};
+use crate::spec::{Log, ON_EVENT_UNIT, UnitName};
 
 impl Manager {
     /// Tells the logger how large all logs may be together. One that does not hear it has died, and its successor is told.
@@ -49,21 +49,33 @@ impl Manager {
             let unit = self.engine.find(name)?.1;
             unit.last_invocation.map(|life| life.0)
         };
-        let parse = |name: &UnitName| match self.loaded.plan.units.get(name) {
-            Some(spec) => spec.log.parse,
+        let log = |name: &UnitName| match self.loaded.plan.units.get(name) {
+            Some(spec) => spec.log,
             None => self
                 .engine
                 .find(name)
-                .map_or(Parse::Prefix, |(_, unit)| unit.spec.log.parse),
+                .map_or_else(Log::default, |(_, unit)| unit.spec.log),
         };
-        let units = units
+        let units: Vec<LogOf> = units
             .iter()
             .map(|name| LogOf {
                 unit: name.to_string(),
                 last_life: last_life(name),
-                parse: parse(name),
+                parse: log(name).parse,
+                is_split: log(name).split,
             })
             .collect();
+        if filter.stream.is_some() && !units.iter().any(|unit| unit.is_split) {
+            let mut failure = refused(
+                2,
+                match units.as_slice() {
+                    [unit] => format!("{} does not tell its streams apart", unit.unit),
+                    _ => "none of these units tells its streams apart".to_owned(),
+                },
+            );
+            failure.hint = Some("set [log] split = true, daemon-reload, and restart it".to_owned());
+            return answers.fail(failure);
+        }
         match answers.into_connection() {
             Ok((connection, ask)) => {
                 let query = LogQuery::Serve {

@@ -286,8 +286,35 @@ impl Base {
     }
 }
 
+/// How many signals were decided, are not known any more, and have not been heard of by the keeper, whose last one is `heard`.
+pub fn orders_lost(mut kept: impl Iterator<Item = u64>, heard: u64) -> u64 {
+    kept.next()
+        .map_or(0, |first| first.saturating_sub(heard.saturating_add(1)))
+}
+
 /// Drops the oldest.
 pub fn keep_last<T>(list: &mut Vec<T>, most: usize) {
     let excess = list.len().saturating_sub(most);
     list.drain(..excess);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_that_are_forgotten_before_they_are_heard_of_are_counted() {
+        let mut orders: Vec<u64> = (1..=10).collect();
+        assert_eq!(orders_lost(orders.iter().copied(), 0), 0);
+        keep_last(&mut orders, 4);
+        assert_eq!(orders, [7, 8, 9, 10]);
+        for (heard, lost) in [(0, 6), (1, 5), (5, 1), (6, 0), (8, 0), (10, 0)] {
+            assert_eq!(
+                orders_lost(orders.iter().copied(), heard),
+                lost,
+                "{heard} were heard of"
+            );
+        }
+        assert_eq!(orders_lost(std::iter::empty(), 3), 0);
+    }
 }

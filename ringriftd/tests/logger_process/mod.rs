@@ -16,6 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
 };
+use proto::log::Stream;
 use proto::reply::LineEnd;
 use ringriftd::ids::{Invocation, LaunchId};
 use ringriftd::keeper::wire::{FromLogger, LogKeep, Output, ToLogger};
@@ -164,8 +165,14 @@ impl Keeper {
                     is_packed: self.is_packed(unit),
                     ..LogKeep::default()
                 },
+                read: Default::default(),
             };
-            running.tell(&ToLogger::Open { id: *id, output }, Some(read));
+            let open = ToLogger::Open {
+                id: *id,
+                output,
+                streams: vec![(id.invocation.0 % 2 == 0).then_some(Stream::Stderr)],
+            };
+            running.tell(&open, Some(read));
         }
         running
     }

@@ -121,10 +121,19 @@ impl Logger {
             max_files: 5,
             drain_ms: 60_000,
             keep: Default::default(),
+            read: Default::default(),
         };
         bounds(&mut output);
         let id = LaunchId::main(Invocation(invocation));
-        tell(&self.keeper, &ToLogger::Open { id, output }, Some(&read.into()));
+        tell(
+            &self.keeper,
+            &ToLogger::Open {
+                id,
+                output,
+                streams: vec![None],
+            },
+            Some(&read.into()),
+        );
         Unit {
             id,
             pipe: File::from(OwnedFd::from(write)),
@@ -217,6 +226,7 @@ impl Logger {
                 unit: (*name).to_owned(),
                 last_life: *life,
                 parse: Parse::Prefix,
+                is_split: true,
             })
             .collect();
         tell(

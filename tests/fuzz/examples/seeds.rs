@@ -114,6 +114,7 @@ fn wires() {
         max_files: 3,
         drain_ms: 10,
         keep: Default::default(),
+        read: Default::default(),
     };
     value(
         "keeper_wire",
@@ -176,6 +177,7 @@ fn wires() {
         invocation: 3,
         end: LineEnd::Partial,
         severity: None,
+        stream: None,
         message: b"text".to_vec(),
     };
     value(
@@ -187,7 +189,7 @@ fn wires() {
             is_refused: false,
         },
     );
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ringriftd/tests/golden/handover-2.json");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ringriftd/tests/golden/handover-4.json");
     write(
         "keeper_wire",
         "handover",
@@ -436,8 +438,25 @@ fn restored(beginning: &Beginning, engine: &Engine, json: &impl Fn(&Beginning) -
     );
 }
 
+/// Choices without a plan.
+fn nonsense() {
+    let mut seed = 7u64;
+    for n in 0..6 {
+        let mut dice = || {
+            // xorshift64* (Vigna 2016).
+            seed ^= seed >> 12;
+            seed ^= seed << 25;
+            seed ^= seed >> 27;
+            (seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
+        };
+        let bytes: Vec<u8> = (0..200 * (n + 1)).map(|_| dice()).collect();
+        write("nonsense", &format!("thrown_{n}"), &bytes);
+    }
+}
+
 fn main() {
     wires();
     texts();
     engines();
+    nonsense();
 }
