@@ -14,6 +14,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use proto::log::Stream;
 
 use super::exact::{Exact, Linux};
+use super::forward::{Route, Shipping};
 use super::journal::{Journal, Splitter};
 use super::link::{Received, receive, send};
 use super::pipe::{Pipe, Turn, drop_last, drop_pipe, left_in, read_pipe, unwatch, watch, write_last};
@@ -22,10 +23,10 @@ use super::query::{Queries, Tail};
 use super::record::{Clock, now_us};
 use super::telling::Telling;
 use crate::ids::{Invocation, LaunchId};
-use crate::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
+use crate::keeper::wire::{FromLogger, LogQuery, LogRead, Output, ToLogger};
 use crate::limits::{
     LAST_WORDS_PATIENCE, LOG_AGE_LOOK_MAX, LOG_AGE_LOOK_MIN, LOG_DROP_KEEP, LOG_DROP_LOOK, LOG_END_READ,
-    LOG_FILES_OPEN_MAX, LOG_LINE_MAX, LOG_PIPES_WAITING, LOG_READ,
+    LOG_FILES_OPEN_MAX, LOG_FORWARD_END, LOG_LINE_MAX, LOG_PIPES_WAITING, LOG_READ,
 };
 
 const KEEPER: u64 = u64::MAX;
@@ -68,6 +69,8 @@ pub struct Writer {
     last_words: Vec<(Invocation, Tail, Instant)>,
     /// What the manager has yet to hear of the logs.
     telling: Telling,
+    /// Passes lines on, if any unit's are.
+    shipping: Option<Shipping>,
     /// When the pipes of blocked logs that drop are looked at; None: there is no such log.
     drops_at: Option<Instant>,
     /// When it is looked whether a file is too old; None: nothing bounds an age.
@@ -103,6 +106,7 @@ impl Writer {
             is_ending: false,
             last_words: Vec::new(),
             telling: Telling::new(),
+            shipping: None,
             drops_at: None,
             ages_at: None,
         })
@@ -124,6 +128,9 @@ impl Writer {
             if self.is_ending {
                 self.drain_all(&mut buffer);
                 self.tell_counts();
+                if let Some(shipping) = &self.shipping {
+                    shipping.finish(LOG_FORWARD_END);
+                }
                 return Ok(());
             }
             let count = match self.epoll.wait(&mut events, self.timeout()) {
@@ -364,6 +371,18 @@ impl Writer {
 
     // --- pipes -----------------------------------------------------------------------------------------------
 
+    /// Where a unit's lines go besides its file. The thread that passes them on begins with the first of them.
+    fn forward(&mut self, unit: &str, read: &LogRead) -> Option<(Shipping, Arc<Route>)> {
+        let route = Arc::new(Route::new(unit, read)?);
+        if self.shipping.is_none() {
+            match Shipping::start() {
+                Ok(shipping) => self.shipping = Some(shipping),
+                Err(e) => crate::say!("ringriftd logger: cannot start a thread that passes lines on: {e}"),
+            }
+        }
+        Some((self.shipping.clone()?, route))
+    }
+
     fn open_pipes(
         &mut self,
         id: LaunchId,
@@ -382,6 +401,8 @@ impl Writer {
             return Ok(());
         };
         self.journals[journal].set_bounds(output.max_size, output.max_files, output.keep);
+        let forward = self.forward(&output.unit, &output.read);
+        self.journals[journal].set_forward(forward);
         self.plan_ages(Instant::now());
         let max_line = match output.read.max_line {
             0 => LOG_LINE_MAX,
