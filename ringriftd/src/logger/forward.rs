@@ -94,6 +94,18 @@ impl Shipping {
         Ok(Self { sender, waiting })
     }
 
+    /// Where a unit's lines go besides its file. The thread begins with the first unit whose lines do.
+    pub fn of(shipping: &mut Option<Self>, unit: &str, read: &LogRead) -> Option<(Self, Arc<Route>)> {
+        let route = Arc::new(Route::new(unit, read)?);
+        if shipping.is_none() {
+            match Self::start() {
+                Ok(started) => *shipping = Some(started),
+                Err(e) => crate::say!("ringriftd logger: cannot start a thread that passes lines on: {e}"),
+            }
+        }
+        Some((shipping.clone()?, route))
+    }
+
     /// Gives records away, without ever waiting.
     pub fn offer(&self, route: &Arc<Route>, records: &[u8]) {
         let before = self.waiting.fetch_add(records.len(), Ordering::Relaxed);

@@ -14,8 +14,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use proto::log::Stream;
 
 use super::exact::{Exact, Linux};
-use super::forward::{Route, Shipping};
-use super::journal::{Journal, Splitter};
+use super::forward::Shipping;
+use super::journal::Journal;
 use super::link::{Received, receive, send};
 use super::pipe::{Pipe, Turn, drop_last, drop_pipe, left_in, read_pipe, unwatch, watch, write_last};
 use super::place::Shared;
@@ -23,10 +23,10 @@ use super::query::{Queries, Tail};
 use super::record::{Clock, now_us};
 use super::telling::Telling;
 use crate::ids::{Invocation, LaunchId};
-use crate::keeper::wire::{FromLogger, LogQuery, LogRead, Output, ToLogger};
+use crate::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
 use crate::limits::{
     LAST_WORDS_PATIENCE, LOG_AGE_LOOK_MAX, LOG_AGE_LOOK_MIN, LOG_DROP_KEEP, LOG_DROP_LOOK, LOG_END_READ,
-    LOG_FILES_OPEN_MAX, LOG_FORWARD_END, LOG_LINE_MAX, LOG_PIPES_WAITING, LOG_READ,
+    LOG_FILES_OPEN_MAX, LOG_FORWARD_END, LOG_PIPES_WAITING, LOG_READ,
 };
 
 const KEEPER: u64 = u64::MAX;
@@ -53,8 +53,7 @@ pub struct Writer {
     /// Journals that hold a descriptor, the one opened first at the front.
     open: VecDeque<usize>,
     pipes: BTreeMap<u64, Pipe>,
-    /// The pipes of each launch, one or two.
-    by_id: BTreeMap<LaunchId, Vec<u64>>,
+    by_id: BTreeMap<LaunchId, Vec<u64>>, // one or two
     next_token: u64,
     /// Pipes with `close_at`, and journals in trouble: the only reasons for a timeout.
     closing: Vec<u64>,
@@ -371,18 +370,6 @@ impl Writer {
 
     // --- pipes -----------------------------------------------------------------------------------------------
 
-    /// Where a unit's lines go besides its file. The thread that passes them on begins with the first of them.
-    fn forward(&mut self, unit: &str, read: &LogRead) -> Option<(Shipping, Arc<Route>)> {
-        let route = Arc::new(Route::new(unit, read)?);
-        if self.shipping.is_none() {
-            match Shipping::start() {
-                Ok(shipping) => self.shipping = Some(shipping),
-                Err(e) => crate::say!("ringriftd logger: cannot start a thread that passes lines on: {e}"),
-            }
-        }
-        Some((self.shipping.clone()?, route))
-    }
-
     fn open_pipes(
         &mut self,
         id: LaunchId,
@@ -401,30 +388,14 @@ impl Writer {
             return Ok(());
         };
         self.journals[journal].set_bounds(output.max_size, output.max_files, output.keep);
-        let forward = self.forward(&output.unit, &output.read);
+        let forward = Shipping::of(&mut self.shipping, &output.unit, &output.read);
         self.journals[journal].set_forward(forward);
         self.plan_ages(Instant::now());
-        let max_line = match output.read.max_line {
-            0 => LOG_LINE_MAX,
-            bytes => bytes as usize,
-        };
         for (fd, stream) in ends {
             let (source, partial) = self.exact.open(id, fd)?;
-            let mut splitter = Splitter::new(max_line);
-            splitter.begin(partial);
             let token = self.next_token;
             self.next_token += 1;
-            let mut pipe = Pipe {
-                source,
-                journal,
-                stream,
-                splitter,
-                drain: Duration::from_millis(output.drain_ms),
-                close_at: None,
-                is_waiting: false,
-                is_watched: false,
-                is_cut: false,
-            };
+            let mut pipe = Pipe::new(source, journal, stream, partial, output);
             if !self.journals[journal].is_blocked() {
                 watch(&self.epoll, &mut pipe, token)?;
             }
@@ -563,11 +534,10 @@ impl Writer {
         unwatch(&self.epoll, &mut pipe);
         self.closing.retain(|t| *t != token);
         let id = pipe.source.id;
-        if let Some(tokens) = self.by_id.get_mut(&id) {
-            tokens.retain(|t| *t != token);
-            if !tokens.is_empty() {
-                return; // its other stream is still read
-            }
+        let tokens = self.by_id.entry(id).or_default();
+        tokens.retain(|t| *t != token);
+        if !tokens.is_empty() {
+            return; // its other stream is still read
         }
         self.by_id.remove(&id);
         self.answers.push_back(FromLogger::Closed { id });
