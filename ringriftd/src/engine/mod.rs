@@ -41,7 +41,7 @@ mod news;
 mod ops;
 mod order;
 #[cfg(any(test, feature = "simulation"))]
-mod planted;
+pub mod planted;
 mod probing;
 pub mod request;
 pub mod restart;

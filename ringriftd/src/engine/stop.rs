@@ -394,7 +394,9 @@ impl Engine {
         unit.restart_pending = false;
         self.tell_worked(ix, &life);
         if end == End::Wanted || !is_up {
-            if capsule::is_failure(&life) {
+            // A start that failed was told as a failure, though it is not wanted any more.
+            let has_failed = matches!(end, End::AttemptFailed(_));
+            if has_failed || capsule::is_failure(&life) {
                 self.tell_failure(ix, &life);
             }
             self.end_as_wanted(ix, &life, is_up, killed);

@@ -438,8 +438,25 @@ fn restored(beginning: &Beginning, engine: &Engine, json: &impl Fn(&Beginning) -
     );
 }
 
+/// Choices without a plan.
+fn nonsense() {
+    let mut seed = 7u64;
+    for n in 0..6 {
+        let mut dice = || {
+            // xorshift64* (Vigna 2016).
+            seed ^= seed >> 12;
+            seed ^= seed << 25;
+            seed ^= seed >> 27;
+            (seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
+        };
+        let bytes: Vec<u8> = (0..200 * (n + 1)).map(|_| dice()).collect();
+        write("nonsense", &format!("thrown_{n}"), &bytes);
+    }
+}
+
 fn main() {
     wires();
     texts();
     engines();
+    nonsense();
 }

@@ -9,7 +9,7 @@ use ringriftd::tape::types::{Beginning, Step};
 use super::files;
 
 /// More actions than this without an end are a loop.
-const ACTIONS_MAX: usize = 100_000;
+pub const ACTIONS_MAX: usize = 100_000;
 
 /// Two units in a row, the first of which is asked how it is.
 pub const FILES: &str =

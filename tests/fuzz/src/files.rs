@@ -41,15 +41,24 @@ pub fn files(text: &str) -> Arc<FileSet> {
     let a = parts.next().unwrap_or_default();
     let b = parts.next().unwrap_or("[exec]\ncommand = [\"/bin/true\"]");
     let profile = parts.next().unwrap_or("units = [\"a\", \"b\"]");
-    let config = parts.next().map(|text| ConfigFile {
+    set(
+        &[("a.toml", a), ("b.toml", b)],
+        &[("p.toml", profile)],
+        parts.next(),
+    )
+}
+
+/// Files by their names.
+pub fn set(units: &[(&str, &str)], profiles: &[(&str, &str)], config: Option<&str>) -> Arc<FileSet> {
+    let config = config.map(|text| ConfigFile {
         shown: "ringriftd.toml".to_owned(),
         name: Some("ringriftd.toml".to_owned()),
         folder: folder(&[("ringriftd.toml", text)]),
     });
     Arc::new(FileSet {
         config,
-        units: vec![folder(&[("a.toml", a), ("b.toml", b)])],
-        profiles: vec![folder(&[("p.toml", profile)])],
+        units: vec![folder(units)],
+        profiles: vec![folder(profiles)],
     })
 }
 

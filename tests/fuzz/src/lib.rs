@@ -5,6 +5,7 @@
 
 pub mod engine;
 pub mod files;
+mod nonsense;
 mod wires;
 
 /// One target.
@@ -17,7 +18,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     target("frame", wires::frame),
     target("request", wires::request),
     target("keeper_wire", wires::keeper_wire),
@@ -27,6 +28,7 @@ pub const TARGETS: [Target; 9] = [
     target("event_ring", files::event_ring),
     target("state", engine::state),
     target("recording", engine::recording),
+    target("nonsense", nonsense::nonsense),
 ];
 
 const fn target(name: &'static str, body: fn(&[u8]) -> bool) -> Target {

@@ -118,6 +118,7 @@ impl World {
             Event::Loaded(_) => self.book_load(),
             _ => {}
         }
+        self.is_closing |= self.engine.is_shutting_down();
         if self.engine.is_shutting_down() && self.closing.is_none() {
             self.begin_order_of_ends();
             self.want_nothing();
@@ -142,6 +143,7 @@ impl World {
                 Op::Stop { .. } => self.truth_mut(who).wanted = Some(false),
                 Op::ResetFailed { .. } => {
                     self.may_be_reset(who);
+                    self.forget_gates();
                     // One that had failed is not wanted any more.
                     self.truth_mut(who).wanted = None;
                 }
@@ -157,6 +159,7 @@ impl World {
 
     /// The profile's word may have changed what is wanted; a unit that is gone is forgotten.
     fn book_load(&mut self) {
+        self.forget_gates();
         for who in 0..self.units.len() as u32 {
             let name = super::draw::nth_name(who);
             let is_shutting_down = self.engine.is_shutting_down();
@@ -165,13 +168,18 @@ impl World {
                     let truth = self.truth_mut(who);
                     *truth = Truth {
                         news: truth.news,
+                        undelivered: truth.undelivered,
                         busy_until: truth.busy_until,
                         lives: truth.lives,
                         ..Truth::default()
                     };
                 }
                 Some(_) if is_shutting_down => {}
-                Some(_) => self.truth_mut(who).wanted = None,
+                Some(_) => {
+                    let truth = self.truth_mut(who);
+                    truth.wanted = None;
+                    (truth.is_restart_due, truth.is_excused) = (false, true);
+                }
             }
         }
     }
@@ -218,12 +226,14 @@ impl World {
     /// On another boot nobody waits for an answer, and no process is left.
     pub(super) fn forget_on_other_boot(&mut self) {
         let had_ended = self.closing.take().is_some();
+        self.is_closing = false;
+        self.gates.clear();
         for truth in &mut self.units {
             truth.up = false;
             truth.step_low = 0;
             truth.times.clear();
             truth.back_at = None;
-            truth.is_host_end = false;
+            (truth.is_host_end, truth.is_restart_due, truth.is_excused) = (false, false, true);
             if had_ended {
                 truth.wanted = None;
                 truth.step_high = 0;

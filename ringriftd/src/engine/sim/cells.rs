@@ -237,12 +237,24 @@ pub(super) fn book(cells: &mut [[u64; EVENTS]; PLACES], engine: &Engine, now: u6
     }
 }
 
-/// What was declared: per place, the events that can meet a unit there.
+/// What was declared: per place, the events that can meet a unit there; in brackets those that do so too rarely to be demanded of
+/// every run.
 pub const REACHABLE: &str = include_str!("reachable.txt");
 
+/// Whether an event can meet a unit in a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// It cannot.
+    No,
+    /// It can, and not every run sees it.
+    Rare,
+    /// It can, and a run that does not see it is too kind.
+    Sure,
+}
+
 /// The cells that a table like [`REACHABLE`] declares.
-pub fn declared(table: &str) -> Result<[[bool; EVENTS]; PLACES], String> {
-    let mut cells = [[false; EVENTS]; PLACES];
+pub fn declared(table: &str) -> Result<[[Reach; EVENTS]; PLACES], String> {
+    let mut cells = [[Reach::No; EVENTS]; PLACES];
     for line in table
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
@@ -256,23 +268,46 @@ pub fn declared(table: &str) -> Result<[[bool; EVENTS]; PLACES], String> {
         };
         let row = find(&PLACE_WORDS, place.trim())?;
         for event in events.split_whitespace() {
-            cells[row][find(&EVENT_WORDS, event)?] = true;
+            let rare = event.strip_prefix('(').and_then(|event| event.strip_suffix(')'));
+            let column = find(&EVENT_WORDS, rare.unwrap_or(event))?;
+            cells[row][column] = if rare.is_some() { Reach::Rare } else { Reach::Sure };
         }
     }
     Ok(cells)
 }
 
-/// The table of the cells that were met, as it would be declared.
-pub fn table(cells: &[[u64; EVENTS]; PLACES]) -> String {
+/// The table of the cells that were met, as it would be declared: sure are those that were met so often.
+pub fn table(cells: &[[u64; EVENTS]; PLACES], sure: u64) -> String {
     let row = |(place, row): (&str, &[u64; EVENTS])| {
         let met = EVENT_WORDS.iter().zip(row).filter(|(_, met)| **met > 0);
-        let words: Vec<&str> = met.map(|(word, _)| *word).collect();
-        format!("{place}: {}\n", words.join(" "))
+        let words: String = met
+            .map(|(word, met)| {
+                if *met < sure {
+                    format!(" ({word})")
+                } else {
+                    format!(" {word}")
+                }
+            })
+            .collect();
+        format!("{place}:{words}\n")
     };
     PLACE_WORDS.into_iter().zip(cells).map(row).collect()
 }
 
-/// Whether this place can be told from nowhere: for the number of declared cells.
-pub fn count(cells: &[[bool; EVENTS]; PLACES]) -> usize {
-    cells.iter().flatten().filter(|declared| **declared).count()
+/// How many cells are declared so.
+pub fn count(cells: &[[Reach; EVENTS]; PLACES], reach: Reach) -> usize {
+    cells
+        .iter()
+        .flatten()
+        .filter(|declared| **declared == reach)
+        .count()
+}
+
+/// Declared cells in words.
+pub fn summary(cells: &[[Reach; EVENTS]; PLACES]) -> String {
+    let (sure, rare) = (count(cells, Reach::Sure), count(cells, Reach::Rare));
+    format!(
+        "cells (place × event): {sure} that every run must reach, {rare} that it may, of {}",
+        EVENTS * PLACES
+    )
 }

@@ -150,6 +150,12 @@ picks! {
     Twin = "twin",
     /// The order of a swizzle.
     Swizzle = "swizzle",
+    /// The limits of `[breaker]`.
+    Breaker = "breaker",
+    /// A unit's category.
+    Category = "category",
+    /// A unit is critical.
+    Critical = "critical",
 }
 
 /// A choice's name.

@@ -109,10 +109,11 @@ impl World {
 
     /// The next of the operators' deeds.
     pub(super) fn request(&mut self, nth: u32) {
+        self.has_died = false;
         if nth + 1 < self.size.requests + self.swizzle.len() as u32 {
             let soon = self.choices.below(key(Pick::RequestAfter, nth, 0), 3000);
             let late = self.choices.chance(key(Pick::RequestAfter, nth, 1), 40, 90_000);
-            self.request_later(soon + late, nth + 1);
+            self.request_later(self.spacing + soon + late, nth + 1);
         }
         let sleeps = self.chance(Fault::Sleeps, key(Pick::Sleeps, nth, 0), 60_000);
         if sleeps > 0 {
@@ -125,13 +126,16 @@ impl World {
         if self.chance(Fault::Shutdown, key(Pick::Shutdown, nth, 0), 1) > 0 {
             return self.ask_to_end();
         }
-        if let Some(op) = self.op(nth) {
+        let loads = self.chance(Fault::Load, key(Pick::Load, nth, 0), 4);
+        // Where there is to be time between them, one thing happens at a time.
+        let op = self.op(nth).filter(|_| self.spacing == 0 || loads == 0);
+        if let Some(op) = op {
             self.ask_for(nth, op);
         }
         if self.violation.is_some() || self.finished.is_some() {
             return;
         }
-        match self.chance(Fault::Load, key(Pick::Load, nth, 0), 4) {
+        match loads {
             0 => {}
             1 => {
                 let plan = Arc::clone(&self.plan);
@@ -140,7 +144,8 @@ impl World {
             _ => {
                 self.loads += 1;
                 let drawn = draw::another(&mut self.choices, &self.first, self.loads);
-                let plan = draw::plan(drawn, self.plan.node.max_starting);
+                let node = &self.plan.node;
+                let plan = draw::plan(drawn, node.max_starting, node.breaker.clone());
                 self.load(plan);
             }
         }

@@ -79,7 +79,12 @@ fn is_done_again(action: &Action, is_done: bool) -> bool {
 
 impl World {
     fn may_die(&self) -> bool {
-        self.rates.of_fault(Fault::Dies) > 0 && self.kept.is_loaded && self.kept.depth < DEATHS_AT_ONCE
+        // Where there is time between requests, it is for one death: each begins the questions that are under way anew.
+        let is_spared = self.spacing > 0 && self.has_died && self.kept.depth == 0;
+        self.rates.of_fault(Fault::Dies) > 0
+            && self.kept.is_loaded
+            && self.kept.depth < DEATHS_AT_ONCE
+            && !is_spared
     }
 
     /// The manager dies before it has heard this.
@@ -216,6 +221,12 @@ impl World {
         self.twin = Some((twin, events));
     }
 
+    fn forget_undelivered(&mut self) {
+        for truth in &mut self.units {
+            truth.undelivered = 0;
+        }
+    }
+
     /// The flight recorder takes each number once.
     pub(super) fn hear(&mut self, change: &Change) {
         let next = self.kept.heard.len() as u64 + 1;
@@ -233,6 +244,7 @@ impl World {
 
     /// The manager died, with these actions of its last event to be done again.
     pub(super) fn crash(&mut self, rest: Vec<Action>) {
+        self.has_died = true;
         self.kept.deaths += 1;
         self.counts.deaths += 1;
         self.kept.depth += 1;
@@ -241,6 +253,7 @@ impl World {
         self.twin = None;
         // The prober was part of it.
         self.forget_due(|due| matches!(due, Due::World(Event::Probed { .. }) | Due::News(_)));
+        self.forget_undelivered();
         self.asking.clear();
         let stored = if self.is_thorough {
             self.kept.stored.clone()
@@ -252,6 +265,7 @@ impl World {
         } else {
             Ok(stored.clone())
         };
+        let was_paused = self.engine.is_paused;
         match read {
             Ok(read) => self.engine = Engine::restore(read, &self.plan),
             Err(e) => return self.broken(Invariant::SnapshotIsAll, e),
@@ -260,7 +274,10 @@ impl World {
         self.hold(Invariant::SnapshotIsAll, same, |_| {
             "what was restored is not what was stored".to_owned()
         });
+        // Deadlines that the old one had put off are put off until the new one hears something.
+        self.engine.pause_deadlines(was_paused);
         self.check_own("restored");
+        self.engine.pause_deadlines(false);
         self.check_wants_after_return();
         for action in rest {
             self.obey(action);
@@ -319,6 +336,7 @@ impl World {
         self.kept.held.clear();
         self.asking.clear();
         self.forget_due(|due| !matches!(due, Due::Request(_)));
+        self.forget_undelivered();
         (self.late, self.twin) = (None, None);
         for asked in self.asked.values_mut() {
             asked.is_forgotten = true;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::breaker::{BreakerLimit, BreakerSpec, CategoryLimit};
 use crate::engine::types::Plan;
 use crate::spec::{
     Exhausted, HealthSpec, Kind, Membership, OnDependency, OnFailed, OnRecovered, OnRestarted, OnUnhealthy,
@@ -44,6 +45,9 @@ pub(super) struct Drawn {
     pub(super) spec: UnitSpec,
     pub(super) is_member: bool,
 }
+
+/// Those that breakers may have a limit for.
+const CATEGORIES: [&str; 2] = ["alpha", "beta"];
 
 fn probe(which: u64) -> Probe {
     if which == 1 {
@@ -149,6 +153,10 @@ fn shape(choices: &mut Choices, i: u32, spec: &mut UnitSpec) {
         _ => vec![15],
     };
     spec.essential = chance(Pick::Essential, 10, 1) == 1;
+    spec.critical = chance(Pick::Critical, 60, 1) == 1;
+    if let Some(place) = (chance(Pick::Category, 400, 2) as usize).checked_sub(1) {
+        spec.category = CATEGORIES[place].to_owned();
+    }
     spec.startup_position = match chance(Pick::Position, 300, 30) {
         0 => None,
         place => Some(place as u32),
@@ -180,7 +188,7 @@ fn shape(choices: &mut Choices, i: u32, spec: &mut UnitSpec) {
 }
 
 /// The plan of these units.
-pub(super) fn plan(drawn: Vec<Drawn>, max_starting: Option<u32>) -> Arc<Plan> {
+pub(super) fn plan(drawn: Vec<Drawn>, max_starting: Option<u32>, breaker: BreakerSpec) -> Arc<Plan> {
     let (units, members): (Vec<UnitSpec>, Vec<bool>) =
         drawn.into_iter().map(|unit| (unit.spec, unit.is_member)).unzip();
     let wanted = units.iter().zip(members).filter(|(_, is_member)| *is_member);
@@ -191,9 +199,37 @@ pub(super) fn plan(drawn: Vec<Drawn>, max_starting: Option<u32>) -> Arc<Plan> {
         .map(|(unit, _)| (unit.name.clone(), listed.clone()))
         .collect();
     let mut plan = Arc::unwrap_or_clone(plan_of(units, members, max_starting));
-    // Breakers have a world of their own (`breakers`): here they would only end the restarts that are to be seen.
-    plan.node.breaker.node.restarts = None;
+    plan.node.breaker = breaker;
     Arc::new(plan)
+}
+
+/// The limits of `[breaker]`: mostly none, since breakers end the restarts that are to be seen; else small ones, that are met.
+pub(super) fn breaker(choices: &mut Choices) -> BreakerSpec {
+    let bits = choices.chance(key(Pick::Breaker, 0, 0), 400, 1 << 12);
+    let seconds = |s: u64| Duration::from_secs(s);
+    let limit = |restarts: u64, shift: u32| BreakerLimit {
+        restarts: Some(1 + restarts as u32),
+        window: seconds(20 * (1 + (bits >> shift) % 4)),
+        cooldown: seconds(5 + 15 * ((bits >> (shift + 2)) % 4)),
+    };
+    let mut spec = BreakerSpec {
+        startup_grace: seconds(if bits & 0x100 == 0 { 0 } else { 10 }),
+        ..BreakerSpec::default()
+    };
+    spec.node.restarts = None;
+    if bits > 0 {
+        spec.node = limit(bits % 6, 3);
+    }
+    for (category, bit) in [(CATEGORIES[0], 0x200), (CATEGORIES[1], 0x400)] {
+        if bits & bit != 0 {
+            let own = CategoryLimit {
+                limit: limit(bits % 3, 4),
+                is_for_node: bits & 0x800 == 0,
+            };
+            spec.categories.insert(category.to_owned(), own);
+        }
+    }
+    spec
 }
 
 /// The same units as the files say it another time: some are gone, some are other than they were, and some are back.

@@ -10,7 +10,7 @@ use super::dice::*;
 use super::shrink::Case;
 use super::stories::*;
 
-const CASES: [(&str, &str); 3] = [
+const CASES: [(&str, &str); 4] = [
     (
         "restart_of_a_oneshot_that_is_done",
         include_str!("traces/restart_of_a_oneshot_that_is_done.txt"),
@@ -22,6 +22,10 @@ const CASES: [(&str, &str); 3] = [
     (
         "a_load_that_takes_a_requirement_away",
         include_str!("traces/a_load_that_takes_a_requirement_away.txt"),
+    ),
+    (
+        "a_start_that_failed_and_is_stopped",
+        include_str!("traces/a_start_that_failed_and_is_stopped.txt"),
     ),
 ];
 

@@ -2,7 +2,8 @@
 //! it was *not vacuous*: how often there was something that could have broken it. A promise that nothing ever tested is none.
 //!
 //! Where they are checked: `starts` (1 to 3, 30), `stops` (4 to 6, 14, 25), `restarts` (7 to 11), `answers` (15 to 18),
-//! `steps` (12, 13, 22 to 24, 26, 27), `crash` (18 to 21), `schedule` (6, 20, 28, 29, 31 to 36). The engine's own side of them is
+//! `steps` (12, 13, 22 to 24, 26, 27), `crash` (18 to 21), `schedule` (6, 28, 29, 31 to 36),
+//! `pairs` (20), `gates` (37). The engine's own side of them is
 //! `engine/invariant.rs`, asked after every step.
 
 use super::cells::{EVENTS, PLACES};
@@ -110,6 +111,8 @@ invariants! {
     Quiet = 35 "when nothing moves, no unit is on its way and no timer runs but those of slow retries, holds and health",
     /// Liveness.
     SaysWhy = 36 "a unit that waits for one that failed says so",
+    /// Safety.
+    Breaker = 37 "no automatic restart passes an open breaker, nor one that has let its number through within its window",
 }
 
 /// A promise that was broken.

@@ -105,6 +105,6 @@ fn the_page_about_reliability_has_a_figure_for_every_promise() {
         assert!(times.is_some(), "{row}");
     }
     let declared = cells::declared(cells::REACHABLE).expect("it can be read");
-    let cells = format!("* cells: {} of (state × event) reached", cells::count(&declared));
+    let cells = format!("* {}\n", cells::summary(&declared));
     assert!(page.contains(&cells), "{cells}");
 }

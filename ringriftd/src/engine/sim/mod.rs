@@ -6,7 +6,7 @@
 //!   choices ──▶ draw ──▶ schedule ──▶ world ◀──▶ engine
 //!   (malice)   (units,   (faults,      │ keeper, unwell: processes      what is seen of both:
 //!               files)    rest, end)   │ clients: operators, files      invariants (numbered), checked in
-//!                                      │ crash: deaths, returns         starts, stops, restarts, answers, steps;
+//!                                      │ crash: deaths, returns         starts, stops, restarts, gates, answers, steps, pairs;
 //!                                      ▼ truth: what the world knows    cells (state × event)
 //!                                   tell: the trace ──▶ shrink ──▶ a case in `traces/`, a story in `found`
 //! ```
@@ -17,7 +17,7 @@
 //! * **Malice.** One table of what may go wrong (`malice`), with how often in each mode: calm, crashy, hostile, swizzle, converge.
 //!   A seed switches each of them on or off.
 //! * **A schedule** (`schedule`): faults and requests; then all faults cease, and the world must come to rest where it is wanted;
-//!   then the node goes down. One in forty is checked more closely: deltas, JSON, twins of single steps; one in twenty is run
+//!   then the node goes down. One in eighty is checked more closely: deltas, JSON, twins of single steps; one in twenty is run
 //!   twice; one in thirty-two has a second engine, restored from the first one's state, that must do the same for 200 events.
 //! * **Invariants** (`invariants`) have numbers, and count how often they could have been broken.
 //! * **Who runs it.** `cargo test` runs some hundred (`many`), the cases and stories of what was found (`found`), and scripted
@@ -32,10 +32,12 @@ mod clients;
 mod crash;
 mod draw;
 mod failing;
+mod gates;
 pub mod invariants;
 mod keeper;
 mod make;
 pub mod malice;
+pub mod pairs;
 mod restarts;
 pub mod schedule;
 pub mod shrink;

@@ -38,6 +38,7 @@ impl World {
         let truth = self.truth_mut(who);
         truth.step_low = 0;
         truth.times.clear();
+        (truth.is_restart_due, truth.is_excused) = (false, true);
     }
 
     /// A life has ended, and what follows was decided.
@@ -85,7 +86,8 @@ impl World {
         if is_ill {
             // It counts until it was last known to be well.
             truth.step_low = 0;
-        } else if is_stable {
+        } else if is_stable && change.cause.kind != CauseKind::Recovery {
+            // On another boot it is told long after it ended.
             (truth.step_low, truth.step_high) = (0, 0);
         }
     }
@@ -99,6 +101,7 @@ impl World {
         let truth = self.truth_mut(who);
         truth.back_at = Some(until.0);
         let is_host = std::mem::take(&mut truth.is_host_end);
+        truth.is_excused = is_host;
         let (low, high, before) = (truth.step_low, truth.step_high, truth.total);
         let pause_is = until.since(now);
         if is_host {
@@ -117,6 +120,12 @@ impl World {
         let (least, most) = (pause(&policy, low, false), pause(&policy, high, true));
         if low == 0 && high == 0 && total > 1 {
             self.count(Invariant::Reset);
+        }
+        if low > 0 && least > pause(&policy, 0, true) {
+            // It was not stable: one that were forgiven for it would wait for less.
+            self.hold(Invariant::Reset, pause_is >= least, |_| {
+                format!("{} is forgiven, and was not stable", change.unit)
+            });
         }
         self.hold(Invariant::BackoffFloor, pause_is >= least, |_| {
             format!(

@@ -8,7 +8,7 @@ use proto::reply::State as Word;
 use crate::engine::order::Blocker;
 use crate::engine::restart::mix;
 use crate::engine::types::Event;
-use crate::engine::unit::{Desired, State};
+use crate::engine::unit::{Desired, State, Unit};
 use crate::spec::UnitName;
 
 use super::choices::{Choices, List, Pick, key};
@@ -22,6 +22,8 @@ use super::world::{Due, World};
 const EVENTS_TO_REST: u64 = 400;
 /// Time until it has (in s): the longest back-off for each unit of a chain, and the times that a stop may take.
 const REST: u64 = 3 * 3600;
+/// Until what a request asked for is done, where nothing fails (in ms).
+const SPACING: u64 = 180_000;
 /// A schedule that goes on for longer is a live-lock.
 const EVENTS_MAX: u64 = 60_000;
 
@@ -66,8 +68,8 @@ pub struct Watchers {
     pub digest: bool,
     /// Deltas, JSON and twins of single steps too.
     pub thorough: bool,
-    /// Nobody dies but units.
-    pub deathless: bool,
+    /// Requests come one after the other, each when what the one before it asked for is done.
+    pub spaced: bool,
     /// A canary: SIGKILL is a broken promise. Whoever looks for one must find it.
     pub forbid_kill: bool,
 }
@@ -90,19 +92,15 @@ pub fn run_list(plot: Plot, list: &List, watchers: Watchers) -> Outcome {
     run_with(plot, Choices::listed(list.clone()), rates, watchers)
 }
 
-fn run_with(plot: Plot, choices: Choices, rates: Rates, watchers: Watchers) -> Outcome {
+pub(super) fn run_with(plot: Plot, choices: Choices, rates: Rates, watchers: Watchers) -> Outcome {
     let choices = if watchers.record {
         choices.record()
     } else {
         choices
     };
-    let rates = if watchers.deathless {
-        rates.with(Fault::Dies, 0).with(Fault::KeeperDies, 0)
-    } else {
-        rates
-    };
     let mut world = draw_world(plot, choices, rates);
     world.is_thorough = watchers.thorough;
+    world.spacing = if watchers.spaced { SPACING } else { 0 };
     world.forbids_kill = watchers.forbid_kill;
     world.trace = watchers.trace.then(Vec::new);
     world.digest = watchers.digest.then_some(1);
@@ -137,7 +135,8 @@ fn run_with(plot: Plot, choices: Choices, rates: Rates, watchers: Watchers) -> O
 fn draw_world(plot: Plot, mut choices: Choices, rates: Rates) -> World {
     let first = draw::units(&mut choices, plot.size);
     let limit = choices.chance(key(Pick::MaxStarting, 0, 0), 300, 3);
-    let plan = draw::plan(first.clone(), (limit > 0).then_some(limit as u32));
+    let breaker = draw::breaker(&mut choices);
+    let plan = draw::plan(first.clone(), (limit > 0).then_some(limit as u32), breaker);
     let swizzle = if plot.mode == Mode::Swizzle {
         swizzled(&mut choices, first.len())
     } else {
@@ -166,7 +165,7 @@ fn swizzled(choices: &mut Choices, count: usize) -> Vec<u32> {
 fn live(world: &mut World, plot: Plot) {
     let plan = std::sync::Arc::clone(&world.plan);
     world.tell(Event::Loaded(plan));
-    world.request_later(1, 0);
+    world.request_later(1 + world.spacing, 0);
     let has_twin = plot.seed % 32 == 3;
     while world
         .queue
@@ -240,6 +239,7 @@ impl World {
         for name in names {
             self.check_at_rest(&name);
         }
+        self.check_words();
         if !had_reboots && self.kept.deaths == 0 {
             self.check_failures();
         }
@@ -250,6 +250,7 @@ impl World {
         let is_still = self.engine.units().all(|(_, unit)| !is_moving(&unit.state));
         is_still
             && self.late.is_none()
+            && self.engine.breakers.deadline().is_none()
             && self.queue.iter().all(|place| match &place.0.due {
                 Due::World(event) => matches!(
                     event,
@@ -289,10 +290,6 @@ impl World {
             }
             (State::Waiting, Desired::Up) => {
                 let blockers = self.engine.blockers(ix);
-                let texts: Vec<String> = blockers
-                    .iter()
-                    .map(|blocker| self.engine.blocker_text(blocker))
-                    .collect();
                 let is_blocked = blockers.iter().filter_map(Blocker::unit).any(|d| {
                     let unit = self.engine.unit(d);
                     !unit.is_satisfied() || unit.is_lost() || unit.state.life().is_some()
@@ -300,22 +297,34 @@ impl World {
                 self.hold(Invariant::WantedComes, is_blocked || is_held, |_| {
                     format!("{name} waits for nobody")
                 });
-                for (blocker, text) in blockers.iter().zip(texts) {
-                    let of = blocker.unit().map(|d| self.engine.unit(d));
-                    if of
-                        .is_some_and(|unit| matches!(unit.state, State::Failed { .. }) && unit.hold.is_none())
-                    {
-                        self.hold(Invariant::SaysWhy, text.contains("failed"), |_| {
-                            format!("{name} waits for one that failed, and says: {text}")
-                        });
-                    }
-                }
             }
             (State::Completed, Desired::Up) => self.count(Invariant::WantedComes),
             (_, Desired::Up) => {
                 let word = unit.word;
                 self.hold(Invariant::Quiet, is_held, |_| format!("{name} is still {word:?}"));
             }
+        }
+    }
+
+    /// Whoever waits for one that has failed says so.
+    pub(super) fn check_words(&mut self) {
+        let has_failed = |unit: &Unit| matches!(unit.state, State::Failed { .. }) && unit.hold.is_none();
+        if !self.engine.units.iter().any(has_failed) {
+            return;
+        }
+        let mut told = Vec::new();
+        let waiting = |unit: &Unit| unit.state == State::Waiting && unit.desired == Desired::Up;
+        for (ix, unit) in self.engine.units().filter(|(_, unit)| waiting(unit)) {
+            for blocker in self.engine.blockers(ix) {
+                if blocker.unit().is_some_and(|d| has_failed(self.engine.unit(d))) {
+                    told.push((unit.spec.name.clone(), self.engine.blocker_text(&blocker)));
+                }
+            }
+        }
+        for (name, text) in told {
+            self.hold(Invariant::SaysWhy, text.contains("failed"), |_| {
+                format!("{name} waits for one that failed, and says: {text}")
+            });
         }
     }
 
@@ -409,7 +418,7 @@ pub fn plot_of(base: u64, number: u64, size: Size) -> (Plot, Watchers) {
     };
     let watchers = Watchers {
         // Costs ten times as much.
-        thorough: number % 200 < 5,
+        thorough: number % 400 < 5,
         ..Watchers::default()
     };
     (plot, watchers)
@@ -433,6 +442,9 @@ pub fn run_numbered(base: u64, number: u64, size: Size) -> (Plot, Outcome) {
             invariant: Invariant::Deterministic,
             text: "the same seed did something else".to_owned(),
         });
+    }
+    if number.is_multiple_of(100) {
+        first.add_pair(plot.seed, size);
     }
     (plot, first)
 }

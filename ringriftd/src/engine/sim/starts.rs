@@ -23,7 +23,7 @@ impl World {
         if is_new {
             self.check_new_life(launch.invocation, spec);
         }
-        if self.closing.is_some() && role == Role::Main {
+        if self.is_closing && role == Role::Main {
             let text = format!("{} is launched in a shutdown", spec.name);
             self.broken(Invariant::ShutdownCloses, text);
         }

@@ -141,7 +141,14 @@ impl World {
     /// What the step came to.
     pub(super) fn after_step(&mut self, event: Option<&Event>, actions: &[Action]) {
         self.counts.actions += actions.len() as u64;
-        self.check_own("after a step");
+        // That is only noted, and nothing is looked at: what is due meanwhile waits for the next step.
+        let is_due = self
+            .engine
+            .next_deadline()
+            .is_some_and(|at| at <= self.engine.now);
+        if !(is_due && matches!(event, Some(Event::Used { .. }))) {
+            self.check_own("after a step");
+        }
         self.check_bounds(actions);
         let Some(event) = event else { return };
         let before = std::mem::take(&mut self.before);
@@ -162,6 +169,7 @@ impl World {
         self.check_collateral(event, actions);
         if matches!(event, Event::Request { .. }) {
             self.check_wants(Invariant::LastWriter);
+            self.check_words();
         }
         self.check_essential(event, actions, before.is_shutting_down);
     }
@@ -286,6 +294,7 @@ impl World {
         }
         self.judge_ready(change);
         self.judge_restart(change);
+        self.judge_gates(change);
         self.judge_stop(change);
         if change.to == Word::Stopping
             && change.cause.kind == CauseKind::Probe

@@ -15,6 +15,8 @@ use crate::spec::UnitName;
 pub(super) struct Truth {
     /// Pieces of its news.
     pub(super) news: u32,
+    /// Those that are still under way.
+    pub(super) undelivered: u32,
     /// The last of them arrives then (ns): they stay in order.
     pub(super) busy_until: u64,
     /// Lives that were begun.
@@ -35,6 +37,10 @@ pub(super) struct Truth {
     pub(super) times: VecDeque<u64>,
     /// What the host could not start is why its life ends.
     pub(super) is_host_end: bool,
+    /// What its back-off leads to is no automatic restart: it is for a fault of the host's, or was forgiven meanwhile.
+    pub(super) is_excused: bool,
+    /// Its next start is an automatic restart.
+    pub(super) is_restart_due: bool,
     /// Its back-off ends then.
     pub(super) back_at: Option<u64>,
     /// It was to be stopped when the full stop began, and has not ended by itself since.
@@ -47,6 +53,7 @@ impl Default for Truth {
     fn default() -> Self {
         Self {
             news: 0,
+            undelivered: 0,
             busy_until: 0,
             lives: 0,
             word: Word::Stopped,
@@ -57,6 +64,8 @@ impl Default for Truth {
             step_high: 0,
             times: VecDeque::new(),
             is_host_end: false,
+            is_excused: false,
+            is_restart_due: false,
             back_at: None,
             goes_in_order: false,
             total: 0,

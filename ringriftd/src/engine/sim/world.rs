@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use proto::reply::State as Word;
 
+use crate::engine::breaker::Gate;
 use crate::engine::machine::Engine;
 use crate::engine::restart::mix;
 use crate::engine::types::{Action, Event, Failure, Mono, Op, Plan, RequestAnswer, RequestId};
@@ -17,6 +18,7 @@ use crate::spec::UnitName;
 use super::choices::{Choices, Key, Pick, key};
 use super::crash::Kept;
 use super::draw::{Drawn, Size};
+use super::gates::GateTruth;
 use super::invariants::{Counts, Invariant, Violation};
 use super::keeper::Process;
 use super::malice::{Fault, Rates};
@@ -108,6 +110,8 @@ pub struct World {
     pub(super) late: Option<u64>,
     /// When the shutdown was asked for.
     pub(super) closing: Option<u64>,
+    /// The engine has heard of it, or found a reason itself.
+    pub(super) is_closing: bool,
     /// The last event that a full stop cannot be judged by.
     pub(super) finishes: u32,
     pub(super) before: Before,
@@ -125,6 +129,12 @@ pub struct World {
     pub(super) twin: Option<(Engine, u32)>,
     /// Every swizzled request's unit.
     pub(super) swizzle: Vec<u32>,
+    /// What the world knows of breakers.
+    pub(super) gates: BTreeMap<Gate, GateTruth>,
+    /// So many ms are between two requests at least, and nothing else is changed then.
+    pub(super) spacing: u64,
+    /// The manager has died since the last request.
+    pub(super) has_died: bool,
 }
 
 impl World {
@@ -165,6 +175,7 @@ impl World {
             unhealthy: (0, 0),
             late: None,
             closing: None,
+            is_closing: false,
             finishes: 0,
             before: Before::default(),
             counts: Counts::default(),
@@ -175,6 +186,9 @@ impl World {
             forbids_kill: false,
             twin: None,
             swizzle: Vec::new(),
+            gates: BTreeMap::new(),
+            spacing: 0,
+            has_died: false,
         }
     }
 
@@ -226,6 +240,11 @@ impl World {
         self.queue.push(Reverse(Place { at, order, due }));
     }
 
+    fn put_news(&mut self, who: u32, at: u64, event: Event) {
+        self.truth_mut(who).undelivered += 1;
+        self.put(at, Due::News(event));
+    }
+
     /// It happens so much later.
     pub(super) fn later(&mut self, ms: u64, event: Event) {
         self.put(self.now + ms * 1_000_000, Due::World(event));
@@ -257,12 +276,13 @@ impl World {
         if is_keepers && self.may_be_told_twice(&event) {
             let again = self.chance(Fault::NewsTwice, key(Pick::NewsTwice, who, nth), 1000);
             if again > 0 {
-                self.put(at + again * 1_000_000, Due::News(event.clone()));
+                self.put_news(who, at + again * 1_000_000, event.clone());
             }
         }
-        if at > self.now || busy == self.now && self.now > 0 {
+        // Time may have passed over what is under way.
+        if at > self.now || self.truth_mut(who).undelivered > 0 {
             self.truth_mut(who).busy_until = at;
-            self.put(at, Due::News(event));
+            self.put_news(who, at, event);
         } else {
             self.tell(event);
         }
@@ -373,7 +393,13 @@ impl World {
                         self.send(event);
                     }
                 }
-                Due::News(event) => self.tell(event),
+                Due::News(event) => {
+                    if let Some(who) = self.speaker_of(&event) {
+                        let truth = self.truth_mut(who);
+                        truth.undelivered = truth.undelivered.saturating_sub(1);
+                    }
+                    self.tell(event);
+                }
                 Due::Request(nth) => self.request(nth),
             }
         } else {
