@@ -100,6 +100,21 @@ pub const HOST_FAULT_MAX_DELAY: Duration = Duration::from_secs(30);
 
 // --- logs ----------------------------------------------------------------------------------------------------
 
+/// Bytes of records that wait to be passed on (`[log] forward`); what comes while there are more is not passed on, and counted.
+pub const LOG_FORWARD_QUEUE: usize = 4 << 20;
+
+/// How long the thread that passes lines on waits for a socket that is full.
+pub const LOG_FORWARD_PATIENCE: Duration = Duration::from_secs(1);
+
+/// After a socket refused a line, those of so long are not passed on, and counted.
+pub const LOG_FORWARD_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long the logger's end waits for what is still to be passed on.
+pub const LOG_FORWARD_END: Duration = Duration::from_millis(500);
+
+/// Lines of many pieces whose severity is known to the thread that passes lines on.
+pub const LOG_FORWARD_BEGUN: usize = 1024;
+
 /// Lines of many pieces that a reader of one log knows the beginnings of.
 pub const LOG_BEGUN_MAX: usize = 16;
 

@@ -461,7 +461,7 @@ pub struct Stop {
 }
 
 /// `[log]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     /// A file that has grown to this, in bytes, is rotated.
     pub max_size: u64,
@@ -485,6 +485,12 @@ pub struct Log {
     /// A longer line is cut into pieces of so many bytes; 0: the bound of [`limits::LOG_LINE_MAX`].
     #[serde(default)]
     pub max_line: u32,
+    /// Who else gets its lines.
+    #[serde(default)]
+    pub forward: Option<Forward>,
+    /// At another socket than the usual one.
+    #[serde(default)]
+    pub forward_to: Option<String>,
 }
 
 impl Default for Log {
@@ -498,8 +504,19 @@ impl Default for Log {
             parse: Parse::default(),
             split: false,
             max_line: 0,
+            forward: None,
+            forward_to: None,
         }
     }
+}
+
+/// `[log] forward`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Forward {
+    /// systemd-journald.
+    Journald,
+    /// Whoever listens as syslog(3) has it.
+    Syslog,
 }
 
 /// `[log] parse`.

@@ -68,8 +68,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
         "[credentials]",
         "[[socket]]\nlisten = 1",
         "[timer]",
-        "[log]\nsplit = true",
-        "[log]\non_full = \"drop\"",
     ] {
         node.unit("a", text);
         says(&node.fault(&[]), &["is not supported yet"]);

@@ -218,6 +218,12 @@ impl<'a> Check<'a> {
                     _ => limits::LOG_SIZE,
                 },
                 max_files: unit.whole("log.max_files").unwrap_or(limits::LOG_FILES),
+                forward: match unit.word("log.forward") {
+                    "journald" => Some(Forward::Journald),
+                    "syslog" => Some(Forward::Syslog),
+                    _ => None,
+                },
+                forward_to: self.socket(unit, "log.forward_to"),
                 split: matches!(unit.value("log.split"), Some(Typed::Bool(true))),
                 max_line: match unit.value("log.max_line") {
                     Some(Typed::Size(size)) => u32::try_from(*size).unwrap_or(0),
@@ -267,6 +273,24 @@ impl<'a> Check<'a> {
             .iter()
             .position(|t| self.names.get(&fold(t)) == Some(other))?;
         leaf.items.get(at).copied()
+    }
+
+    /// The path of somebody's socket.
+    fn socket(&mut self, unit: &Merged, key: &str) -> Option<String> {
+        let leaf = unit.leaves.get(key)?;
+        let Typed::Text(path) = &leaf.value else {
+            return None;
+        };
+        if !path.starts_with('/') || path.len() > limits::SOCKET_PATH_MAX {
+            let what = format!("\"{path}\" is no place of a socket");
+            self.fault(leaf.span, what, |d| {
+                d.why(format!(
+                    "a socket has an absolute path of at most {} bytes",
+                    limits::SOCKET_PATH_MAX
+                ))
+            });
+        }
+        Some(path.clone())
     }
 
     fn deprecated(&mut self, name: &UnitName, unit: &Merged) -> Option<Deprecated> {

@@ -257,6 +257,8 @@ static LOG: &[Key] = keys! {
     "on_full" Word(&["block", "drop"], "choice"), "block", "what happens while its log cannot be written and its pipe is full: the unit waits, or lines are dropped, and counted";
     "split" Bool, "false", "stdout and stderr are told apart, by a pipe each: their order among each other is only that in which they were read";
     "max_line" Size(256, 16 << 10), "16KiB", "a longer line is cut into pieces of this size";
+    "forward" Word(&["none", "journald", "syslog"], "choice"), "none", "who else gets its lines, without anybody waiting for it";
+    "forward_to" Line, "", "the socket to forward to, where it is not /run/systemd/journal/socket or /dev/log";
 };
 
 static DEPRECATED: &[Key] = keys! {

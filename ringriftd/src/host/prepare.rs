@@ -250,10 +250,14 @@ pub fn log_keep(log: &Log) -> LogKeep {
 }
 
 /// How the logger reads what a unit writes.
-pub fn log_read(log: &Log) -> LogRead {
+pub fn log_read(log: &Log, seed: u64) -> LogRead {
     LogRead {
         is_split: log.split,
         max_line: log.max_line,
+        forward: log.forward,
+        forward_to: log.forward_to.clone(),
+        parse: log.parse,
+        seed,
     }
 }
 
@@ -322,7 +326,7 @@ fn make(spec: &UnitSpec, role: Role, id: LaunchId, node: &NodeContext) -> Result
             max_files: spec.log.max_files,
             drain_ms: u64::try_from(spec.stop.drain_timeout.as_millis()).unwrap_or(u64::MAX),
             keep: log_keep(&spec.log),
-            read: log_read(&spec.log),
+            read: log_read(&spec.log, node.seed),
         },
         notify: notify.map(|path| path.into_os_string().into_vec()),
         ready_fd: (spec.exec.kind == Kind::Fd && role == Role::Main).then_some(spec.exec.notify_fd),

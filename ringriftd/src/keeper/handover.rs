@@ -457,6 +457,7 @@ mod tests {
     use super::*;
     use crate::ids::Invocation;
     use crate::keeper::wire::{LogKeep, LogRead};
+    use crate::spec::{Forward, Parse};
 
     fn whole() -> Handover {
         let id = LaunchId::main(Invocation(5));
@@ -569,6 +570,10 @@ mod tests {
             read: LogRead {
                 is_split: true,
                 max_line: 4096,
+                forward: Some(Forward::Journald),
+                forward_to: Some("/run/other".to_owned()),
+                parse: Parse::Json,
+                seed: 9,
             },
         }
     }

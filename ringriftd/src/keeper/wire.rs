@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::door::HttpPlace;
 use crate::ids::{LaunchId, Scope};
-use crate::spec::{Parse, Rlimit};
+use crate::spec::{Forward, Parse, Rlimit};
 use crate::used::Used;
 use proto::log::Stream;
 use proto::reply::Exit;
@@ -128,6 +128,14 @@ pub struct LogRead {
     pub is_split: bool,
     /// `max_line`, in bytes; 0: the logger's own bound.
     pub max_line: u32,
+    /// `forward`.
+    pub forward: Option<Forward>,
+    /// `forward_to`.
+    pub forward_to: Option<String>,
+    /// `parse`, for what is forwarded.
+    pub parse: Parse,
+    /// The node's random number, likewise; 0: not known.
+    pub seed: u64,
 }
 
 /// `[log]`: how older files are kept, and what a full disk does.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::drops::Dropped;
 use super::exact::{Batch, Done, Exact, Kernel, Source, Target};
+use super::forward::{Route, Shipping};
 use super::place::{Shared, Unit};
 use super::record::{self, Clock, RECORD_MAX, Record, now_us};
 use super::shelf::Keep;
@@ -70,6 +71,8 @@ pub struct Journal {
     untold: Option<Dropped>,
     /// Since this process began.
     counted: Counted,
+    /// Who else gets what is written.
+    forward: Option<(Shipping, Arc<Route>)>,
 }
 
 /// Stands in the place of a record's mark where lines were dropped.
@@ -106,6 +109,7 @@ impl Journal {
             lost: 0,
             untold: None,
             counted: Counted::default(),
+            forward: None,
         }
     }
 
@@ -148,6 +152,11 @@ impl Journal {
         if let Err(e) = done {
             self.fail(&e);
         }
+    }
+
+    /// What is written goes there too, from now on.
+    pub fn set_forward(&mut self, forward: Option<(Shipping, Arc<Route>)>) {
+        self.forward = forward;
     }
 
     /// The unit's name.
@@ -255,6 +264,9 @@ impl Journal {
             let records = memchr::memchr_iter(b'\n', &self.batch[..done.written]).count() as u64;
             self.counted.lines += records;
             self.counted.is_news = true;
+            if let Some((shipping, route)) = &self.forward {
+                shipping.offer(route, &self.batch[..done.written]);
+            }
             let mut place = self.unit.place();
             place.records += records;
             place.len = Some(self.len);

@@ -10,6 +10,7 @@
 mod dir;
 mod drops;
 mod exact;
+mod forward;
 mod history;
 mod journal;
 mod link;

@@ -15,6 +15,8 @@ use super::exact::{Exact, Linux, Peek, Source};
 use super::journal::{Journal, Splitter, Stop};
 use super::memory::waiting;
 use super::record::{Clock, Record, now_us};
+use crate::keeper::wire::Output;
+use crate::limits::LOG_LINE_MAX;
 
 /// One launch's output.
 #[derive(Debug)]
@@ -37,6 +39,35 @@ pub struct Pipe {
     pub is_watched: bool,
     /// The beginning of a line that was too long for one record was dropped: the rest is, too.
     pub is_cut: bool,
+}
+
+impl Pipe {
+    /// One that is read as `output` says, and goes on with the line `begun`.
+    pub fn new(
+        source: Source,
+        journal: usize,
+        stream: Option<Stream>,
+        begun: Vec<u8>,
+        output: &Output,
+    ) -> Self {
+        let max_line = match output.read.max_line {
+            0 => LOG_LINE_MAX,
+            bytes => bytes as usize,
+        };
+        let mut splitter = Splitter::new(max_line);
+        splitter.begin(begun);
+        Self {
+            source,
+            journal,
+            stream,
+            splitter,
+            drain: Duration::from_millis(output.drain_ms),
+            close_at: None,
+            is_waiting: false,
+            is_watched: false,
+            is_cut: false,
+        }
+    }
 }
 
 /// What a turn of reading a pipe came to.

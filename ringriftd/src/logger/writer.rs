@@ -14,7 +14,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use proto::log::Stream;
 
 use super::exact::{Exact, Linux};
-use super::journal::{Journal, Splitter};
+use super::forward::Shipping;
+use super::journal::Journal;
 use super::link::{Received, receive, send};
 use super::pipe::{Pipe, Turn, drop_last, drop_pipe, left_in, read_pipe, unwatch, watch, write_last};
 use super::place::Shared;
@@ -25,7 +26,7 @@ use crate::ids::{Invocation, LaunchId};
 use crate::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
 use crate::limits::{
     LAST_WORDS_PATIENCE, LOG_AGE_LOOK_MAX, LOG_AGE_LOOK_MIN, LOG_DROP_KEEP, LOG_DROP_LOOK, LOG_END_READ,
-    LOG_FILES_OPEN_MAX, LOG_LINE_MAX, LOG_PIPES_WAITING, LOG_READ,
+    LOG_FILES_OPEN_MAX, LOG_FORWARD_END, LOG_PIPES_WAITING, LOG_READ,
 };
 
 const KEEPER: u64 = u64::MAX;
@@ -52,8 +53,7 @@ pub struct Writer {
     /// Journals that hold a descriptor, the one opened first at the front.
     open: VecDeque<usize>,
     pipes: BTreeMap<u64, Pipe>,
-    /// The pipes of each launch, one or two.
-    by_id: BTreeMap<LaunchId, Vec<u64>>,
+    by_id: BTreeMap<LaunchId, Vec<u64>>, // one or two
     next_token: u64,
     /// Pipes with `close_at`, and journals in trouble: the only reasons for a timeout.
     closing: Vec<u64>,
@@ -68,6 +68,8 @@ pub struct Writer {
     last_words: Vec<(Invocation, Tail, Instant)>,
     /// What the manager has yet to hear of the logs.
     telling: Telling,
+    /// Passes lines on, if any unit's are.
+    shipping: Option<Shipping>,
     /// When the pipes of blocked logs that drop are looked at; None: there is no such log.
     drops_at: Option<Instant>,
     /// When it is looked whether a file is too old; None: nothing bounds an age.
@@ -103,6 +105,7 @@ impl Writer {
             is_ending: false,
             last_words: Vec::new(),
             telling: Telling::new(),
+            shipping: None,
             drops_at: None,
             ages_at: None,
         })
@@ -124,6 +127,9 @@ impl Writer {
             if self.is_ending {
                 self.drain_all(&mut buffer);
                 self.tell_counts();
+                if let Some(shipping) = &self.shipping {
+                    shipping.finish(LOG_FORWARD_END);
+                }
                 return Ok(());
             }
             let count = match self.epoll.wait(&mut events, self.timeout()) {
@@ -382,28 +388,14 @@ impl Writer {
             return Ok(());
         };
         self.journals[journal].set_bounds(output.max_size, output.max_files, output.keep);
+        let forward = Shipping::of(&mut self.shipping, &output.unit, &output.read);
+        self.journals[journal].set_forward(forward);
         self.plan_ages(Instant::now());
-        let max_line = match output.read.max_line {
-            0 => LOG_LINE_MAX,
-            bytes => bytes as usize,
-        };
         for (fd, stream) in ends {
             let (source, partial) = self.exact.open(id, fd)?;
-            let mut splitter = Splitter::new(max_line);
-            splitter.begin(partial);
             let token = self.next_token;
             self.next_token += 1;
-            let mut pipe = Pipe {
-                source,
-                journal,
-                stream,
-                splitter,
-                drain: Duration::from_millis(output.drain_ms),
-                close_at: None,
-                is_waiting: false,
-                is_watched: false,
-                is_cut: false,
-            };
+            let mut pipe = Pipe::new(source, journal, stream, partial, output);
             if !self.journals[journal].is_blocked() {
                 watch(&self.epoll, &mut pipe, token)?;
             }
@@ -542,11 +534,10 @@ impl Writer {
         unwatch(&self.epoll, &mut pipe);
         self.closing.retain(|t| *t != token);
         let id = pipe.source.id;
-        if let Some(tokens) = self.by_id.get_mut(&id) {
-            tokens.retain(|t| *t != token);
-            if !tokens.is_empty() {
-                return; // its other stream is still read
-            }
+        let tokens = self.by_id.entry(id).or_default();
+        tokens.retain(|t| *t != token);
+        if !tokens.is_empty() {
+            return; // its other stream is still read
         }
         self.by_id.remove(&id);
         self.answers.push_back(FromLogger::Closed { id });

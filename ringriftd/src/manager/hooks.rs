@@ -511,7 +511,7 @@ impl Manager {
     /// A new keeper is to look for it.
     fn adopt_hook(&mut self, run: &HookRun) {
         let id = launch_of(run.nr);
-        let log = self.loaded.plan.node.on_event.as_ref().map(|hook| hook.unit.log);
+        let log = self.loaded.plan.node.on_event.as_ref().map(|hook| &hook.unit.log);
         let adopt = Adopt {
             id,
             invocation: invocation_text(self.hello.seed, id.invocation),
@@ -524,8 +524,8 @@ impl Manager {
                 max_size: log.map_or(limits::LOG_SIZE, |log| log.max_size),
                 max_files: log.map_or(limits::LOG_FILES, |log| log.max_files),
                 drain_ms: u64::try_from(limits::DRAIN_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
-                keep: log.map_or_else(Default::default, |log| log_keep(&log)),
-                read: log.map_or_else(Default::default, |log| log_read(&log)),
+                keep: log.map_or_else(Default::default, log_keep),
+                read: log.map_or_else(Default::default, |log| log_read(log, self.hello.seed)),
             },
             notify: None,
             identity: None,

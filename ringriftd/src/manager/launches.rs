@@ -285,7 +285,7 @@ impl Launches {
                 max_files: spec.log.max_files,
                 drain_ms: u64::try_from(spec.stop.drain_timeout.as_millis()).unwrap_or(u64::MAX),
                 keep: log_keep(&spec.log),
-                read: log_read(&spec.log),
+                read: log_read(&spec.log, self.seed),
             },
             identity: None,
             notify: None,

@@ -6,7 +6,7 @@ use super::core::Manager;
 use crate::control::outbox::Answers;
 use crate::control::view::refused;
 use crate::keeper::wire::{LogOf, LogQuery};
-use crate::spec::{Log, ON_EVENT_UNIT, UnitName};
+use crate::spec::{ON_EVENT_UNIT, UnitName};
 
 impl Manager {
     /// Tells the logger how large all logs may be together. One that does not hear it has died, and its successor is told.
@@ -50,19 +50,18 @@ impl Manager {
             unit.last_invocation.map(|life| life.0)
         };
         let log = |name: &UnitName| match self.loaded.plan.units.get(name) {
-            Some(spec) => spec.log,
-            None => self
-                .engine
-                .find(name)
-                .map_or_else(Log::default, |(_, unit)| unit.spec.log),
+            Some(spec) => (spec.log.parse, spec.log.split),
+            None => self.engine.find(name).map_or_else(Default::default, |(_, unit)| {
+                (unit.spec.log.parse, unit.spec.log.split)
+            }),
         };
         let units: Vec<LogOf> = units
             .iter()
             .map(|name| LogOf {
                 unit: name.to_string(),
                 last_life: last_life(name),
-                parse: log(name).parse,
-                is_split: log(name).split,
+                parse: log(name).0,
+                is_split: log(name).1,
             })
             .collect();
         if filter.stream.is_some() && !units.iter().any(|unit| unit.is_split) {
