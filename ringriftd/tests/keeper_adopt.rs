@@ -8,9 +8,8 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 
-use keeper_support::{
-    ADOPT_WINDOW, Cast, Mode, is_running, kill, kill_proven, modes, start_time, wait_readable,
-};
+use keeper_support::cast::Cast;
+use keeper_support::{ADOPT_WINDOW, Mode, is_running, kill, kill_proven, modes, start_time, wait_readable};
 use proto::log::Stream;
 use proto::reply::Exit;
 use ringriftd::ids::Scope;

@@ -7,7 +7,8 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 
-use keeper_support::{Cast, Mode, Played, Told, is_running, kill, modes, start_time};
+use keeper_support::cast::{Cast, Told};
+use keeper_support::{Mode, Played, is_running, kill, modes, start_time};
 use proto::reply::Exit;
 use ringriftd::ids::{Invocation, LaunchId, Scope};
 use ringriftd::keeper::wire::{FromKeeper, ToKeeper, ToLogger};

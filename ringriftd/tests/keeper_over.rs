@@ -4,7 +4,8 @@ mod keeper_support;
 
 use std::collections::BTreeSet;
 
-use keeper_support::{Cast, Node, descendants, is_running, modes, start_time};
+use keeper_support::cast::Cast;
+use keeper_support::{Node, descendants, is_running, modes, start_time};
 use proto::reply::Exit;
 use ringriftd::ids::{LaunchId, Scope};
 use ringriftd::keeper::wire::{FromKeeper, ToKeeper};

@@ -7,7 +7,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use keeper_support::{Cast, Mode, Told, is_running, modes, start_time};
+use keeper_support::cast::{Cast, Told};
+use keeper_support::{Mode, is_running, modes, start_time};
 use proto::reply::Exit;
 use ringriftd::keeper::config::STATE_VERSIONS;
 use ringriftd::keeper::upgrade::SelfCheck;

@@ -9,7 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use keeper_support::{Cast, Mode, Told, is_running, modes, start_time};
+use keeper_support::cast::{Cast, Told};
+use keeper_support::{Mode, is_running, modes, start_time};
 use proto::reply::Exit;
 use ringriftd::ids::{Invocation, LaunchId};
 use ringriftd::keeper::config::STATE_VERSIONS;
