@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
-use proto::log::Stream;
 use proto::reply::Exit;
 use ringriftd::ids::{Invocation, LaunchId, Scope, invocation_text};
 use ringriftd::keeper::types::Proc;
@@ -894,20 +893,6 @@ impl Cast {
             let (word, mut fds): (ToLogger, _) = self.logger.receive();
             if matches!(word, ToLogger::Open { id, .. } if id == launch) {
                 return fds.remove(0);
-            }
-        }
-    }
-
-    /// The logger is told about `launch`'s pipes: what each is of, and its read end.
-    pub fn opened_each(&self, launch: LaunchId) -> Vec<(Option<Stream>, OwnedFd)> {
-        loop {
-            let (word, fds): (ToLogger, _) = self.logger.receive();
-            match word {
-                ToLogger::Open { id, streams, .. } if id == launch => {
-                    assert_eq!(streams.len(), fds.len());
-                    return streams.into_iter().zip(fds).collect();
-                }
-                _ => {}
             }
         }
     }
