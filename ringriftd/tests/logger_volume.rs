@@ -1,5 +1,5 @@
 //! How much a logger bears: one unit that floods, many that write at once, and many that write a line each and are gone.
-//! Small here; `RINGRIFT_LOG_VOLUME=full` is what `docs/logs.md` has the figures of, and is run with `--release`:
+//! Small here; 1 GiB, ten seconds and 10 000 units by `RINGRIFT_LOG_VOLUME=full`, which is run with `--release`:
 //! `RINGRIFT_LOG_VOLUME=full cargo test --release -p ringriftd --test logger_volume -- --nocapture --test-threads 1`.
 
 mod logger_process;

@@ -58,7 +58,6 @@ use super::note::{Carry, HALF, MAGIC, SLOT_WORDS, State, WORDS, at, drop_at, lin
 use super::record;
 use crate::ids::{Invocation, LaunchId};
 use crate::limits::{LOG_CARRIES, LOG_CARRIES_WARM, LOG_READ, NAME_MAX};
-use proto::reply::LineEnd;
 
 /// Every call that changes what outlives this process, so that a test can stop the process at each of them.
 pub trait Kernel {
@@ -511,7 +510,9 @@ impl<K: Kernel> Exact<K> {
             self.set_state(State::Intent);
             let (written, refused) = self.write(target.file, batch.records);
             if written < batch.records.len() {
-                done = whole(&batch.records[..written], source.carry.len);
+                let (whole, from) = record::whole(&batch.records[..written]);
+                done.written = whole;
+                done.taken = from.saturating_sub(source.carry.len); // what was begun had left the pipe before
                 done.refused = Some(refused);
                 if done.written < written
                     && let Err(e) = self
@@ -684,22 +685,6 @@ impl<K: Kernel> Exact<K> {
     }
 }
 
-/// The whole records at the beginning of what was written, and the bytes of the pipe that they came from, without the
-/// `begun` ones that had left it before.
-fn whole(written: &[u8], begun: usize) -> Done {
-    let end = memchr::memrchr(b'\n', written).map_or(0, |at| at + 1);
-    let from: usize = written[..end]
-        .split_inclusive(|b| *b == b'\n')
-        .filter_map(|line| record::parse(line.strip_suffix(b"\n")?))
-        .map(|record| record.message.len() + usize::from(record.end == LineEnd::Whole))
-        .sum();
-    Done {
-        written: end,
-        taken: from.saturating_sub(begun),
-        refused: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     //! A logger in miniature, killed before, within and after every call that changes what outlives it, and again in the
@@ -711,6 +696,7 @@ mod tests {
     use std::sync::Arc;
 
     use nix::sys::memfd::{MFdFlags, memfd_create};
+    use proto::reply::LineEnd;
 
     use super::*;
     use crate::keeper::wire::LogKeep;

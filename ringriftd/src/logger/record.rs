@@ -129,6 +129,17 @@ pub fn parse(line: &[u8]) -> Option<Record<'_>> {
     })
 }
 
+/// The length of the whole records at the beginning of what was written, and the bytes that they came from.
+pub fn whole(written: &[u8]) -> (usize, usize) {
+    let end = memchr::memrchr(b'\n', written).map_or(0, |at| at + 1);
+    let from = written[..end]
+        .split_inclusive(|b| *b == b'\n')
+        .filter_map(|line| parse(line.strip_suffix(b"\n")?))
+        .map(|record| record.message.len() + usize::from(record.end == LineEnd::Whole))
+        .sum();
+    (end, from)
+}
+
 /// The last `N` digits of `number`.
 fn digits<const N: usize>(mut number: u64) -> [u8; N] {
     let mut text = [b'0'; N];
