@@ -16,7 +16,7 @@ use super::journal::{Journal, Splitter, Stop};
 use super::memory::waiting;
 use super::record::{Clock, Record, now_us};
 use crate::keeper::wire::Output;
-use crate::limits::LOG_LINE_MAX;
+use crate::limits::{LOG_DROP_KEEP, LOG_LINE_MAX};
 
 /// One launch's output.
 #[derive(Debug)]
@@ -141,8 +141,26 @@ pub fn read_pipe(
     }
 }
 
+/// Blocked logs that drop do so where more than [`LOG_DROP_KEEP`] waits in a pipe.
+pub fn drop_waiting<'a>(
+    pipes: impl Iterator<Item = &'a mut Pipe>,
+    journals: &mut [Journal],
+    exact: &mut Exact<Linux>,
+    buffer: &mut [u8],
+) {
+    for pipe in pipes {
+        let journal = &mut journals[pipe.journal];
+        if !journal.is_dropping() {
+            continue;
+        }
+        if let Err(e) = drop_pipe(pipe, journal, exact, buffer, LOG_DROP_KEEP) {
+            crate::say!("ringriftd logger: cannot read launch {}: {e}", pipe.source.id);
+        }
+    }
+}
+
 /// Drops what a pipe has, but for its newest `keep` bytes and for a line that is only begun. The log is blocked.
-pub fn drop_pipe(
+fn drop_pipe(
     pipe: &mut Pipe,
     journal: &mut Journal,
     exact: &mut Exact<Linux>,

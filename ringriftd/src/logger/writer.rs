@@ -17,7 +17,7 @@ use super::exact::{Exact, Linux};
 use super::forward::Shipping;
 use super::journal::Journal;
 use super::link::{Received, receive, send};
-use super::pipe::{Pipe, Turn, drop_last, drop_pipe, left_in, read_pipe, unwatch, watch, write_last};
+use super::pipe::{Pipe, Turn, drop_last, drop_waiting, left_in, read_pipe, unwatch, watch, write_last};
 use super::place::Shared;
 use super::query::{Queries, Tail};
 use super::record::{Clock, now_us};
@@ -25,8 +25,8 @@ use super::telling::Telling;
 use crate::ids::{Invocation, LaunchId};
 use crate::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
 use crate::limits::{
-    LAST_WORDS_PATIENCE, LOG_AGE_LOOK_MAX, LOG_AGE_LOOK_MIN, LOG_DROP_KEEP, LOG_DROP_LOOK, LOG_END_READ,
-    LOG_FILES_OPEN_MAX, LOG_FORWARD_END, LOG_PIPES_WAITING, LOG_READ,
+    LAST_WORDS_PATIENCE, LOG_AGE_LOOK_MAX, LOG_AGE_LOOK_MIN, LOG_DROP_LOOK, LOG_END_READ, LOG_FILES_OPEN_MAX,
+    LOG_FORWARD_END, LOG_PIPES_WAITING, LOG_READ,
 };
 
 const KEEPER: u64 = u64::MAX;
@@ -361,11 +361,8 @@ impl Writer {
     }
 
     fn has_pipe(&self, life: Invocation) -> bool {
-        let of_it = LaunchId::main(life)..=LaunchId {
-            invocation: life,
-            step: u32::MAX,
-        };
-        self.by_id.range(of_it).next().is_some()
+        let first = self.by_id.range(LaunchId::main(life)..).next();
+        first.is_some_and(|(id, _)| id.invocation == life)
     }
 
     // --- pipes -----------------------------------------------------------------------------------------------
@@ -445,15 +442,8 @@ impl Writer {
             return;
         }
         self.drops_at = Some(now + LOG_DROP_LOOK);
-        for pipe in self.pipes.values_mut() {
-            let journal = &mut self.journals[pipe.journal];
-            if !journal.is_dropping() {
-                continue;
-            }
-            if let Err(e) = drop_pipe(pipe, journal, &mut self.exact, buffer, LOG_DROP_KEEP) {
-                crate::say!("ringriftd logger: cannot read launch {}: {e}", pipe.source.id);
-            }
-        }
+        let pipes = self.pipes.values_mut();
+        drop_waiting(pipes, &mut self.journals, &mut self.exact, buffer);
         for index in self.blocked.clone() {
             self.note_news(index);
         }
