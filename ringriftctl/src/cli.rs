@@ -102,9 +102,6 @@ const PLANNED: [&str; 12] = [
     "explain", "switch",
 ];
 
-/// Flags of `logs` that the contract has and this version has not.
-const PLANNED_FLAGS: [&str; 1] = ["--stderr"];
-
 /// A text that is an answer (`--help`, `--version`), or the reason why the line makes no sense.
 pub fn explain(error: &clap::Error, argv: &[String]) -> Result<String, Stop> {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
@@ -140,14 +137,6 @@ pub fn explain(error: &clap::Error, argv: &[String]) -> Result<String, Stop> {
                 false => format!("did you mean {}?", near.join(", ")),
             };
             Err(Stop::usage(format!("no such verb \"{word}\"")).hint(hint))
-        }
-        ErrorKind::UnknownArgument => {
-            let flag = context(ContextKind::InvalidArg).unwrap_or_default();
-            let name = flag.split('=').next().unwrap_or_default();
-            if argv.iter().any(|a| a == "logs") && PLANNED_FLAGS.contains(&name) {
-                return not_yet(&format!("logs {name}"));
-            }
-            Err(other(error))
         }
         _ => Err(other(error)),
     }

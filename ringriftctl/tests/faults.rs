@@ -570,7 +570,6 @@ fn verbs_of_later_versions_are_refused_by_name() {
     }
     usage(&["profile", "switch"], &["switch is not supported yet"]);
     usage(&["-H", "host", "status"], &["-H is not supported yet"]);
-    usage(&["logs", "--stderr"], &["not supported yet"]);
 }
 
 #[test]

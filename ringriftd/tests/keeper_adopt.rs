@@ -13,7 +13,7 @@ use keeper_support::{ADOPT_WINDOW, Mode, is_running, kill, kill_proven, modes, s
 use proto::log::Stream;
 use proto::reply::Exit;
 use ringriftd::ids::Scope;
-use ringriftd::keeper::wire::{Adopt, FromKeeper, Launch, ToKeeper};
+use ringriftd::keeper::wire::{Adopt, FromKeeper, Launch, ToKeeper, ToLogger};
 
 const KILLED: Exit = Exit::Signal {
     signal: libc::SIGKILL,
@@ -277,6 +277,20 @@ fn a_chatty_unit_lives_through_it_all_and_its_lines_go_on() {
     }
 }
 
+/// The logger is told about `launch`'s pipes: what each is of, and its read end.
+fn opened_each(cast: &Cast, launch: &Launch) -> Vec<(Option<Stream>, OwnedFd)> {
+    loop {
+        let (word, fds): (ToLogger, _) = cast.logger.receive();
+        match word {
+            ToLogger::Open { id, streams, .. } if id == launch.id => {
+                assert_eq!(streams.len(), fds.len());
+                return streams.into_iter().zip(fds).collect();
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Two pipes are known from each other by another keeper, whatever the unit did with their numbers.
 #[test]
 fn streams_that_were_told_apart_are_told_apart_again() {
@@ -308,12 +322,12 @@ fn streams_that_were_told_apart_are_told_apart_again() {
                 assert_eq!(String::from_utf8_lossy(&said), text, "{mode:?}");
             }
         };
-        expect(cast.opened_each(launch.id), "out\n", "err\n");
+        expect(opened_each(&cast, &launch), "out\n", "err\n");
         let fallen = cast.fall();
         let dir = Rc::clone(&fallen.dir);
         let cast = Cast::start_in(dir, mode, |_| {});
         adopted(&cast, &adopt_of(&launch, Some((pid, start)))).unwrap();
-        let ends = cast.opened_each(launch.id);
+        let ends = opened_each(&cast, &launch);
         open_gate(&gate);
         let (out, err) = if swaps {
             ("two\n", "one\n")

@@ -9,7 +9,6 @@ use std::process::{Child, Command};
 use std::rc::Rc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use proto::log::Stream;
 use proto::reply::Exit;
 use ringriftd::ids::{Invocation, LaunchId};
 use ringriftd::keeper::types::Proc;
@@ -196,20 +195,6 @@ impl Cast {
             let (word, mut fds): (ToLogger, _) = self.logger.receive();
             if matches!(word, ToLogger::Open { id, .. } if id == launch) {
                 return fds.remove(0);
-            }
-        }
-    }
-
-    /// The logger is told about `launch`'s pipes: what each is of, and its read end.
-    pub fn opened_each(&self, launch: LaunchId) -> Vec<(Option<Stream>, OwnedFd)> {
-        loop {
-            let (word, fds): (ToLogger, _) = self.logger.receive();
-            match word {
-                ToLogger::Open { id, streams, .. } if id == launch => {
-                    assert_eq!(streams.len(), fds.len());
-                    return streams.into_iter().zip(fds).collect();
-                }
-                _ => {}
             }
         }
     }
