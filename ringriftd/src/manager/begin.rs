@@ -264,10 +264,10 @@ impl Manager {
                 } else {
                     self.repeat_orders();
                 }
-                let told = self.hear(inventory);
                 if files != Files::Kept {
-                    self.give_up_unheard(&told);
+                    self.give_up_unheard(&inventory);
                 }
+                let told = self.hear(inventory);
                 self.resume_hooks();
                 let lost: Vec<LaunchId> = self
                     .engine
@@ -294,8 +294,13 @@ impl Manager {
     }
 
     /// What is on disk may be older than the truth: a life that was only asked for when it was written may have been lived
-    /// since then, and over. It is not begun a second time under its number; the unit is tried again with a new one.
-    fn give_up_unheard(&mut self, told: &BTreeSet<LaunchId>) {
+    /// since then, and over. It is not begun a second time under its number; the unit is tried again with a new one. Comes
+    /// before the keeper is heard: of whatever it does not have, the engine would ask for another try at once.
+    fn give_up_unheard(&mut self, inventory: &[Heard]) {
+        let is_there = |launch: LaunchId| {
+            let is_it = |(said, _): &Heard| matches!(said, FromKeeper::Launched { id, .. } if *id == launch);
+            inventory.iter().any(is_it)
+        };
         let is_beginning = |life: &Life, role: Role| match role {
             Role::Main => life.foreign.is_none(),
             Role::StartPre(_) | Role::StartPost(_) => true,
@@ -308,7 +313,7 @@ impl Manager {
                 process.phase == ProcessPhase::Asked && is_beginning(life, process.role)
             })
             .map(|(_, _, process)| process.launch)
-            .filter(|launch| !told.contains(launch))
+            .filter(|launch| !is_there(*launch))
             .collect();
         for launch in unheard {
             let text =
