@@ -351,12 +351,19 @@ fn a_damaged_state_is_told_and_never_fatal() {
 fn what_was_lived_after_the_last_word_on_disk_is_not_lived_again() {
     // Shares of the file, of which some end where a life is asked for and not yet begun.
     for share in [6, 8, 10, 12, 14] {
-        let mut node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
+        let mut node = Node::builder()
+            .unit("a", &Unit::bad(&["run"]))
+            .spare("held", &Unit::bad(&["run"]))
+            .start();
+        // Answered when it is on disk, and with it all that came before.
+        node.ctl(&["hold", "held"]).ended(0);
         let (life, pid) = (node.unit("a").invocation, node.pid("a"));
         node.kill_daemon();
         let process = Held::open(pid).expect("units outlive ringriftd");
         assert!(process.signal(libc::SIGKILL) && process.wait(PATIENCE));
-        for file in &state_files(&node) {
+        let files = state_files(&node);
+        assert!(!files.is_empty(), "there are no files of state");
+        for file in &files {
             let bytes = std::fs::read(file).expect("it is ours");
             std::fs::write(file, &bytes[..bytes.len() * share / 24]).expect("it is ours");
         }
