@@ -260,15 +260,24 @@ pub struct Survivor {
 impl Snapshot {
     /// What is stored may be a moment behind what is there: a unit whose main process is of a later life than the stored
     /// one runs, with that life, and is not started a second time. That it was ready is taken as given. False where the
-    /// stored life is this one, or a later one, or the unit is unknown.
-    pub fn take_in(&mut self, survivor: &Survivor, now: Mono) -> bool {
+    /// stored life is this one, or a later one, or the unit is unknown. With `is_behind`, what is stored may be older than
+    /// this very life's beginning: one that was only being started then runs as well.
+    pub fn take_in(&mut self, survivor: &Survivor, is_behind: bool, now: Mono) -> bool {
         let Some(unit) = self.units.get_mut(&survivor.unit) else {
             return false;
         };
         let life = survivor.invocation;
         // A leftover of a life that is known to have ended is no life.
         let is_known = match unit.state.life() {
-            Some(stored) => stored.invocation >= life,
+            Some(stored) if stored.invocation == life => {
+                let is_alive = stored
+                    .main
+                    .as_ref()
+                    .is_some_and(|main| main.phase != ProcessPhase::Asked);
+                let is_beginning = matches!(unit.state, State::Starting { .. }) && !is_alive;
+                !(is_behind && is_beginning && stored.foreign.is_none())
+            }
+            Some(stored) => stored.invocation > life,
             None => unit.last_invocation.is_some_and(|last| last >= life),
         };
         if is_known {

@@ -159,12 +159,13 @@ impl Manager {
         let now = self.clock.now();
         let mut snapshot = Engine::restore(self.engine.snapshot(), &self.loaded.plan).snapshot();
         begin_numbers(&mut snapshot, recorded, now);
-        self.take_in(&mut snapshot, survivors);
+        self.take_in(&mut snapshot, survivors, true);
         self.engine.replace(Engine::restore(snapshot, &self.loaded.plan));
     }
 
     /// Lives that began after what is remembered was written. The launches that they are.
-    fn take_in(&mut self, snapshot: &mut Snapshot, survivors: &[Survivor]) {
+    /// `is_behind`: the state may be older than that.
+    fn take_in(&mut self, snapshot: &mut Snapshot, survivors: &[Survivor], is_behind: bool) {
         let now = self.clock.now();
         for survivor in survivors {
             let Some(spec) = self.loaded.plan.units.get(&survivor.unit) else {
@@ -180,7 +181,7 @@ impl Manager {
                 self.notes.push(text);
                 continue;
             }
-            if snapshot.take_in(survivor, now.mono) {
+            if snapshot.take_in(survivor, is_behind, now.mono) {
                 tracing::warn!(
                     "{}: pid {} is of a life that is not remembered; it goes on with it",
                     survivor.unit,
@@ -199,7 +200,7 @@ impl Manager {
             // Of units without a hold nothing is left: all are there again, so that what lives finds its own.
             base.engine = Engine::restore(base.engine, &self.loaded.plan).snapshot();
         }
-        self.take_in(&mut base.engine, survivors);
+        self.take_in(&mut base.engine, survivors, past != Past::Manager);
         if past == Past::Manager {
             self.started = Now {
                 mono: crate::engine::types::Mono(base.started.0),
