@@ -212,9 +212,12 @@ fn failures_outlive_the_death_of_all_three_roles() {
         .bare()
         .unit("a", &shell("echo last words; exit 7").once())
         .unit("b", &shell(&waits).once())
+        .spare("held", &shell("exit 0"))
         .start();
     let before = capsules(&node, "a", 1);
     assert_eq!(lines(&before[0]), ["last words"]);
+    // Answered when it is on disk, and with it all that came before.
+    node.ctl(&["hold", "held"]).ended(0);
     node.kill_daemon();
     std::fs::write(node.path("go"), "").expect("a file");
     until("the end of b", || node.unit_processes().is_empty().then_some(()));
