@@ -9,31 +9,35 @@ fn texts(node: &Node, args: &[&str]) -> Vec<String> {
     told.lines().map(str::to_owned).collect()
 }
 
-/// A unit that says who it is, and what it was told last, and waits to be ended.
+/// A unit that says who it is, and what it was told last, and waits to be ended. It has done so once.
 fn node() -> Node {
     let script = "echo \"life $(cat \"$1/turn\")\"; echo 'an Error: 7 of 9'; echo done; exec sleep 1000";
     let builder = Node::builder();
     let folder = builder.path("");
     let unit = Unit::command(&["/bin/sh", "-c", script, "sh", &folder]).kind("simple");
-    builder.file("turn", "1").unit("a", &unit).start()
+    let node = builder.file("turn", "1").unit("a", &unit).start();
+    // What it is told from here on is for the next life.
+    wait_said(&node, 1);
+    node
+}
+
+/// Waits until a life has said all that it says.
+fn wait_said(node: &Node, turn: u32) {
+    until("its last line is there", || {
+        let all = texts(node, &["a", "-n", "all"]);
+        let is_there = all.iter().any(|line| *line == format!("life {turn}"));
+        (is_there && all.last().is_some_and(|line| line == "done")).then_some(())
+    });
 }
 
 #[test]
 fn lines_are_found_by_life_by_time_and_by_what_they_say() {
     let node = node();
-    let said = |node: &Node, turn: u32| {
-        until("its last line is there", || {
-            let all = texts(node, &["a", "-n", "all"]);
-            let is_there = all.iter().any(|line| *line == format!("life {turn}"));
-            (is_there && all.last().is_some_and(|line| line == "done")).then_some(())
-        });
-    };
-    said(&node, 1);
     let first = node.unit("a").invocation.expect("it lives");
     for turn in 2..=3 {
         std::fs::write(node.path("turn"), turn.to_string()).expect("it is ours");
         node.ctl(&["restart", "a"]).ended(0);
-        said(&node, turn);
+        wait_said(&node, turn);
     }
     let last = node.wait_state("a", State::Running).invocation.expect("it lives");
     assert_eq!(
