@@ -14,8 +14,10 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 # (words, metric, units, which figure of it, whether a small one is good)
 ROWS = [
     ("boot 78, ms", "boot", 78, "median", True),
+    ("boot 78, the fastest, ms", "boot", 78, "min", True),
     ("boot 78, cold, ms", "boot_cold", 78, "median", True),
     ("boot 1 000, ms", "boot", 1000, "median", True),
+    ("boot 1 000, the fastest, ms", "boot", 1000, "min", True),
     ("boot 10 000, ms", "boot", 10000, "median", True),
     ("CPU of boot 78, ms", "boot_cpu", 78, "median", True),
     ("CPU of boot 1 000, ms", "boot_cpu", 1000, "median", True),
