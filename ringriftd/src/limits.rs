@@ -420,6 +420,9 @@ pub const UPGRADE_ALARM_SECONDS: u32 = 3;
 pub const ROLE_STOP_WAIT: Duration = Duration::from_millis(500);
 /// How long a new program waits for both old roles to be dead before it starts what it can.
 pub const ROLE_REPLACE_WAIT: Duration = Duration::from_secs(1);
+/// How long a zygote may take from the request until its child is at the gate. A fork takes milliseconds; a stopped or
+/// hung zygote is told from one on a busy machine.
+pub const ZYGOTE_ANSWER: Duration = Duration::from_secs(10);
 /// A logger that lived so long has proved itself: its next death is followed by the first back-off again.
 pub const LOGGER_STABLE_AFTER: Duration = Duration::from_secs(60);
 

@@ -23,11 +23,11 @@ use crate::host::types::Fault;
 pub use crate::host::types::{NodeContext, role_word};
 use crate::ids::{LaunchId, invocation_text};
 use crate::keeper::sockets::NOTIFY_FOLDER;
-use crate::keeper::wire::{Identity, Launch, LogKeep, LogRead, Output, Stage};
+use crate::keeper::wire::{Fork, Identity, Launch, LogKeep, LogRead, Output, Stage};
 use crate::limits::{
     ARGUMENT_MAX, LAUNCH_BYTES_MAX, PREPARE_AT_ONCE, PREPARE_TIMEOUT, SOCKET_PATH_MAX, TEXT_MAX,
 };
-use crate::spec::{Argv, Command, Kind, Log, Probe, Template, UnitSpec};
+use crate::spec::{Argv, Command, Kind, Log, Probe, Runner, Template, UnitSpec};
 
 /// A launch that can be handed to the keeper.
 #[derive(Clone, PartialEq)]
@@ -287,6 +287,7 @@ fn make(spec: &UnitSpec, role: Role, id: LaunchId, node: &NodeContext) -> Result
     let own = own_variables(spec, role, &invocation, notify.as_deref());
     let env = Environment::of(spec, node, &account, own)?;
     let (argv, note) = choose(spec, role, &env)?;
+    let is_otherwise = runs_otherwise(spec, role, &env);
     let mut argv = argv.into_iter();
     let Some(program) = argv.next() else {
         return Err(Fault::unit("there is no command to run"));
@@ -332,6 +333,15 @@ fn make(spec: &UnitSpec, role: Role, id: LaunchId, node: &NodeContext) -> Result
         ready_fd: (spec.exec.kind == Kind::Fd && role == Role::Main).then_some(spec.exec.notify_fd),
         is_given_stored: is_storing,
         stdin: None,
+        is_zygote: spec.exec.is_zygote && role == Role::Main && !is_otherwise,
+        // Which life of it, only the loop knows, when it asks the keeper.
+        fork: (role == Role::Main && !is_otherwise)
+            .then_some(spec.exec.zygote.as_ref())
+            .flatten()
+            .map(|zygote| Fork {
+                zygote: None,
+                or_executed: !zygote.is_required,
+            }),
     };
     let strings = || launch.argv.iter().chain(&launch.env);
     let total: usize = strings().map(|s| s.len() + 1).sum();
@@ -342,6 +352,20 @@ fn make(spec: &UnitSpec, role: Role, id: LaunchId, node: &NodeContext) -> Result
         )));
     }
     Ok(Prepared { launch, note })
+}
+
+/// It is a main process whose runner lacks a variable, so that its stand-in runs.
+fn runs_otherwise(spec: &UnitSpec, role: Role, env: &Environment) -> bool {
+    match &spec.exec.command {
+        Command::Runner { runner, .. } if role == Role::Main => missing(runner, env).is_some(),
+        Command::Runner { .. } | Command::Direct(_) => false,
+    }
+}
+
+/// The variable that a runner requires and does not have.
+fn missing<'a>(runner: &'a Runner, env: &Environment) -> Option<&'a String> {
+    let is_unset = |key: &&String| env.get(key).is_none_or(String::is_empty);
+    runner.requires_env.iter().find(is_unset)
 }
 
 /// The arguments of `role`, filled in, and the note of a stand-in.
@@ -375,8 +399,7 @@ fn choose(spec: &UnitSpec, role: Role, env: &Environment) -> Result<(Vec<String>
     match &exec.command {
         Command::Direct(argv) => Ok((fill_all(argv, "command")?, None)),
         Command::Runner { name, runner, args } => {
-            let is_unset = |key: &&String| env.get(key).is_none_or(String::is_empty);
-            let missing = runner.requires_env.iter().find(is_unset);
+            let missing = missing(runner, env);
             let (command, key, note) = match (missing, &runner.otherwise) {
                 (None, _) => (&runner.command, "command", None),
                 (Some(_), Some(otherwise)) => (otherwise, "otherwise", runner.note.clone()),

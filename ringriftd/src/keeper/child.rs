@@ -68,6 +68,13 @@ impl PidVariable {
         }
     }
 
+    /// Its name, without `=`.
+    pub fn name(&self) -> String {
+        let name = self.text.iter().take(self.digits_at.saturating_sub(1));
+        name.map(|byte| char::from(byte.load(Ordering::Relaxed)))
+            .collect()
+    }
+
     fn as_ptr(&self) -> *const c_char {
         self.text.as_ptr().cast()
     }

@@ -215,6 +215,8 @@ pub struct Made {
     ready: Option<SharedFd>,
     /// The child's ends, which `spec` names by number.
     theirs: Vec<OwnedFd>,
+    /// The keeper's end of a zygote's socket pair.
+    zygote: Option<OwnedFd>,
 }
 
 impl Made {
@@ -227,6 +229,65 @@ impl Made {
     pub fn ears(&self) -> Vec<SharedFd> {
         let notify = self.notify.as_ref().map(|n| n.socket.clone());
         notify.into_iter().chain(self.ready.clone()).collect()
+    }
+
+    /// What the child is to be.
+    pub fn wish(&self) -> &ChildSpec {
+        &self.spec
+    }
+
+    /// Its cgroup.
+    pub fn leaf(&self) -> Option<&Leaf> {
+        self.leaf.as_ref()
+    }
+
+    /// The keeper's end, where it is to be a zygote.
+    pub fn take_zygote(&mut self) -> Option<OwnedFd> {
+        self.zygote.take()
+    }
+
+    /// It came of it by other means than [`Machine::start`]: this process.
+    pub fn forked(self, launch: &Launch, leader: Proc) -> Held {
+        let counted = Counted::begin(self.leaf.as_ref().map(Leaf::path));
+        held(
+            launch,
+            leader,
+            (self.leaf, self.pipe, self.notify, self.ready),
+            counted,
+        )
+    }
+
+    /// Nothing comes of it.
+    pub fn discard(self) {
+        if let Some(leaf) = self.leaf {
+            leaf.remove();
+        }
+    }
+}
+
+fn held(
+    launch: &Launch,
+    leader: Proc,
+    (leaf, pipe, notify, ready): (Option<Leaf>, Pipe, Option<Notify>, Option<SharedFd>),
+    counted: Counted,
+) -> Held {
+    Held {
+        origin: Origin::Launched,
+        invocation: launch.invocation.clone(),
+        role: launch.role.clone(),
+        leader,
+        main: leader,
+        exit: None,
+        left: Vec::new(),
+        told_left: Vec::new(),
+        leaf,
+        pipe: Some(pipe),
+        notify,
+        ready,
+        is_deaf: false,
+        killing: None,
+        is_released: false,
+        counted,
     }
 }
 
@@ -295,6 +356,10 @@ impl Machine {
             give_stored(&mut spec, store.of(&launch.tag))?;
         }
         let mut theirs = vec![pipe_in];
+        let zygote = match launch.is_zygote {
+            false => None,
+            true => Some(give_zygote(&mut spec, &mut theirs)?),
+        };
         theirs.extend(err_in);
         theirs.extend(ready_in);
         theirs.extend(stdin);
@@ -327,6 +392,7 @@ impl Machine {
             notify,
             ready: ready.map(Into::into),
             theirs,
+            zygote,
         })
     }
 
@@ -339,6 +405,7 @@ impl Machine {
             notify,
             ready,
             theirs,
+            zygote: _,
         } = made;
         let counted = Counted::begin(leaf.as_ref().map(Leaf::path));
         let spawned = match &leaf {
@@ -361,24 +428,7 @@ impl Machine {
                 return Err(failure);
             }
         };
-        Ok(Held {
-            origin: Origin::Launched,
-            invocation: launch.invocation.clone(),
-            role: launch.role.clone(),
-            leader,
-            main: leader,
-            exit: None,
-            left: Vec::new(),
-            told_left: Vec::new(),
-            leaf,
-            pipe: Some(pipe),
-            notify,
-            ready,
-            is_deaf: false,
-            killing: None,
-            is_released: false,
-            counted,
-        })
+        Ok(held(launch, leader, (leaf, pipe, notify, ready), counted))
     }
 
     /// 0, the default, is not worth a failure where ringriftd itself was started with another value and may not
@@ -472,12 +522,28 @@ fn give_stored<'a>(spec: &mut ChildSpec, stored: impl Iterator<Item = &'a Stored
     Ok(())
 }
 
+/// A zygote's end of a socket pair, and the variable that tells of it: the keeper's end.
+fn give_zygote(spec: &mut ChildSpec, theirs: &mut Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
+    let (ours, end) = super::links::pair().map_err(descriptors)?;
+    let name = "RINGRIFT_ZYGOTE_FD";
+    spec.env
+        .retain(|entry| !entry.as_bytes().starts_with(name.as_bytes()));
+    let entry = CString::new(format!("{name}={FIRST_LISTEN_FD}")).map_err(|_| Failure {
+        stage: Stage::Request,
+        errno: 0,
+    })?;
+    spec.env.push(entry);
+    spec.fds.push((end.as_raw_fd(), FIRST_LISTEN_FD));
+    theirs.push(end);
+    Ok(ours)
+}
+
 /// SD_LISTEN_FDS_START.
 const FIRST_LISTEN_FD: i32 = 3;
 const LISTEN_VARIABLES: [&[u8]; 3] = [b"LISTEN_FDS=", b"LISTEN_FDNAMES=", b"LISTEN_PID="];
 
 /// A file of memory with this text, at its beginning, that can only be read.
-fn text_to_read(text: &[u8]) -> io::Result<OwnedFd> {
+pub fn text_to_read(text: &[u8]) -> io::Result<OwnedFd> {
     let mut memory = File::from(memfd_create(c"ringrift-stdin", MFdFlags::MFD_CLOEXEC)?);
     memory.write_all(text)?;
     let again = File::open(format!("/proc/self/fd/{}", memory.as_raw_fd()))?;
@@ -535,6 +601,7 @@ fn check(launch: &Launch) -> Option<ChildSpec> {
         && launch.working_dir.starts_with(b"/")
         && launch.umask <= 0o777
         && launch.ready_fd.is_none_or(|fd| fd > 2)
+        && !(launch.is_zygote && (launch.is_given_stored || launch.ready_fd.is_some()))
         && launch
             .stdin
             .as_ref()

@@ -94,6 +94,7 @@ impl Keeper {
             if let Some(held) = self.launches.get_mut(id) {
                 held.exit = Some(*exit);
             }
+            self.end_zygote(*id);
         }
         let ids: Vec<LaunchId> = ended.iter().map(|(id, _)| *id).collect();
         let mut left = self.remains(&ids);

@@ -168,6 +168,13 @@ pub fn birth_mark(pid: i32) -> BirthMark {
     }
 }
 
+/// It can gain no privileges by any program that it executes (PR_SET_NO_NEW_PRIVS).
+pub fn has_no_new_privs(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let said = status.lines().find_map(|line| line.strip_prefix("NoNewPrivs:"));
+    said.is_some_and(|value| value.trim() == "1")
+}
+
 /// The cgroup v2 of a process, as its path in the hierarchy.
 pub fn cgroup_of(pid: i32) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;

@@ -81,6 +81,7 @@ impl Keeper {
             draining: Vec::new(),
             graves: Vec::new(),
             stored: Vec::new(),
+            zygotes: Vec::new(),
             last_order: self.last_order,
             untaken_signals: self.untaken_signals.iter().copied().collect(),
             last_signal: self.last_signal,
@@ -154,6 +155,7 @@ impl Keeper {
             .collect();
         picture.graves = self.graves.iter().map(|grave| text(grave.leaf.path())).collect();
         picture.stored = self.store.left(n);
+        picture.zygotes = self.zygotes.left(n);
         picture.descriptors = numbers.into_vec();
         picture
     }
@@ -182,6 +184,7 @@ impl Keeper {
             self.ends.insert(ends.id, ends_of);
         }
         self.store.take_up(picture.stored, left)?;
+        self.zygotes.take_up(picture.zygotes, left)?;
         for launch in picture.launches {
             self.take_up_launch(launch, left)?;
         }

@@ -24,6 +24,7 @@ use super::state::{Keeper, Kept, LoggerRestarts, ManagerLives, Phase, Role, say}
 use super::store::Store;
 use super::upgrade::Upgrade;
 use super::watchdog::Watchdog;
+use super::zygote::Zygotes;
 use super::{rebuild, sockets, sys};
 
 /// EX_TEMPFAIL: another keeper already runs here.
@@ -100,6 +101,7 @@ pub fn prepare(mut config: KeeperConfig, left: Option<&mut Received>) -> Result<
         upgrade: Upgrade::No,
         ends: BTreeMap::new(),
         store: Store::default(),
+        zygotes: Zygotes::default(),
         left_behind: None,
         note: None,
         last_order: 0,
