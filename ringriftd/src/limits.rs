@@ -40,6 +40,8 @@ pub const REMAINS_MAX: usize = 64;
 pub const KILL_AGAIN: Duration = Duration::from_millis(100);
 /// How long after SIGKILL a unit may take to vanish before its stop has failed (a process in the kernel's D state).
 pub const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How old the machine's count of kills for want of memory may be when a launch begins.
+pub const OOM_COUNT_AGE: Duration = Duration::from_secs(1);
 
 // --- units: defaults of what files may set -------------------------------------------------------------------
 
@@ -333,7 +335,9 @@ pub const LINK_QUEUE_BYTES: usize = 64 * 1024 * 1024;
 pub const LINK_QUEUE_FDS: usize = 256;
 /// What a link asks the kernel to buffer, in bytes; the kernel may allow less.
 pub const LINK_BUFFER: usize = 1024 * 1024;
-/// Launches that are prepared at once. One that hangs on a dead disk keeps its place until the disk answers.
+/// How often somebody looks whether what may block has come to a stand; another thread joins then.
+pub const CREW_LOOK: Duration = Duration::from_millis(10);
+/// Threads that prepare launches. One that hangs on a dead disk is lost until the disk answers.
 pub const PREPARE_AT_ONCE: usize = 64;
 /// The longest single argument or `NAME=value`, in bytes with its NUL (execve(2), MAX_ARG_STRLEN).
 pub const ARGUMENT_MAX: usize = 128 * 1024;

@@ -7,8 +7,9 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
+use super::birth;
 use super::child_steps::{become_user, errno, reset_signals, write_oom};
 use super::types::Proc;
 use super::wire::{Identity, Stage};
@@ -25,8 +26,8 @@ pub struct ChildSpec {
     pub env: Vec<CString>,
     /// Where; the keeper's own folder when absent.
     pub working_dir: Option<CString>,
-    /// `cgroup.procs` of its leaf.
-    pub door: Option<RawFd>,
+    /// How it comes into its leaf; absent: it has none.
+    pub way_in: Option<WayIn>,
     /// For /proc/self/oom_score_adj: the value, and another one for when that may not be written.
     pub oom_score_adj: Option<(CString, Option<CString>)>,
     /// -20 to 19.
@@ -45,6 +46,15 @@ pub struct ChildSpec {
     pub fds: Vec<(RawFd, RawFd)>,
     /// More variables of its environment: its own pid.
     pub own_pid: Vec<PidVariable>,
+}
+
+/// How a child comes into its leaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WayIn {
+    /// It is born there: the leaf's folder.
+    Birth(RawFd),
+    /// It writes itself into `cgroup.procs`.
+    Door(RawFd),
 }
 
 /// `NAME=` and room for a pid, which the child writes in when it knows its own. Left-aligned and ended by a NUL: who parses
@@ -155,6 +165,7 @@ impl Drop for Stack {
 }
 
 struct Verdict {
+    has_begun: AtomicBool,
     stage: AtomicI32,
     errno: AtomicI32,
 }
@@ -207,11 +218,21 @@ pub fn spawn(stack: &mut Stack, spec: &ChildSpec, marker: &CStr) -> Result<Proc,
             .saturating_add(1),
         moved: spec.fds.iter().map(|_| AtomicI32::new(-1)).collect(),
         verdict: Verdict {
+            has_begun: AtomicBool::new(false),
             stage: AtomicI32::new(0),
             errno: AtomicI32::new(0),
         },
     };
     let pid = clone(stack, &prepared).map_err(|e| Failure::new(Stage::Fork, &e))?;
+    if !prepared.verdict.has_begun.load(Ordering::SeqCst) {
+        let _ = sys::reap(pid);
+        let stage = match spec.way_in {
+            // As good as if there were none: another way in may be tried.
+            Some(WayIn::Birth(_)) => Stage::Fork,
+            Some(WayIn::Door(_)) | None => Stage::DiedBeforeExec,
+        };
+        return Err(Failure { stage, errno: 0 });
+    }
     let said = prepared.verdict.stage.load(Ordering::SeqCst);
     if let Some(stage) = usize::try_from(said - 1).ok().and_then(|n| STAGES.get(n)) {
         let _ = sys::reap(pid);
@@ -244,7 +265,6 @@ pub fn spawn(stack: &mut Stack, spec: &ChildSpec, marker: &CStr) -> Result<Proc,
 }
 
 fn clone(stack: &mut Stack, prepared: &Prepared<'_>) -> std::io::Result<i32> {
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     let argument = std::ptr::from_ref(prepared).cast_mut().cast::<c_void>();
     // SAFETY: all-zero signal sets are valid; both are ours. Every signal is blocked around the call, so that no
     // handler runs in the child on shared memory.
@@ -257,16 +277,27 @@ fn clone(stack: &mut Stack, prepared: &Prepared<'_>) -> std::io::Result<i32> {
     };
     // SAFETY: the stack is a live mapping that nobody else uses, since this thread is the only one that spawns and
     // sleeps until the child executes or ends (CLONE_VFORK); `prepared` outlives that sleep.
-    let pid = unsafe { libc::clone(enter, stack.top(), flags, argument) };
-    let error = std::io::Error::last_os_error();
+    let pid = unsafe {
+        match prepared.spec.way_in {
+            Some(WayIn::Birth(group)) => birth::clone_into(group, stack.base, STACK_BYTES, enter, argument),
+            Some(WayIn::Door(_)) | None => {
+                let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+                match libc::clone(enter, stack.top(), flags, argument) {
+                    pid if pid < 0 => Err(std::io::Error::last_os_error()),
+                    pid => Ok(pid),
+                }
+            }
+        }
+    };
     // SAFETY: sets back the mask that was read above.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut()) };
-    if pid < 0 { Err(error) } else { Ok(pid) }
+    pid
 }
 
 extern "C" fn enter(argument: *mut c_void) -> c_int {
     // SAFETY: `clone` passes a `Prepared` that lives until this child executes or ends.
     let prepared = unsafe { &*argument.cast::<Prepared<'_>>() };
+    prepared.verdict.has_begun.store(true, Ordering::SeqCst);
     // SAFETY: this is the child, alone on its stack, with the parent asleep.
     let (stage, errno) = unsafe { run(prepared) };
     prepared.verdict.errno.store(errno, Ordering::SeqCst);
@@ -328,7 +359,7 @@ unsafe fn run(p: &Prepared<'_>) -> (i32, i32) {
                 )
             );
         }
-        if let Some(door) = spec.door {
+        if let Some(WayIn::Door(door)) = spec.way_in {
             must!(JOIN, libc::syscall(libc::SYS_write, door, c"0".as_ptr(), 1usize));
         }
         let Some(program) = &spec.program else {
