@@ -9,6 +9,7 @@
 //! * [`usage`]: what units use.
 
 mod account;
+mod crew;
 pub mod env_file;
 pub mod environment;
 pub mod explain;
