@@ -374,6 +374,25 @@ fn what_was_lived_after_the_last_word_on_disk_is_not_lived_again() {
     }
 }
 
+/// All of ringriftd dies before it has written down anything but that it was here: no life begins a second time even so.
+#[test]
+fn what_was_lived_before_the_first_word_on_disk_is_not_lived_again() {
+    let mut node = Node::builder().unit("a", &Unit::bad(&["run"])).start();
+    let (life, pid) = (node.unit("a").invocation, node.pid("a"));
+    node.kill_daemon();
+    let process = Held::open(pid).expect("units outlive ringriftd");
+    assert!(process.signal(libc::SIGKILL) && process.wait(PATIENCE));
+    for file in harness::node::walk(&node.path("state")) {
+        if !file.ends_with("seed") {
+            std::fs::remove_file(file).expect("it is ours");
+        }
+    }
+    node.start_again();
+    let after = node.wait_state("a", State::Running);
+    assert_ne!(after.invocation, life, "{}", node.stderr());
+    node.check();
+}
+
 /// The files of the engine's state, the newest first.
 fn state_files(node: &Node) -> Vec<std::path::PathBuf> {
     let mut files: Vec<_> = harness::node::walk(&node.path("state"))

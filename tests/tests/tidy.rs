@@ -304,9 +304,9 @@ fn the_tree_of_dependencies_stays_small() {
     let lock = std::fs::read_to_string(checkout().join("Cargo.lock")).expect("the lock file is committed");
     let crates = lock.lines().filter(|line| *line == "[[package]]").count();
     // The lock counts what other systems than Linux would need, too: a third of what the terminal takes (ratatui,
-    // crossterm) is never compiled here.
+    // crossterm) is never compiled here. Seventeen come with criterion, to the benchmarks alone.
     assert!(
-        crates <= 190,
+        crates <= 208,
         "{crates} crates: which of them is worth less than 50 lines of ours?"
     );
 }

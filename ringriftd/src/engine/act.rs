@@ -35,7 +35,7 @@ impl Engine {
     }
 
     /// Settles what units think of those that they require: of all that may have changed, and whoever thinks of them.
-    fn think(&mut self) {
+    pub(super) fn think(&mut self) {
         while let Some((_, ix)) = self.unsettled.pop_first() {
             let (is_held_down, is_taken_along) = (self.must_be_held_down(ix), self.must_be_taken_along(ix));
             let unit = self.unit(ix);
@@ -179,6 +179,10 @@ impl Engine {
         }
         let life = unit.state.life().map(|life| life.invocation);
         if other_than.is_some() && life == other_than {
+            return None;
+        }
+        let is_to_stop = unit.is_satisfied() && self.stop_reason(ix).is_some();
+        if is_to_stop && !planted!(StartedTooSoon) {
             return None;
         }
         if unit.is_satisfied() || unit.state == State::Completed || planted!(StartedTooSoon) {

@@ -133,10 +133,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Units that were as asked before the request get their verdict at once, and with that word.
+    /// Units that were as asked before the request get their verdict at once, and with that word. Not those that are about to go
+    /// down for a while, with what they require: they are up when they are up again.
     fn answer_those_already(&mut self, id: RequestId, roots: &BTreeSet<Ix>, text: &str) {
+        self.think();
         for &ix in roots {
-            if self.unit(ix).is_satisfied() {
+            if self.unit(ix).is_satisfied() && self.stop_reason(ix).is_none() {
                 let answer = verdict(&self.unit(ix).spec.name, Outcome::Already, text);
                 self.requests.decide(id, self.now, answer);
             }

@@ -95,6 +95,24 @@ faults! {
     BreakerNeverCloses,
 }
 
+impl Fault {
+    /// The small system that finds it (`sim/models.rs`).
+    pub fn home(self) -> &'static str {
+        match self {
+            Self::StartBeforeNeeds | Self::StopOutOfOrder | Self::WaitersForgotten => "chain",
+            Self::BreakersNotStored | Self::BreakerNeverTrips | Self::BreakerNeverCloses => "breaker",
+            Self::HostCosts | Self::HoldNotStored | Self::ShutdownWantsUp | Self::FinishTooSoon => "bad day",
+            Self::HoldIsNothing | Self::LaunchLost | Self::LaunchTwice => "one unit, one death",
+            _ => "one unit",
+        }
+    }
+
+    /// The simulation does not find it in the schedules that it has for that (`tests/simulation`).
+    pub fn is_unseen(self) -> bool {
+        false
+    }
+}
+
 thread_local! {
     static NOW: Cell<Option<Fault>> = const { Cell::new(None) };
 }

@@ -131,6 +131,12 @@ impl Restarts {
         }
     }
 
+    /// Steps of the back-off, and restarts that count against the limit.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn spent(&self) -> (u32, usize) {
+        (self.step, self.times.len())
+    }
+
     /// The times of past restarts on another clock.
     pub fn on_other_clock(&mut self, past: &dyn Fn(Mono) -> Mono) {
         for at in &mut self.times {

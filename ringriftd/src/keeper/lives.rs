@@ -36,6 +36,7 @@ impl Keeper {
             is_safe: self.lives.deaths_in_a_row >= limits::MANAGER_SAFE_AFTER,
             last_order: self.last_order,
             note: self.note.clone(),
+            is_first: !self.may_have_orphans && !self.lives.has_served && self.lives.deaths == 0,
         };
         self.tell_manager(&hello, Vec::new());
         let ids: Vec<LaunchId> = self.launches.keys().copied().collect();

@@ -16,7 +16,7 @@ use proto::reply::Exit;
 use proto::request::LogFilter;
 
 /// The version of this file. All roles are one binary, so it only differs across an upgrade.
-pub const WIRE_VERSION: u32 = 5;
+pub const WIRE_VERSION: u32 = 6;
 
 /// Where manager and logger find what the keeper gave them.
 pub mod fd {
@@ -344,6 +344,9 @@ pub enum FromKeeper {
         last_order: u64,
         /// What happened to the keeper itself, in words: an upgrade, one that failed, a take-over.
         note: Option<String>,
+        /// Nobody has given numbers to lives with this `seed` yet: no keeper had it before this one, and no manager began
+        /// before this one.
+        is_first: bool,
     },
     /// Every launch was told.
     Inventoried,

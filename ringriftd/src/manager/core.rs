@@ -69,6 +69,7 @@ pub(super) struct Hello {
     pub(super) is_safe: bool,
     pub(super) last_order: u64,
     pub(super) note: Option<String>,
+    pub(super) is_first: bool,
 }
 
 /// What a task of the manager's own reports.

@@ -124,6 +124,7 @@ async fn start(
                 is_safe,
                 last_order,
                 note,
+                is_first,
             },
             _,
         )))) => Hello {
@@ -138,6 +139,7 @@ async fn start(
             is_safe,
             last_order,
             note,
+            is_first,
         },
         other => return Err(bug("begin", &format!("the keeper's first word was {other:?}"))),
     };
@@ -303,8 +305,9 @@ async fn start(
     };
     let beginning = match memory {
         None if survivors.is_empty() => {
-            // At the first start of all, there is nothing to keep clear of.
-            if recorded > 0 || !manager.notes.is_empty() {
+            // At the first start of all, there is nothing to keep clear of. A life may also have been begun by a ringriftd
+            // that was killed before it had written down anything: then logs and marks bear its number already.
+            if recorded > 0 || !manager.notes.is_empty() || !manager.hello.is_first {
                 manager.skip_recorded(recorded);
                 manager.go_on_from_recorded(recorded);
             }

@@ -4,7 +4,7 @@ use proto::reply::Outcome;
 
 use crate::engine::request::RequestChange;
 use crate::engine::types::{Action, Event, Op, RequestAnswer, RequestId, UnitAnswer};
-use crate::engine::unit::Desired;
+use crate::engine::unit::{Desired, State};
 use crate::spec::Kind;
 
 use super::invariants::Invariant;
@@ -48,19 +48,19 @@ impl World {
         match &asked.op {
             Op::Start { .. } | Op::Restart { .. } if answer.text.contains("left alone") => {}
             Op::Start { .. } | Op::Restart { .. } | Op::Adopt { .. } => {
+                let is_satisfied = unit.is_satisfied() || unit.state == State::Completed;
                 let is_oneshot = unit.spec.exec.kind == Kind::Oneshot;
-                let Some(invocation) = unit
-                    .state
-                    .life()
-                    .map(|life| life.invocation)
-                    .filter(|_| !is_oneshot)
-                else {
+                let life = unit.state.life().map(|life| life.invocation);
+                let life = life.filter(|_| !is_oneshot);
+                // Where a deadline has passed too, something else may have become of it in the same step.
+                self.hold(
+                    Invariant::HonestReply,
+                    is_satisfied || !self.before.is_early,
+                    |_| format!("request {} was told that {} is up, too soon", id.0, answer.unit),
+                );
+                let Some(invocation) = life.filter(|_| is_satisfied) else {
                     return;
                 };
-                if !unit.is_satisfied() {
-                    // In the same step something else became of it.
-                    return;
-                }
                 let is_up = self
                     .life(invocation)
                     .is_some_and(|life| life.is_launched && !life.has_exited);
@@ -69,7 +69,7 @@ impl World {
                 });
             }
             Op::Stop { .. } => {
-                if unit.state.life().is_some() {
+                if matches!(unit.state, State::Starting { .. }) {
                     return; // it came up again in the same step
                 }
                 let who = number(&answer.unit);

@@ -8,6 +8,8 @@ use crate::engine::unit::{Process, ProcessPhase, StartPhase, State, StopPhase, U
 use crate::graph::Ix;
 use crate::spec::UnitName;
 
+use super::tell;
+
 /// Where a unit can be, as finely as the engine tells apart what may happen then.
 pub const PLACE_WORDS: [&str; PLACES] = [
     "nowhere",
@@ -176,37 +178,12 @@ pub(super) fn named(op: &Op) -> &[UnitName] {
 
 /// The unit whose news it is; none: nobody's, or not one's alone.
 pub(super) fn unit_of(engine: &Engine, event: &Event) -> Option<Ix> {
-    let invocation = match event {
-        Event::Launched { launch, .. }
-        | Event::LaunchFailed { launch, .. }
-        | Event::Exited { launch, .. }
-        | Event::Emptied { launch }
-        | Event::Lost { launch }
-        | Event::Unkillable { launch, .. }
-        | Event::MainFound { launch, .. }
-        | Event::MainMissing { launch, .. }
-        | Event::MainChanged { launch, .. } => {
-            let ix = *engine.lives.get(&launch.invocation)?;
-            let life = engine.unit(ix).state.life()?;
-            return life.processes().any(|p| p.launch == *launch).then_some(ix);
-        }
-        Event::Used { launch, .. } => launch.invocation,
-        Event::Ready { invocation }
-        | Event::Stopping { invocation }
-        | Event::Reloading { invocation, .. }
-        | Event::Extend { invocation, .. }
-        | Event::Probed { invocation, .. }
-        | Event::Watchdog { invocation }
-        | Event::WatchdogTrigger { invocation }
-        | Event::WatchdogEvery { invocation, .. }
-        | Event::HealthSaid { invocation, .. } => *invocation,
-        Event::Loaded(_)
-        | Event::Request { .. }
-        | Event::Forget { .. }
-        | Event::Shutdown { .. }
-        | Event::Tick => return None,
+    let ix = *engine.lives.get(&tell::invocation_of(event)?)?;
+    let Some(launch) = tell::launch_of(event) else {
+        return Some(ix);
     };
-    engine.lives.get(&invocation).copied()
+    let life = engine.unit(ix).state.life()?;
+    life.processes().any(|p| p.launch == launch).then_some(ix)
 }
 
 /// Books what is about to happen.

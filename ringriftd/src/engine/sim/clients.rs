@@ -18,6 +18,10 @@ use super::draw;
 use super::malice::Fault;
 use super::world::{Asked, World};
 
+/// A choice of what is asked for, that is a start.
+pub(super) const START: u64 = 1;
+/// One that is a stop.
+pub(super) const STOP: u64 = 10;
 /// Clients at once.
 const CLIENTS: u32 = 64;
 
@@ -54,9 +58,9 @@ impl World {
     fn op(&mut self, nth: u32) -> Option<Op> {
         let swizzled = self.swizzle.len() as u32;
         let what = if nth < swizzled / 2 {
-            10
+            STOP
         } else if nth < swizzled {
-            1
+            START
         } else {
             self.choices.chance(key(Pick::Request, nth, 0), 1000, 34)
         };
@@ -65,8 +69,8 @@ impl World {
         let cascade = how & 3 != 0;
         Some(match what {
             0 => return None,
-            1..=9 => Op::Start { units },
-            10..=15 => Op::Stop { units, cascade },
+            START..=9 => Op::Start { units },
+            STOP..=15 => Op::Stop { units, cascade },
             16..=20 => Op::Restart {
                 units,
                 only_running: how & 12 == 0,

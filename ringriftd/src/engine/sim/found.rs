@@ -10,7 +10,7 @@ use super::dice::*;
 use super::shrink::Case;
 use super::stories::*;
 
-const CASES: [(&str, &str); 4] = [
+const CASES: [(&str, &str); 5] = [
     (
         "restart_of_a_oneshot_that_is_done",
         include_str!("traces/restart_of_a_oneshot_that_is_done.txt"),
@@ -26,6 +26,10 @@ const CASES: [(&str, &str); 4] = [
     (
         "a_start_that_failed_and_is_stopped",
         include_str!("traces/a_start_that_failed_and_is_stopped.txt"),
+    ),
+    (
+        "a_start_of_one_that_is_about_to_restart",
+        include_str!("traces/a_start_of_one_that_is_about_to_restart.txt"),
     ),
 ];
 

@@ -2,7 +2,7 @@
 //! it was *not vacuous*: how often there was something that could have broken it. A promise that nothing ever tested is none.
 //!
 //! Where they are checked: `starts` (1 to 3, 30), `stops` (4 to 6, 14, 25), `restarts` (7 to 11), `answers` (15 to 18),
-//! `steps` (12, 13, 22 to 24, 26, 27), `crash` (18 to 21), `schedule` (6, 28, 29, 31 to 36),
+//! `steps` (12, 13, 22 to 24, 26, 27), `crash` (18 to 21), `schedule` (6, 28, 29, 31 to 36, 38),
 //! `pairs` (20), `gates` (37). The engine's own side of them is
 //! `engine/invariant.rs`, asked after every step.
 
@@ -113,6 +113,8 @@ invariants! {
     SaysWhy = 36 "a unit that waits for one that failed says so",
     /// Safety.
     Breaker = 37 "no automatic restart passes an open breaker, nor one that has let its number through within its window",
+    /// Liveness.
+    Released = 38 "in the end, the keeper holds no launch that no unit has",
 }
 
 /// A promise that was broken.

@@ -5,61 +5,68 @@ use super::choices::Choices;
 use super::draw::Size;
 use super::invariants::{Invariant, Violation};
 use super::malice::{Fault, Mode, Rates};
-use super::schedule::{Outcome, Plot, Watchers, run_with, seed_of};
+use super::schedule::{Outcome, Plot, Watchers, run_with};
 
 /// Requests of such a schedule: each costs minutes of probes.
 const REQUESTS: u32 = 12;
 
-/// Runs it with deaths and without them.
-fn pair(seed: u64, size: Size, trace: bool) -> [Outcome; 2] {
-    let plot = Plot {
+/// The plot of such a pair.
+pub(super) fn plot_of_pair(seed: u64, size: Size) -> Plot {
+    Plot {
         mode: Mode::Calm,
         size: Size {
             requests: REQUESTS,
             ..size
         },
         seed,
-    };
-    let watchers = Watchers {
-        spaced: true,
-        trace,
-        ..Watchers::default()
-    };
-    let rates = Rates::of(plot.mode).with(Fault::Shutdown, 0);
-    [rates.with(Fault::Dies, 100), rates].map(|rates| run_with(plot, Choices::seeded(seed), rates, watchers))
+    }
 }
 
-/// Both of them in words, one after the other.
-pub fn tell_pair(base: u64, number: u64, size: Size) -> Vec<String> {
-    pair(seed_of(base, number), size, true)
-        .into_iter()
-        .flat_map(|run| run.trace)
-        .collect()
+/// Runs it with deaths and without them. Choices that are written down are those of the first, which has all of the second.
+pub(super) fn run_pair(plot: Plot, choices: &Choices, watchers: Watchers) -> [Outcome; 2] {
+    let watchers = Watchers {
+        spaced: true,
+        ..watchers
+    };
+    let rates = Rates::of(plot.mode).with(Fault::Shutdown, 0);
+    [rates.with(Fault::Dies, 100), rates].map(|rates| run_with(plot, choices.clone(), rates, watchers))
+}
+
+/// What is wrong with a pair.
+pub(super) fn judge([with, without]: &[Outcome; 2]) -> Option<Violation> {
+    let text = match (&with.violation, &without.violation) {
+        (Some(violation), _) | (None, Some(violation)) => violation.to_string(),
+        (None, None) if with.ends == without.ends => return None,
+        (None, None) => {
+            let pairs = with.ends.iter().zip(&without.ends);
+            let differ = pairs.filter(|(with, without)| with != without);
+            let texts: Vec<String> = differ
+                .map(|(with, without)| format!("{with:?} instead of {without:?}"))
+                .collect();
+            format!("with deaths of the manager it ended so: {}", texts.join("; "))
+        }
+    };
+    Some(Violation {
+        invariant: Invariant::CrashTransparent,
+        text,
+    })
 }
 
 impl Outcome {
     /// Adds what such a pair comes to.
     pub(super) fn add_pair(&mut self, seed: u64, size: Size) {
-        let [with, without] = pair(seed, size, false);
+        let pair = run_pair(
+            plot_of_pair(seed, size),
+            &Choices::seeded(seed),
+            Watchers::default(),
+        );
+        let [with, _] = &pair;
         if with.counts.deaths > 0 {
             self.counts.checked[Invariant::CrashTransparent as usize] += with.ends.len() as u64;
         }
         self.counts.deaths += with.counts.deaths;
-        let text = match (with.violation, without.violation) {
-            (Some(violation), _) | (None, Some(violation)) => violation.to_string(),
-            (None, None) if with.ends == without.ends => return,
-            (None, None) => {
-                let pairs = with.ends.iter().zip(&without.ends);
-                let differ = pairs.filter(|(with, without)| with != without);
-                let texts: Vec<String> = differ
-                    .map(|(with, without)| format!("{with:?} instead of {without:?}"))
-                    .collect();
-                format!("with deaths of the manager it ended so: {}", texts.join("; "))
-            }
-        };
-        self.violation.get_or_insert(Violation {
-            invariant: Invariant::CrashTransparent,
-            text,
-        });
+        if let Some(violation) = judge(&pair) {
+            self.violation.get_or_insert(violation);
+        }
     }
 }

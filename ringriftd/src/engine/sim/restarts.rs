@@ -8,7 +8,7 @@ use proto::reply::{CauseKind, State as Word};
 use crate::engine::types::{Change, Mono};
 use crate::engine::unit::State;
 use crate::limits;
-use crate::spec::Restart;
+use crate::spec::{Exhausted, Restart};
 
 use super::invariants::Invariant;
 use super::make::number;
@@ -60,11 +60,27 @@ impl World {
         if change.to != Word::Backoff {
             self.truth_mut(who).back_at = None;
         }
-        let total = self
-            .engine
-            .find(&change.unit)
-            .map_or(0, |(_, unit)| unit.restarts.total());
-        self.truth_mut(who).total = total;
+        self.check_slow_try(change);
+        let found = self.engine.find(&change.unit);
+        let spent = found.map(|(_, unit)| (unit.restarts.total(), unit.restarts.spent()));
+        let truth = self.truth_mut(who);
+        (truth.total, truth.spent) = spent.unwrap_or_default();
+    }
+
+    /// One that has come to its limit is tried again, if its files say so.
+    fn check_slow_try(&mut self, change: &Change) {
+        if change.from != Word::Stopping || !change.cause.text.starts_with("restart limit") {
+            return;
+        }
+        let Some((_, unit)) = self.engine.find(&change.unit) else {
+            return;
+        };
+        let is_tried = matches!(unit.state, State::Failed { next_try: Some(_) });
+        let is_to_be = unit.spec.restart.exhausted == Exhausted::Retry;
+        self.hold(Invariant::WantedComes, is_tried == is_to_be, |_| {
+            let how = if is_tried { "is" } else { "is not" };
+            format!("{} {how} tried again after its limit", change.unit)
+        });
     }
 
     /// A life that was ready for long enough sets the back-off back.
@@ -98,17 +114,21 @@ impl World {
             return;
         };
         let (policy, total) = (unit.spec.restart.clone(), unit.restarts.total());
+        let (step, times) = unit.restarts.spent();
         let truth = self.truth_mut(who);
         truth.back_at = Some(until.0);
         let is_host = std::mem::take(&mut truth.is_host_end);
         truth.is_excused = is_host;
         let (low, high, before) = (truth.step_low, truth.step_high, truth.total);
+        let spent = truth.spent;
         let pause_is = until.since(now);
         if is_host {
-            self.hold(Invariant::HostIsFree, total == before || total == 0, |_| {
+            let is_free = (total == before || total == 0) && step <= spent.0 && times <= spent.1;
+            self.hold(Invariant::HostIsFree, is_free, |_| {
                 format!(
-                    "{} has {total} restarts after {before}, for a host's fault",
-                    change.unit
+                    "{} has {total} restarts after {before} and {:?} after {spent:?} of its budget, for a host's fault",
+                    change.unit,
+                    (step, times)
                 )
             });
             let most = limits::HOST_FAULT_MAX_DELAY * 11 / 10;

@@ -16,8 +16,8 @@ use super::dice::*;
 use super::stories::*;
 
 #[test]
-fn in_a_thousand_graphs_nothing_starts_before_what_it_requires_and_a_full_stop_is_the_exact_reverse() {
-    for seed in 0..1000 {
+fn in_many_graphs_nothing_starts_before_what_it_requires_and_a_full_stop_is_the_exact_reverse() {
+    for seed in 0..200 {
         let mut dice = Dice(mix(seed ^ 0xABCD));
         let count = 2 + dice.below(20) as usize;
         let limit = dice.percent(30).then(|| 1 + dice.below(4) as u32);
@@ -86,19 +86,19 @@ fn live_through(rates: Rates, seeds: u64) -> (usize, u32) {
 
 #[test]
 fn in_a_hostile_world_the_invariants_hold_every_request_is_answered_and_all_ends() {
-    let (answered, deaths) = live_through(hostile(), 500);
+    let (answered, deaths) = live_through(hostile(), 100);
     assert_eq!(deaths, 0);
     assert!(
-        answered > 10_000,
+        answered > 2_000,
         "only {answered} requests were answered: the dice are too kind"
     );
 }
 
 #[test]
 fn a_manager_that_dies_at_any_moment_comes_back_and_all_goes_on_as_if_it_had_not() {
-    let (answered, deaths) = live_through(crashing(), 50);
-    assert!(answered > 1_000, "only {answered} requests were answered");
-    assert!(deaths > 2_000, "only {deaths} deaths: the dice are too kind");
+    let (answered, deaths) = live_through(crashing(), 15);
+    assert!(answered > 300, "only {answered} requests were answered");
+    assert!(deaths > 600, "only {deaths} deaths: the dice are too kind");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::engine::order::Blocker;
 use crate::engine::restart::mix;
 use crate::engine::types::Event;
 use crate::engine::unit::{Desired, State, Unit};
+use crate::ids::LaunchId;
 use crate::spec::UnitName;
 
 use super::choices::{Choices, List, Pick, key};
@@ -148,6 +149,13 @@ fn draw_world(plot: Plot, mut choices: Choices, rates: Rates) -> World {
     world
 }
 
+/// The units that the requests of a swizzle stop, and then start, by their places.
+pub(super) fn swizzle_of(plot: Plot, list: &List) -> Vec<u32> {
+    let mut choices = Choices::listed(list.clone());
+    let count = draw::units(&mut choices, plot.size).len();
+    swizzled(&mut choices, count)
+}
+
 /// Every unit in one order, and then in another.
 fn swizzled(choices: &mut Choices, count: usize) -> Vec<u32> {
     let mut order = Vec::with_capacity(2 * count);
@@ -240,8 +248,20 @@ impl World {
             self.check_at_rest(&name);
         }
         self.check_words();
+        self.check_released();
         if !had_reboots && self.kept.deaths == 0 {
             self.check_failures();
+        }
+    }
+
+    /// The keeper was told of each launch that is over that it may forget it.
+    fn check_released(&mut self) {
+        let held: Vec<LaunchId> = self.kept.held.keys().copied().collect();
+        for launch in held {
+            let is_had = self.engine.processes().any(|(_, _, p)| p.launch == launch);
+            self.hold(Invariant::Released, is_had, |_| {
+                format!("{launch} is over, and was never released")
+            });
         }
     }
 

@@ -1,14 +1,19 @@
 //! From a failure to its reason: choices are left out, and the rest made smaller, as long as the same promise is broken. And
-//! what is kept of it: a *case*, a short text that is run again for ever.
+//! what is kept of it: a *case*, a short text that is run again for ever. Choices first, since each says something of the
+//! world; then, with these, steps: whoever reads the trace reads each of them.
 
-use super::choices::{self, Key, List};
+use super::choices::{self, Choices, Key, List, Pick, key};
+use super::clients::{START, STOP};
 use super::draw::Size;
 use super::invariants::Invariant;
 use super::malice::Mode;
-use super::schedule::{Outcome, Plot, Watchers, run, run_list};
+use super::pairs::{judge, plot_of_pair, run_pair};
+use super::schedule::{Outcome, Plot, Watchers, run, run_list, swizzle_of};
 
 /// Runs that shrinking may cost.
 const RUNS: u32 = 6000;
+/// Values that are tried of a choice when it may also be greater than it was.
+const VALUES: std::ops::RangeInclusive<u64> = 1..=40;
 
 /// A schedule to be run again: what it was, and the choices that make it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +24,8 @@ pub struct Case {
     pub thorough: bool,
     /// It is a canary's (see [`Watchers::forbid_kill`]).
     pub forbid_kill: bool,
+    /// It is run with deaths of the manager and without them, which must end alike.
+    pub is_pair: bool,
     /// The promise that was broken.
     pub invariant: u8,
     /// The choices; all others are calm.
@@ -37,7 +44,26 @@ impl Case {
 
     /// Runs it, and writes it down in words.
     pub fn run(&self) -> Outcome {
-        run_list(self.plot, &self.choices, self.watchers(true))
+        self.outcome(true)
+    }
+
+    fn outcome(&self, trace: bool) -> Outcome {
+        let watchers = self.watchers(trace);
+        if !self.is_pair {
+            return run_list(self.plot, &self.choices, watchers);
+        }
+        let choices = Choices::listed(self.choices.clone());
+        let pair = run_pair(self.plot, &choices, watchers);
+        let violation = judge(&pair);
+        let [mut with, without] = pair;
+        if trace {
+            with.trace
+                .push("## and the same without deaths of the manager".to_owned());
+        }
+        with.trace.extend(without.trace);
+        with.steps += without.steps;
+        with.violation = violation;
+        with
     }
 
     /// As text.
@@ -47,8 +73,9 @@ impl Case {
             units_max,
             requests,
         } = self.plot.size;
+        let pair = if self.is_pair { "pair true\n" } else { "" };
         format!(
-            "mode {}\nseed {}\nsize {units} {units_max} {requests}\nthorough {}\ninvariant {}\n\n{}",
+            "mode {}\nseed {}\nsize {units} {units_max} {requests}\nthorough {}\n{pair}invariant {}\n\n{}",
             self.plot.mode.word(),
             self.plot.seed,
             self.thorough,
@@ -84,6 +111,8 @@ impl Case {
             },
             thorough: value("thorough")? == "true",
             forbid_kill: false,
+            // Cases that were kept before there were such say nothing of it.
+            is_pair: value("pair").is_ok_and(|word| word == "true"),
             invariant: u8::try_from(number(value("invariant")?)?).map_err(|e| e.to_string())?,
             choices: choices::parse(list)?,
         })
@@ -101,32 +130,129 @@ pub fn shrink(plot: Plot, watchers: Watchers) -> Option<Case> {
         plot,
         thorough: watchers.thorough,
         forbid_kill: watchers.forbid_kill,
+        is_pair: false,
         invariant: outcome.violation?.invariant as u8,
         choices: outcome.choices,
     };
-    let mut search = Search { case, runs: 0 };
-    if !search.still_fails(&search.case.choices.clone()) {
-        // It cannot be said in choices (which would be a fault of the simulation's own): the seed is all there is.
-        return Some(search.case);
-    }
-    while search.leave_out() | search.make_smaller() {}
-    Some(search.case)
+    Some(Search::new(case).smallest())
+}
+
+/// The same for the pair of runs of a schedule's seed ([`super::pairs`]).
+pub fn shrink_pair(seed: u64, size: Size) -> Option<Case> {
+    let plot = plot_of_pair(seed, size);
+    let record = Watchers {
+        record: true,
+        ..Watchers::default()
+    };
+    let pair = run_pair(plot, &Choices::seeded(seed), record);
+    let violation = judge(&pair)?;
+    let [with, without] = pair;
+    let mut choices = without.choices;
+    choices.extend(with.choices);
+    let case = Case {
+        plot,
+        thorough: false,
+        forbid_kill: false,
+        is_pair: true,
+        invariant: violation.invariant as u8,
+        choices,
+    };
+    Some(Search::new(case).smallest())
 }
 
 struct Search {
     case: Case,
+    /// That it takes to break the promise.
+    steps: u64,
     runs: u32,
 }
 
 impl Search {
-    fn still_fails(&mut self, list: &List) -> bool {
+    fn new(case: Case) -> Self {
+        Self {
+            case,
+            steps: u64::MAX,
+            runs: 0,
+        }
+    }
+
+    fn smallest(mut self) -> Case {
+        if !self.take(self.case.clone(), u64::MAX) {
+            // It cannot be said in choices (which would be a fault of the simulation's own): the seed is all there is.
+            return self.case;
+        }
+        self.leave_the_swizzle();
+        while self.ask_less() | self.leave_out() | self.make_smaller() {}
+        while self.take_fewer_steps() {
+            self.leave_out();
+        }
+        self.ask_less();
+        self.case
+    }
+
+    /// The steps that this one takes to break the same promise, if it does.
+    fn try_steps(&mut self, case: Case) -> Option<u64> {
         if self.runs >= RUNS {
-            return false;
+            return None;
         }
         self.runs += 1;
-        let outcome = run_list(self.case.plot, list, self.case.watchers(false));
-        let wanted = Invariant::numbered(self.case.invariant);
-        outcome.violation.map(|violation| violation.invariant) == wanted
+        let outcome = case.outcome(false);
+        let wanted = Invariant::numbered(case.invariant);
+        let is_broken = outcome.violation.map(|violation| violation.invariant) == wanted;
+        is_broken.then_some(outcome.steps)
+    }
+
+    /// Takes it if it breaks the same promise, in less than so many steps.
+    fn take(&mut self, case: Case, most: u64) -> bool {
+        let steps = self.try_steps(case.clone()).filter(|steps| *steps < most);
+        if let Some(steps) = steps {
+            (self.case, self.steps) = (case, steps);
+        }
+        steps.is_some()
+    }
+
+    fn take_list(&mut self, choices: List, most: u64) -> bool {
+        let case = Case {
+            choices,
+            ..self.case.clone()
+        };
+        self.take(case, most)
+    }
+
+    /// A swizzle asks for each unit twice. Said as requests, each of them can be left out.
+    fn leave_the_swizzle(&mut self) {
+        if self.case.plot.mode != Mode::Swizzle {
+            return;
+        }
+        let mut case = self.case.clone();
+        let swizzle = swizzle_of(case.plot, &case.choices);
+        let count = swizzle.len() as u32;
+        for (nth, place) in (0..).zip(&swizzle) {
+            let what = if nth < count / 2 { STOP } else { START };
+            case.choices.insert(key(Pick::Request, nth, 0), what);
+            case.choices
+                .insert(key(Pick::RequestUnits, nth, 0), u64::from(*place));
+        }
+        case.plot.size.requests += count;
+        // It has all that a swizzle has, and no requests of its own.
+        case.plot.mode = Mode::Crashy;
+        self.take(case, u64::MAX);
+    }
+
+    /// Leaves out the last requests. True: some went.
+    fn ask_less(&mut self) -> bool {
+        let mut any = false;
+        for cut in [32, 16, 8, 4, 2, 1] {
+            while self.case.plot.size.requests > cut {
+                let mut case = self.case.clone();
+                case.plot.size.requests -= cut;
+                if !self.take(case, u64::MAX) {
+                    break;
+                }
+                any = true;
+            }
+        }
+        any
     }
 
     /// Leaves out as many choices as it can, larger pieces first. True: some went.
@@ -138,8 +264,8 @@ impl Search {
             for some in keys.chunks(piece) {
                 let mut list = self.case.choices.clone();
                 list.retain(|key, _| !some.contains(key));
-                if list.len() < self.case.choices.len() && self.still_fails(&list) {
-                    self.case.choices = list;
+                if list.len() < self.case.choices.len() {
+                    self.take_list(list, u64::MAX);
                 }
             }
             piece /= 2;
@@ -161,13 +287,27 @@ impl Search {
                 }
                 let mut list = self.case.choices.clone();
                 list.insert(key, smaller);
-                if self.still_fails(&list) {
-                    self.case.choices = list;
+                if self.take_list(list, u64::MAX) {
                     any = true;
                     break;
                 }
             }
         }
         any
+    }
+
+    /// Gives choices other values with which it takes fewer steps. True: it does.
+    fn take_fewer_steps(&mut self) -> bool {
+        let before = self.steps;
+        let keys: Vec<Key> = self.case.choices.keys().copied().collect();
+        for key in keys {
+            for value in VALUES {
+                let mut list = self.case.choices.clone();
+                if list.insert(key, value) != Some(value) {
+                    self.take_list(list, self.steps);
+                }
+            }
+        }
+        self.steps < before
     }
 }

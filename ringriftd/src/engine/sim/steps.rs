@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proto::reply::{CauseKind, Exit, Health, State as Word};
 
+use crate::engine::snapshot::Snapshot;
 use crate::engine::types::{Action, Change, ChangeKind, Event, LaunchFailure, Mono, Op, ProbeResult};
 use crate::engine::unit::{Desired, ProcessPhase, State};
 use crate::ids::{Invocation, LaunchId};
@@ -23,8 +24,10 @@ pub(super) struct Before {
     is_stale: bool,
     /// The files that are loaded are those that were.
     is_same_plan: bool,
+    /// All that the engine knew, where nothing may change.
+    whole: Option<Box<Snapshot>>,
     /// No deadline has passed.
-    is_early: bool,
+    pub(super) is_early: bool,
     is_shutting_down: bool,
     /// What a start or restart would bring up.
     reach: Vec<u32>,
@@ -54,11 +57,14 @@ impl World {
         self.book(event);
         let is_of_a_life = tell::invocation_of(event).is_some();
         let is_stale = is_of_a_life && cells::unit_of(&self.engine, event).is_none();
+        let is_same_plan =
+            self.engine.loaded && matches!(event, Event::Loaded(plan) if Arc::ptr_eq(plan, &self.plan));
+        let is_early = self.engine.next_deadline().is_none_or(|at| at > Mono(self.now));
         self.before = Before {
             is_stale,
-            is_same_plan: self.engine.loaded
-                && matches!(event, Event::Loaded(plan) if Arc::ptr_eq(plan, &self.plan)),
-            is_early: self.engine.next_deadline().is_none_or(|at| at > Mono(self.now)),
+            is_same_plan,
+            is_early,
+            whole: (is_same_plan && is_early).then(|| Box::new(self.engine.snapshot())),
             is_shutting_down: self.engine.is_shutting_down(),
             reach: match event {
                 Event::Request {
@@ -161,8 +167,15 @@ impl World {
             });
         }
         if before.is_same_plan && before.is_early {
-            self.hold(Invariant::ReloadNeutral, actions.is_empty(), |_| {
-                format!("the same files were loaded, which led to {actions:?}")
+            let mut after = self.engine.snapshot();
+            let is_same = before.whole.is_some_and(|mut before| {
+                after.node.now = before.node.now;
+                // One without a file that has gone down is forgotten now.
+                before.units.retain(|name, _| after.units.contains_key(name));
+                *before == after
+            });
+            self.hold(Invariant::ReloadNeutral, actions.is_empty() && is_same, |_| {
+                format!("the same files were loaded, which led to {actions:?}, or changed what is known")
             });
         }
         self.book_wants(event, actions, &before.reach);

@@ -35,24 +35,17 @@ pub(super) fn is_told_by_inventory(event: &Event) -> bool {
     }
 }
 
-/// The launch that the keeper's news is of.
-pub(super) fn launch_of(event: &Event) -> Option<LaunchId> {
-    match event {
-        Event::Launched { launch, .. }
-        | Event::LaunchFailed { launch, .. }
-        | Event::Exited { launch, .. }
-        | Event::Emptied { launch }
-        | Event::Lost { launch }
-        | Event::Unkillable { launch, .. }
-        | Event::MainFound { launch, .. }
-        | Event::MainMissing { launch, .. }
-        | Event::MainChanged { launch, .. } => Some(*launch),
-        _ => None,
-    }
+/// What an event is about.
+enum About {
+    /// A process of a life: it is news only while the life has that process.
+    Launch(LaunchId),
+    /// A life.
+    Life(Invocation),
+    /// Units that somebody names, all of them, or none.
+    Node,
 }
 
-/// The life that an event is about.
-pub(super) fn invocation_of(event: &Event) -> Option<Invocation> {
+fn about(event: &Event) -> About {
     match event {
         Event::Launched { launch, .. }
         | Event::LaunchFailed { launch, .. }
@@ -62,8 +55,9 @@ pub(super) fn invocation_of(event: &Event) -> Option<Invocation> {
         | Event::Unkillable { launch, .. }
         | Event::MainFound { launch, .. }
         | Event::MainMissing { launch, .. }
-        | Event::MainChanged { launch, .. }
-        | Event::Used { launch, .. } => Some(launch.invocation),
+        | Event::MainChanged { launch, .. } => About::Launch(*launch),
+        // A measurement: it is the life's, whether or not the process is there still.
+        Event::Used { launch, .. } => About::Life(launch.invocation),
         Event::Ready { invocation }
         | Event::Stopping { invocation }
         | Event::Reloading { invocation, .. }
@@ -72,12 +66,29 @@ pub(super) fn invocation_of(event: &Event) -> Option<Invocation> {
         | Event::Watchdog { invocation }
         | Event::WatchdogTrigger { invocation }
         | Event::WatchdogEvery { invocation, .. }
-        | Event::HealthSaid { invocation, .. } => Some(*invocation),
+        | Event::HealthSaid { invocation, .. } => About::Life(*invocation),
         Event::Loaded(_)
         | Event::Request { .. }
         | Event::Forget { .. }
         | Event::Shutdown { .. }
-        | Event::Tick => None,
+        | Event::Tick => About::Node,
+    }
+}
+
+/// The launch that the keeper's news is of.
+pub(super) fn launch_of(event: &Event) -> Option<LaunchId> {
+    match about(event) {
+        About::Launch(launch) => Some(launch),
+        About::Life(_) | About::Node => None,
+    }
+}
+
+/// The life that an event is about.
+pub(super) fn invocation_of(event: &Event) -> Option<Invocation> {
+    match about(event) {
+        About::Launch(launch) => Some(launch.invocation),
+        About::Life(invocation) => Some(invocation),
+        About::Node => None,
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct Truth {
     pub(super) goes_in_order: bool,
     /// Its restart counter, as of the last step.
     pub(super) total: u64,
+    /// What its restarts have cost it by then: steps of the back-off, and restarts within the window.
+    pub(super) spent: (u32, usize),
 }
 
 impl Default for Truth {
@@ -69,6 +71,7 @@ impl Default for Truth {
             back_at: None,
             goes_in_order: false,
             total: 0,
+            spent: (0, 0),
         }
     }
 }
