@@ -27,6 +27,8 @@ pub const LIST_MAX: usize = 4096;
 pub const LAUNCH_BYTES_MAX: usize = 160 * 1024;
 /// The largest message between keeper, manager and logger, in bytes (below the kernel's default of 208 KiB).
 pub const WIRE_MESSAGE_MAX: usize = 192 * 1024;
+/// Descriptors of the keeper below this are what it works with and gives to children; what it holds for units is above.
+pub const LOW_FDS: i32 = 64;
 /// Descriptors in one message between the roles.
 pub const WIRE_FDS_MAX: usize = 4;
 /// How long environment files, user names and interpreters may take to read before a start is given up and tried again.
@@ -465,8 +467,6 @@ pub const CAPSULE_TAIL_BYTES: usize = 8 * 1024;
 pub const CAPSULE_TEXT_MAX: usize = 1024;
 /// Files that a command names and that are compared with what they were when it last worked.
 pub const CAPSULE_FILES_MAX: usize = 8;
-/// Threads that look at files of commands at once.
-pub const CAPSULE_LOOKS_AT_ONCE: usize = 4;
 /// Failures whose last words, or files, are asked for at once.
 pub const CAPSULES_AT_ONCE: usize = 16;
 /// How long the logger waits for the end of a pipe before it reads a life's last words without.

@@ -39,15 +39,16 @@ struct CloneArgs {
 /// CLONE_INTO_CGROUP, which does not fit into the `c_int` of libc's other flags.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Starts a child that shares this process's memory, in the group whose folder `group` is. The caller sleeps until the
-/// child has executed a program or ended (CLONE_VFORK). The child runs `enter(argument)` on the stack of `size` bytes from
+/// Starts a child with these flags of clone(2), which say that it shares this process's memory and that the caller sleeps
+/// until it has executed a program or ended, in the group whose folder `group` is. The child runs `enter(argument)` on the stack of `size` bytes from
 /// `base`. Returns its pid.
 ///
 /// # Safety
-/// The stack must be mapped, a multiple of 16 bytes, and used by nobody else until this returns; `argument` must live as
+/// `flags` must have CLONE_VM and CLONE_VFORK. The stack must be mapped, a multiple of 16 bytes, and used by nobody else until this returns; `argument` must live as
 /// long; `enter` must be fit to run in shared memory with this thread asleep; no signal handler may run meanwhile.
 pub unsafe fn clone_into(
     group: RawFd,
+    flags: c_int,
     base: *mut c_void,
     size: usize,
     enter: Enter,
@@ -55,7 +56,7 @@ pub unsafe fn clone_into(
 ) -> io::Result<i32> {
     let number = |n: c_int| u64::from(n.unsigned_abs());
     let args = CloneArgs {
-        flags: number(libc::CLONE_VM | libc::CLONE_VFORK) | CLONE_INTO_CGROUP,
+        flags: number(flags) | CLONE_INTO_CGROUP,
         exit_signal: number(libc::SIGCHLD),
         stack: base.addr() as u64,
         stack_size: size as u64,

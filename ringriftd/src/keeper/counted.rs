@@ -2,7 +2,7 @@
 //! process. Read once, when that has ended.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io::Read;
 use std::path::Path;
 use std::time::Instant;
 
@@ -91,15 +91,13 @@ fn word(before: Option<u64>, after: Option<u64>) -> Oom {
 /// makes the kernel add up some two hundred numbers over all CPUs, so that many launches share one.
 #[derive(Debug, Default)]
 pub struct Kills {
-    file: Option<File>,
-    text: Vec<u8>,
     seen: Option<(Instant, Option<u64>)>,
 }
 
 impl Kills {
     /// As it is now.
     pub fn now(&mut self) -> Option<u64> {
-        let count = self.read();
+        let count = number(Path::new("/proc/vmstat"), "oom_kill");
         self.seen = Some((Instant::now(), count));
         count
     }
@@ -112,27 +110,18 @@ impl Kills {
             Some(_) | None => self.now(),
         }
     }
-
-    fn read(&mut self) -> Option<u64> {
-        if self.file.is_none() {
-            self.file = File::open("/proc/vmstat").ok();
-        }
-        let file = self.file.as_ref()?;
-        self.text.clear();
-        let mut part = [0; 8192];
-        loop {
-            let got = file.read_at(&mut part, self.text.len() as u64).ok()?;
-            self.text.extend(part.get(..got)?);
-            if got == 0 {
-                return find(std::str::from_utf8(&self.text).ok()?, "oom_kill");
-            }
-        }
-    }
 }
+
+/// More than /proc/vmstat has, which is the longest, and more than any may have.
+const ROOM: usize = 16 * 1024;
+const MOST: u64 = 1024 * 1024;
 
 /// The number behind `key` in a file of such lines; without a key, the number that is all of it.
 fn number(path: &Path, key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(path).ok()?;
+    let mut text = String::with_capacity(ROOM);
+    // `read_to_string` of a path would ask for its size, which is 0 here, and begin with the smallest of bites, for each of
+    // which the kernel adds up everything again.
+    File::open(path).ok()?.take(MOST).read_to_string(&mut text).ok()?;
     if key.is_empty() {
         return text.trim().parse().ok();
     }

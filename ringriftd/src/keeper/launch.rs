@@ -21,6 +21,7 @@ use super::signal;
 use super::sockets::Notify;
 use super::store::{Store, Stored};
 use super::sweep::{Claim, Reach};
+use super::sys;
 use super::types::{Proc, SharedFd};
 use super::wire::{Launch, Output, Stage, ToLogger};
 use crate::ids::LaunchId;
@@ -445,7 +446,7 @@ impl Machine {
             let why = io::Error::from_raw_os_error(failure.errno);
             format!("a child cannot be put into a leaf: {why}")
         })?;
-        match super::sys::reap(child.pid()) {
+        match sys::reap(child.pid()) {
             Ok(Exit::Code(0)) => Ok(()),
             Ok(exit) => Err(format!("a child in a leaf ended by itself: {exit:?}")),
             Err(e) => Err(format!("a child in a leaf cannot be reaped: {e}")),
@@ -518,7 +519,7 @@ fn make_pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
         .write(true)
         .open(format!("/proc/self/fd/{}", write.as_raw_fd()))
         .map_err(descriptors)?;
-    Ok((read, both.into()))
+    Ok((sys::raise(read), both.into()))
 }
 
 /// A pipe for stderr alone. O_APPEND means nothing for a pipe, stays on it under whatever number a process has it, and
