@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 
 import machine
@@ -30,7 +31,8 @@ class Life:
 
     def __init__(self, peer, units, on_disk=False):
         self.peer, self.units, self.process = peer, units, None
-        self.folder = (BUILD if on_disk else "/dev/shm") + f"/ringrift-bench.{os.getpid()}"
+        memory = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
+        self.folder = (BUILD if on_disk else memory) + f"/ringrift-bench.{os.getpid()}"
         shutil.rmtree(self.folder, ignore_errors=True)
         os.makedirs(self.folder + "/logs")
         self.starts = self.folder + "/starts"

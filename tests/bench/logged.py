@@ -36,10 +36,10 @@ def several(peer, metric, wanted, lines, options):
         say(peer, metric if name == "speed" else f"{metric}_{name}", unit, len(wanted), values, noise=noise)
 
 
-def touch_memory(size):
+def touch_memory(size, folder):
     """Writes and removes a file in tmpfs: the first touch of a page by a virtual machine may cost more than all copying."""
     chunk = b"x" * (1 << 20)
-    path = f"/dev/shm/ringrift-bench-warm.{os.getpid()}"
+    path = folder + "/warm"
     with open(path, "wb") as file:
         for _ in range((size >> 20) + 64):
             file.write(chunk)
@@ -48,10 +48,10 @@ def touch_memory(size):
 
 def run(peer, wanted, lines, timeout):
     """MB/s of text from the first child's main() to the last line's arrival in a file, with what it cost."""
-    touch_memory(lines * LINE * 3 // 2)
-    noise = machine.wait_quiet()
     life = Life(peer, wanted)
     try:
+        touch_memory(lines * LINE * 3 // 2, life.folder)
+        noise = machine.wait_quiet()
         life.start()
         if not life.wait_records(len(wanted), 30):
             raise Missing("did not boot" + life.last_words())

@@ -103,6 +103,16 @@ def cost(pids):
     return cpu, switches
 
 
+def pin(pids, cpu):
+    """Keeps all threads of these processes on one CPU."""
+    for pid in pids:
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                os.sched_setaffinity(int(thread), {cpu})
+        except OSError:
+            pass
+
+
 class Ends:
     """Waits for the ends of processes by their pidfds, opened beforehand so that waiting costs nothing to set up."""
 

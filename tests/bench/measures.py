@@ -192,12 +192,19 @@ def control(peer, life, count, runs, noise):
             say_why(peer, metric, count, why)
     argv = peer.round_trips(life, 3000)
     if argv:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-        took = [int(line) / 1e3 for line in done.stdout.split()][200:]
-        if took:
-            say(peer, "round_trip", "µs", count, took, noise=noise)
-        else:
-            say_why(peer, "round_trip", count, done.stderr.strip() or "no answer")
+        round_trips(peer, "round_trip", count, argv, noise)
+        machine.pin(life.processes()[0], 0)
+        round_trips(peer, "round_trip_one_cpu", count, ["taskset", "-c", "0"] + argv, noise)
+
+
+def round_trips(peer, metric, count, argv, noise):
+    """What a program that prints ns a line has measured; the first ones are for warming up."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    took = [int(line) / 1e3 for line in done.stdout.split()][200:]
+    if took:
+        say(peer, metric, "µs", count, took, noise=noise)
+    else:
+        say_why(peer, metric, count, done.stderr.strip() or "no answer")
 
 
 def timed(argv, runs, life):
@@ -237,6 +244,30 @@ def stop(peer, count, options):
     say(peer, "stop", "ms", count, took, noise=max(noise))
 
 
+def check(peer, count, options):
+    """ms and peak memory of the supervisor's check of `count` units' files, ten edges each."""
+    noise = machine.wait_quiet()
+    life = Life(peer, [])
+    try:
+        argv = peer.check(life, count, 10)
+        if not argv:
+            raise Missing("has no such check")
+        took, peak = [], []
+        for _ in range(int(options.get("repeats", 5))):
+            began = machine.now()
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _, status, used = os.wait4(process.pid, 0)
+            took.append((machine.now() - began) / 1e6)
+            peak.append(used.ru_maxrss)
+            process.returncode = status
+            if status:
+                raise Missing("finds fault with them")
+        say(peer, "check", "ms", count, took, noise=noise)
+        say(peer, "check_peak", "KiB", count, peak, noise=noise)
+    finally:
+        life.end()
+
+
 def baseline(peer, count, options):
     """What the machine takes with no supervisor at all; only for `floor`."""
     noise = machine.wait_quiet()
@@ -244,5 +275,4 @@ def baseline(peer, count, options):
         done = subprocess.run([BIN + "/runlat", "300"] + argv, capture_output=True, text=True, check=True, timeout=60)
         say(peer, metric, "ms", count, [int(line) / 1e6 for line in done.stdout.split("\n") if line.isdigit()], noise=noise)
     for metric, pin in (("round_trip", []), ("round_trip_one_cpu", ["taskset", "-c", "0"])):
-        done = subprocess.run(pin + [BIN + "/pingpong", "64", "5000"], capture_output=True, text=True, check=True, timeout=60)
-        say(peer, metric, "µs", count, [int(line) / 1e3 for line in done.stdout.split()][200:], noise=noise)
+        round_trips(peer, metric, count, pin + [BIN + "/pingpong", "64", "5000"], noise)

@@ -96,15 +96,19 @@ class Plan(unittest.TestCase):
     def test_every_measured_row_is_planned(self):
         planned = {(measure, units) for measure, units, _, _ in plan.FULL}
         by_measure = dict(boot_cpu="boot", chain_hop="chain", restart_rapid="restart", pss="held", status="held",
-                          status_one="held", round_trip="held", idle_cpu="held", idle_wakeups="held")
+                          status_one="held", round_trip="held", round_trip_one_cpu="held", idle_cpu="held", idle_wakeups="held", check_peak="check")
         for words, metric, units, _, _ in report.ROWS:
             measure = by_measure.get(metric, metric.split("_cpu_s")[0].removesuffix("_lost"))
             self.assertTrue({(measure, units), (measure, 100)} & planned, words)
 
     def test_variants_are_asked_for_logs_only(self):
-        self.assertTrue(plan.takes(PEERS["floor-splice"], "logs_one", 1))
-        self.assertFalse(plan.takes(PEERS["floor-splice"], "boot", 78))
-        self.assertFalse(plan.takes(PEERS["runit"], "boot", 10000))
+        self.assertTrue(plan.takes(PEERS["floor-splice"](), "logs_one", 1))
+        self.assertFalse(plan.takes(PEERS["floor-splice"](), "boot", 78))
+        self.assertFalse(plan.takes(PEERS["runit"](), "boot", 10000))
+
+    def test_only_who_checks_files_is_asked_to(self):
+        self.assertTrue(plan.takes(PEERS["ringriftd"](), "check", 10000))
+        self.assertFalse(plan.takes(PEERS["dinit"](), "check", 10000))
 
 
 if __name__ == "__main__":

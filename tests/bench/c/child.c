@@ -1,10 +1,10 @@
 // The measured service. One process image for every supervisor, so that only the supervisor differs.
-//   child -N NAME [-t STARTFILE] [-n FD] [-l LINES [-R LINES_PER_S]] [-k MS] [-x CODE]
+//   child -N NAME [-t STARTFILE] [-n FD] [-l LINES [-R LINES_PER_S]] [-x CODE]
 // Appends one 64-byte record "S <monotonic ns> <pid> <name>" to STARTFILE (O_APPEND: atomic) as the
 // first thing main() does; then readiness (sd_notify when NOTIFY_SOCKET is set; "\n" on FD with -n);
 // then -l: LINES lines of 100 bytes on stdout (at full speed in 64 KiB writes, or paced with -R in
 // batches of one 100th of a second), a last line "NAME LAST" and a record "E ..." when that write returned;
-// -k: one line every MS ms for ever; -x: exit with CODE; otherwise pause() for ever.
+// -x: exit with CODE; otherwise pause() for ever.
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,9 +66,9 @@ static char *line(char *p, unsigned long long seq) {
 }
 int main(int argc, char **argv) {
     long long t0 = now();
-    long long lines = 0, rate = 0, keep = 0;
+    long long lines = 0, rate = 0;
     int nfd = -1, code = -1, c;
-    while ((c = getopt(argc, argv, "N:t:n:l:R:k:x:")) != -1)
+    while ((c = getopt(argc, argv, "N:t:n:l:R:x:")) != -1)
         switch (c) {
         case 'N':
             name = optarg;
@@ -84,9 +84,6 @@ int main(int argc, char **argv) {
             break;
         case 'R':
             rate = atoll(optarg);
-            break;
-        case 'k':
-            keep = atoll(optarg);
             break;
         case 'x':
             code = atoi(optarg);
@@ -111,8 +108,8 @@ int main(int argc, char **argv) {
         }
     }
     if (nfd >= 0) {
-        if (write(nfd, "\n", 1) < 0) {
-        }
+        if (write(nfd, "\n", 1) != 1)
+            _exit(99);
         close(nfd);
     }
     if (code >= 0)
@@ -127,9 +124,8 @@ int main(int argc, char **argv) {
             per = 1;
         long long next = now(), step = rate ? per * 1000000000LL / rate : 0;
         char *p = buf;
-        long long made = 0;
-        // full speed: the text of a line is formatted once per 655-line buffer (only its first line carries
-        // the true sequence number), so that the child is never the bottleneck
+        // Each line is formatted once, and then only the first one of a write has its true number: the child must
+        // never be what is waited for.
         for (int i = 0; i < per; i++)
             p = line(p, seq + i);
         while (left) {
@@ -143,20 +139,12 @@ int main(int argc, char **argv) {
             put(buf, k * 100);
             seq += k;
             left -= k;
-            made += k;
         }
         char last[48];
         int n = snprintf(last, sizeof last, "%.20s LAST\n", name);
         put(last, n);
         record('E', now());
     }
-    if (keep)
-        for (unsigned long long s = 0;; s++) {
-            char b[100];
-            line(b, s);
-            put(b, 100);
-            usleep(keep * 1000);
-        }
     for (;;)
         pause();
 }

@@ -86,5 +86,9 @@ class Peer:
         """A command line that asks the smallest question `rounds` times over one connection and prints ns a line; or None."""
         return None
 
+    def check(self, life, count, edges):
+        """Writes so many units, each ordered after `edges` others, and tells the command line that checks the files; or None."""
+        return None
+
     def cleanup(self, life):
         """Removes what lies outside of the life's folder."""

@@ -33,9 +33,19 @@ class Ringrift(Peer):
             write(f"{life.folder}/units/{unit.name}.toml", text + ('kind = "notify"\n' if unit.says_ready else ""))
 
     def command(self, life):
-        return [program("ringriftd"), "--config", life.folder + "/ringriftd.toml", "--units", life.folder + "/units",
-                "--profiles", life.folder + "/profiles", "--runtime-dir", life.folder + "/run", "--state-dir",
-                life.folder + "/state", "--log-dir", life.folder + "/logs"]
+        return [program("ringriftd")] + self.files(life) + ["--runtime-dir", life.folder + "/run", "--state-dir",
+                                                            life.folder + "/state", "--log-dir", life.folder + "/logs"]
+
+    def files(self, life):
+        return ["--config", life.folder + "/ringriftd.toml", "--units", life.folder + "/units", "--profiles",
+                life.folder + "/profiles"]
+
+    def check(self, life, count, edges):
+        for number in range(count):
+            others = [f"u{other:05d}" for other in range(max(0, number - edges), number)]
+            write(f"{life.folder}/units/u{number:05d}.toml",
+                  f'after = {json.dumps(others)}\n[exec]\ncommand = ["/bin/true"]\n')
+        return [program("ringriftd"), "check"] + self.files(life)
 
     def programs(self):
         return [program("ringriftd")]

@@ -22,7 +22,7 @@ const RESTARTS: usize = 10;
 const STATUSES: usize = 10;
 const LINES: usize = 10_486; // of 100 bytes: a MiB
 /// What is counted is fifty times slower, and the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A node whose roles run under callgrind.
 struct Counted {
@@ -125,7 +125,7 @@ impl Counted {
     /// Until the manager has told that every unit is up; what follows on it is done.
     fn settled(&self) {
         let mut command = self.ctl();
-        command.args(["wait", "u*", "--for", "running", "--timeout", "300s"]);
+        command.args(["wait", "u*", "--for", "running", "--timeout", "600s"]);
         self.done(command);
     }
 
