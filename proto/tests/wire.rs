@@ -471,7 +471,7 @@ fn check_status(number: u64, time: Option<u64>) -> CheckStatus {
 fn request() -> impl Strategy<Value = Request> {
     let selectors = || proptest::collection::vec(".{0,20}", 0..4);
     prop_oneof![
-        (selectors(), 0..3, any::<bool>()).prop_map(|(selectors, depth, all)| Request::Status {
+        (selectors(), 0..3usize, any::<bool>()).prop_map(|(selectors, depth, all)| Request::Status {
             selectors,
             depth: [Depth::Known, Depth::Usage, Depth::Detail][depth],
             all
