@@ -13,10 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use crate::engine::types::{LaunchFailure, Role};
 use crate::host::account::Account;
+use crate::host::crew::{Crew, Lost};
 use crate::host::environment::{Environment, own_variables};
 use crate::host::explain;
 use crate::host::types::Fault;
@@ -49,11 +48,11 @@ impl std::fmt::Debug for Prepared {
     }
 }
 
-/// Prepares launches off the loop, so many at once. Cloning it is cheap.
+/// Prepares launches off the loop, one after the other while nothing hangs. Cloning it is cheap.
 #[derive(Debug, Clone)]
 pub struct Preparer {
     node: Arc<NodeContext>,
-    places: Arc<Semaphore>,
+    crew: Crew,
     hanging: Arc<Mutex<BTreeSet<String>>>,
     timeout: Duration,
 }
@@ -63,7 +62,7 @@ impl Preparer {
     pub fn new(node: NodeContext) -> Self {
         Self {
             node: Arc::new(node),
-            places: Arc::new(Semaphore::new(PREPARE_AT_ONCE)),
+            crew: Crew::default(),
             hanging: Arc::default(),
             timeout: PREPARE_TIMEOUT,
         }
@@ -74,10 +73,10 @@ impl Preparer {
         &self.node
     }
 
-    /// [`prepare`] on the blocking pool, for at most [`PREPARE_TIMEOUT`]. Must be called inside a tokio runtime.
+    /// [`prepare`] on a thread of the crew, for at most [`PREPARE_TIMEOUT`]. Must be called inside a tokio runtime.
     ///
     /// A preparation that hangs (a dead NFS server) cannot be interrupted. Its start fails, and it keeps one of
-    /// [`PREPARE_AT_ONCE`] places and its unit's turn until it returns; so a unit holds one place at most, however
+    /// [`PREPARE_AT_ONCE`] threads and its unit's turn until it returns; so a unit holds one thread at most, however
     /// often it is tried again, and the loop never waits.
     pub async fn prepare_bounded(
         &self,
@@ -114,7 +113,7 @@ impl Preparer {
         })
     }
 
-    /// [`explain::explain`] on the blocking pool, as bounded. When the program's disk hangs, the kernel's word alone.
+    /// [`explain::explain`] on a thread, as bounded. When the program's disk hangs, the kernel's word alone.
     pub async fn explain(&self, stage: Stage, errno: i32, launch: Arc<Launch>) -> LaunchFailure {
         let plain = LaunchFailure {
             text: format!(
@@ -125,20 +124,11 @@ impl Preparer {
             host: explain::is_host_fault(errno),
         };
         // Without a unit's turn: what is asked about has just been tried, so its disk answered a moment ago.
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            return plain;
-        };
-        let work = tokio::task::spawn_blocking(move || {
-            let _place = place;
-            explain::explain(stage, errno, &launch)
-        });
-        match tokio::time::timeout(self.timeout, work).await {
-            Ok(Ok(failure)) => failure,
-            Ok(Err(_)) | Err(_) => plain,
-        }
+        let work = move || explain::explain(stage, errno, &launch);
+        self.crew.run(self.timeout, work).await.unwrap_or(plain)
     }
 
-    /// `work` on the blocking pool, as bounded. One of each `unit`, which is the name that failures tell, is under way.
+    /// `work` on a thread, as bounded. One of each `unit`, which is the name that failures tell, is under way.
     pub(super) async fn bounded<T: Send + 'static>(
         &self,
         unit: String,
@@ -146,40 +136,29 @@ impl Preparer {
     ) -> Result<T, LaunchFailure> {
         // A disk that does not answer is the host's fault: the unit is tried again until it does, and loses no restart.
         let hangs = |text: String| LaunchFailure { text, host: true };
-        // The turn is taken before the place, so that a unit whose last preparation hangs takes no second one.
         let Some(turn) = Turn::take(&self.hanging, &unit) else {
             return Err(hangs(format!(
                 "the last preparation of {unit} still hangs: does a disk with one of its files answer?"
             )));
         };
-        let waiting = Arc::clone(&self.places).acquire_owned();
-        let place = match tokio::time::timeout(self.timeout, waiting).await {
-            Ok(Ok(place)) => place,
-            Ok(Err(_)) | Err(_) => {
-                return Err(LaunchFailure {
-                    text: format!(
-                        "{PREPARE_AT_ONCE} preparations of other units hang: does a disk with their files answer?"
-                    ),
-                    host: true,
-                });
-            }
-        };
-        let work = tokio::task::spawn_blocking(move || {
-            let _held = (turn, place);
+        let work = move || {
+            let _held = turn;
             work()
-        });
-        match tokio::time::timeout(self.timeout, work).await {
-            Ok(Ok(done)) => Ok(done),
-            // A panic, which aborts in release builds.
-            Ok(Err(e)) => Err(LaunchFailure {
-                text: format!("cannot prepare {unit}: {e}; this is a bug in ringriftd"),
-                host: false,
-            }),
-            Err(_) => Err(hangs(format!(
+        };
+        self.crew.run(self.timeout, work).await.map_err(|lost| match lost {
+            Lost::NotBegun => hangs(format!(
+                "{PREPARE_AT_ONCE} preparations of other units hang: does a disk with their files answer?"
+            )),
+            Lost::Hangs => hangs(format!(
                 "cannot prepare {unit} within {:?}: does a disk with one of its files, or the user directory, hang?",
                 self.timeout
-            ))),
-        }
+            )),
+            // Which aborts in release builds.
+            Lost::Panicked => LaunchFailure {
+                text: format!("cannot prepare {unit}: it panicked, which is a bug in ringriftd"),
+                host: false,
+            },
+        })
     }
 }
 
@@ -501,29 +480,15 @@ mod tests {
                 .expect_err("it still hangs");
             assert!(again.text.contains("still hangs") && again.host, "{again:?}");
         }
-        assert_eq!(preparer.places.available_permits(), PREPARE_AT_ONCE - 1);
+        assert_eq!(preparer.crew.threads(), 1);
         preparer
             .bounded(unit("other"), || ())
             .await
             .expect("others go on");
         release.send(()).expect("it listens");
-        // Its end gives the place back.
-        let all = preparer
-            .places
-            .acquire_many(u32::try_from(PREPARE_AT_ONCE).expect("small"))
-            .await;
-        assert!(all.is_ok());
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn when_all_places_hang_it_is_the_hosts_fault() {
-        let preparer = impatient();
-        let _all = preparer
-            .places
-            .acquire_many(u32::try_from(PREPARE_AT_ONCE).expect("small"))
-            .await
-            .expect("open");
-        let failed = preparer.bounded(unit("a"), || ()).await.expect_err("no place");
-        assert!(failed.host, "{failed:?}");
+        // Its end gives the thread back.
+        while preparer.crew.threads() > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 }

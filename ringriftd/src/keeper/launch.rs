@@ -13,13 +13,15 @@ use proto::log::Stream;
 use proto::reply::Exit;
 use serde::{Deserialize, Serialize};
 
+use super::birth;
 use super::cgroup::{Leaf, Root};
-use super::child::{self, ChildSpec, Failure, Stack};
-use super::counted::Counted;
+use super::child::{self, ChildSpec, Failure, Stack, WayIn};
+use super::counted::{Counted, Kills};
 use super::signal;
 use super::sockets::Notify;
 use super::store::{Store, Stored};
 use super::sweep::{Claim, Reach};
+use super::sys;
 use super::types::{Proc, SharedFd};
 use super::wire::{Launch, Output, Stage, ToLogger};
 use crate::ids::LaunchId;
@@ -52,12 +54,16 @@ impl Containment {
 pub struct Machine {
     /// How launches are held together.
     pub containment: Containment,
+    /// Children are born in their leaves; otherwise they move.
+    pub can_be_born_inside: bool,
     /// Folders of leaves that earlier keepers left, because somebody lives there.
     pub left_roots: Vec<Root>,
     /// /dev/null.
     pub null: OwnedFd,
     /// Where children run until they execute.
     pub stack: Stack,
+    /// How often the kernel has killed for want of memory.
+    pub kills: Kills,
     /// Their name until then.
     pub marker: CString,
     /// The descriptor limit that ringriftd was started with: its own is raised, its children's is not.
@@ -407,16 +413,10 @@ impl Machine {
             theirs,
             zygote: _,
         } = made;
-        let counted = Counted::begin(leaf.as_ref().map(Leaf::path));
+        let counted = Counted::begin(leaf.as_ref().map(Leaf::path), &mut self.kills);
         let spawned = match &leaf {
             None => child::spawn(&mut self.stack, &spec, &self.marker),
-            Some(leaf) => leaf
-                .door()
-                .map_err(|e| Failure::new(Stage::Cgroup, &e))
-                .and_then(|door| {
-                    spec.door = Some(door.as_raw_fd());
-                    child::spawn(&mut self.stack, &spec, &self.marker)
-                }),
+            Some(leaf) => self.spawn_in(leaf, &mut spec),
         };
         drop(theirs);
         let leader = match spawned {
@@ -429,6 +429,25 @@ impl Machine {
             }
         };
         Ok(held(launch, leader, (leaf, pipe, notify, ready), counted))
+    }
+
+    /// Starts a child in `leaf`, by the way that works here.
+    fn spawn_in(&mut self, leaf: &Leaf, spec: &mut ChildSpec) -> Result<Proc, Failure> {
+        let cannot = |e: io::Error| Failure::new(Stage::Cgroup, &e);
+        if self.can_be_born_inside {
+            let folder = leaf.folder().map_err(cannot)?;
+            spec.way_in = Some(WayIn::Birth(folder.as_raw_fd()));
+            match child::spawn(&mut self.stack, spec, &self.marker) {
+                Err(failure) if is_barred(failure) => {
+                    // Somebody has moved this process into another group, where it does not work.
+                    self.can_be_born_inside = false;
+                }
+                spawned => return spawned,
+            }
+        }
+        let door = leaf.door().map_err(cannot)?;
+        spec.way_in = Some(WayIn::Door(door.as_raw_fd()));
+        child::spawn(&mut self.stack, spec, &self.marker)
     }
 
     /// 0, the default, is not worth a failure where ringriftd itself was started with another value and may not
@@ -456,15 +475,12 @@ impl Machine {
     }
 
     fn test_leaf(&mut self, leaf: &Leaf) -> Result<(), String> {
-        let door = leaf
-            .door()
-            .map_err(|e| format!("cannot open cgroup.procs: {e}"))?;
-        let spec = ChildSpec {
+        let mut spec = ChildSpec {
             program: None,
             argv: Vec::new(),
             env: Vec::new(),
             working_dir: None,
-            door: Some(door.as_raw_fd()),
+            way_in: None,
             oom_score_adj: None,
             nice: None,
             rlimits: Vec::new(),
@@ -475,16 +491,22 @@ impl Machine {
             fds: Vec::new(),
             own_pid: Vec::new(),
         };
-        let child = child::spawn(&mut self.stack, &spec, &self.marker).map_err(|failure| {
+        self.can_be_born_inside = birth::IS_HERE;
+        let child = self.spawn_in(leaf, &mut spec).map_err(|failure| {
             let why = io::Error::from_raw_os_error(failure.errno);
-            format!("a child cannot be moved into a leaf: {why}")
+            format!("a child cannot be put into a leaf: {why}")
         })?;
-        match super::sys::reap(child.pid()) {
+        match sys::reap(child.pid()) {
             Ok(Exit::Code(0)) => Ok(()),
             Ok(exit) => Err(format!("a child in a leaf ended by itself: {exit:?}")),
             Err(e) => Err(format!("a child in a leaf cannot be reaped: {e}")),
         }
     }
+}
+
+/// A child may not be born in a leaf, or is killed before its first instruction.
+fn is_barred(failure: Failure) -> bool {
+    failure.stage == Stage::Fork && !matches!(failure.errno, libc::EAGAIN | libc::ENOMEM)
 }
 
 /// Kills without asking again: for launches at the keeper's end and processes outside any.
@@ -557,14 +579,13 @@ pub fn text_to_read(text: &[u8]) -> io::Result<OwnedFd> {
 /// O_NONBLOCK on the keeper's end only: the two have open file descriptions of their own, and a program that finds its
 /// stdout non-blocking loses output.
 fn make_pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
-    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(descriptors)?;
-    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(descriptors)?;
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(descriptors)?;
     let both = File::options()
         .read(true)
         .write(true)
         .open(format!("/proc/self/fd/{}", write.as_raw_fd()))
         .map_err(descriptors)?;
-    Ok((read, both.into()))
+    Ok((sys::raise(read), both.into()))
 }
 
 /// A pipe for stderr alone. O_APPEND means nothing for a pipe, stays on it under whatever number a process has it, and
@@ -620,7 +641,7 @@ fn check(launch: &Launch) -> Option<ChildSpec> {
         argv: launch.argv.iter().map(text).collect::<Option<_>>()?,
         env: launch.env.iter().map(text).collect::<Option<_>>()?,
         working_dir: Some(text(&launch.working_dir)?),
-        door: None,
+        way_in: None,
         oom_score_adj: None,
         nice: launch.nice,
         rlimits: launch

@@ -28,6 +28,8 @@
 )]
 
 pub mod adopt;
+#[allow(unsafe_code)] // clone3(2) on a stack of its own
+pub mod birth;
 pub mod cgroup;
 #[allow(unsafe_code)] // the child between clone(2) and execve(2) may only make raw calls
 pub mod child;

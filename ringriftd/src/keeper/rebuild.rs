@@ -11,6 +11,7 @@ use std::time::Instant;
 use super::cgroup::{Leaf, Root};
 use super::child::Stack;
 use super::config::KeeperConfig;
+use super::counted::Kills;
 use super::door::Door;
 use super::handover::{
     self, DoorLeft, Draining, EndLeft, Ends, Handover, Kind, LaunchLeft, NotifyLeft, Numbers, PipeLeft,
@@ -379,6 +380,8 @@ pub fn ground(config: &KeeperConfig, left: &mut Received) -> Result<Ground, Stri
         .map_err(|e| format!("cannot open /dev/null: {e}"))?;
     let machine = Machine {
         containment,
+        kills: Kills::default(),
+        can_be_born_inside: super::birth::IS_HERE,
         left_roots: picture
             .left_cgroups
             .iter()

@@ -223,7 +223,7 @@ impl Keeper {
             argv,
             env: roles::environment()?,
             working_dir: None,
-            door: None,
+            way_in: None,
             oom_score_adj: None,
             nice: None,
             rlimits: Vec::new(),
