@@ -253,8 +253,8 @@ impl Made {
     }
 
     /// It came of it by other means than [`Machine::start`]: this process.
-    pub fn forked(self, launch: &Launch, leader: Proc) -> Held {
-        let counted = Counted::begin(self.leaf.as_ref().map(Leaf::path));
+    pub fn forked(self, launch: &Launch, leader: Proc, kills: &mut Kills) -> Held {
+        let counted = Counted::begin(self.leaf.as_ref().map(Leaf::path), kills);
         held(
             launch,
             leader,

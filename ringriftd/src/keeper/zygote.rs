@@ -294,7 +294,9 @@ impl Keeper {
         let Some(coming) = self.zygotes.coming.remove(&id) else {
             return Ok(());
         };
-        self.take_in(id, coming.made.forked(&coming.launch, child));
+        let kills = &mut self.machine.kills;
+        let held = coming.made.forked(&coming.launch, child, kills);
+        self.take_in(id, held);
         self.turn_over(coming.zygote, id);
         Ok(())
     }
