@@ -8,7 +8,7 @@ use crate::reply::Reply;
 use crate::request::Request;
 
 /// The version of everything in this crate. Any change of a message's shape raises it; both sides refuse another.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The first word of a conversation, so that a stranger's bytes are told from an old client's.
 pub const MAGIC: u32 = 0x5252_4654;

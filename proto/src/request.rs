@@ -43,6 +43,17 @@ pub enum LogLife {
     Previous,
 }
 
+/// How much is told of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Depth {
+    /// What the daemon knows, at once.
+    Known,
+    /// Also what it uses of processor and memory, which the kernel is asked for each.
+    Usage,
+    /// Also its last lines and failures (when few are selected).
+    Detail,
+}
+
 /// A request. A *selector* is what a person types to mean units: a name (`auto_sync`, `AUTO-SYNC`), a glob
 /// (`s3_*`), `@category`, `%profile` or `state:failed`. The daemon resolves selectors; an unknown one is an error that
 /// names the nearest units.
@@ -53,8 +64,8 @@ pub enum Request {
     Status {
         /// Which units.
         selectors: Vec<String>,
-        /// Also the last log lines of each (when few are selected).
-        detail: bool,
+        /// How much of each.
+        depth: Depth,
         /// Without selectors: every unit that is known, wanted or not.
         all: bool,
     },

@@ -7,7 +7,7 @@ use proto::reply::{
     Blocker, By, Cause, CauseKind, CheckOutcome, CheckResult, CheckStatus, Event, Exit, Failure, Health,
     Hold, LastExit, LineEnd, LogLine, Reply, State, UnitStatus, Verdict,
 };
-use proto::request::{Job, Request, WaitFor, Whom};
+use proto::request::{Depth, Job, Request, WaitFor, Whom};
 use tokio_util::codec::Decoder;
 
 fn hex(bytes: &[u8]) -> String {
@@ -30,18 +30,18 @@ where
 }
 
 #[test]
-fn version_five_says_hello_in_these_bytes() {
-    assert_eq!(VERSION, 5);
+fn version_six_says_hello_in_these_bytes() {
+    assert_eq!(VERSION, 6);
     let hello = Hello {
         magic: MAGIC,
-        version: 5,
+        version: 6,
         program: "ctl 1".into(),
     };
-    check_golden(&hello, "fc54465252050563746c2031");
+    check_golden(&hello, "fc54465252060563746c2031");
 }
 
 #[test]
-fn version_five_welcomes_in_these_bytes() {
+fn version_six_welcomes_in_these_bytes() {
     check_golden(
         &Welcome::Refused {
             version: 7,
@@ -51,10 +51,10 @@ fn version_five_welcomes_in_these_bytes() {
     );
     check_golden(
         &Welcome::Accepted {
-            version: 5,
+            version: 6,
             program: "d 1".into(),
         },
-        "010503642031",
+        "010603642031",
     );
     check_golden(
         &Welcome::Busy {
@@ -65,7 +65,7 @@ fn version_five_welcomes_in_these_bytes() {
 }
 
 #[test]
-fn version_five_asks_in_these_bytes() {
+fn version_six_asks_in_these_bytes() {
     let job = Job {
         selectors: vec!["a".into()],
         wait: true,
@@ -119,7 +119,7 @@ fn version_five_asks_in_these_bytes() {
 }
 
 #[test]
-fn version_five_answers_in_these_bytes() {
+fn version_six_answers_in_these_bytes() {
     check_golden(
         &Answer {
             id: 7,
@@ -236,7 +236,7 @@ fn the_page_shows_these_very_bytes() {
     let bare: String = page.chars().filter(|c| !c.is_whitespace()).collect();
     let hello = Hello {
         magic: MAGIC,
-        version: 5,
+        version: 6,
         program: "ctl 1".into(),
     };
     let job = Job {
@@ -471,9 +471,9 @@ fn check_status(number: u64, time: Option<u64>) -> CheckStatus {
 fn request() -> impl Strategy<Value = Request> {
     let selectors = || proptest::collection::vec(".{0,20}", 0..4);
     prop_oneof![
-        (selectors(), any::<bool>(), any::<bool>()).prop_map(|(selectors, detail, all)| Request::Status {
+        (selectors(), 0..3usize, any::<bool>()).prop_map(|(selectors, depth, all)| Request::Status {
             selectors,
-            detail,
+            depth: [Depth::Known, Depth::Usage, Depth::Detail][depth],
             all
         }),
         (selectors(), any::<bool>(), any::<Option<u64>>(), any::<bool>()).prop_map(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use proto::reply::{JobPlan, Outcome, Reply, Verdict};
-use proto::request::{Job, Request};
+use proto::request::{Depth, Job, Request};
 
 use crate::client::{Client, Wake};
 use crate::json;
@@ -207,7 +207,7 @@ fn hear(
                     let selectors = plan.units.iter().chain(&plan.also).cloned().collect();
                     news = Some(client.ask(Request::Status {
                         selectors,
-                        detail: false,
+                        depth: Depth::Known,
                         all: false,
                     })?);
                 }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use proto::reply::UnitStatus;
+use proto::request::Depth;
 use serde::Serialize;
 
 use crate::json;
@@ -40,7 +41,7 @@ pub fn run(
     all: bool,
 ) -> Result<u8, Stop> {
     let mut client = session.connect()?;
-    let (_, mut found) = units::ask(&mut client, &args.units, false, false)?;
+    let (_, mut found) = units::ask(&mut client, &args.units, Depth::Known, false)?;
     // A script reads the words by their place: as asked for, and what patterns brought behind, in the order of names.
     found.sort_by_key(|u| {
         let place = args

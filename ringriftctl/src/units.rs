@@ -1,7 +1,7 @@
 //! Units as rows: asked for once, shown the same by every verb that lists them.
 
 use proto::reply::{Health, Hold, NodeStatus, Reply, State, UnitStatus};
-use proto::request::Request;
+use proto::request::{Depth, Request};
 
 use crate::client::Client;
 use crate::json;
@@ -14,13 +14,13 @@ use crate::stop::Stop;
 pub fn ask(
     client: &mut Client,
     selectors: &[String],
-    detail: bool,
+    depth: Depth,
     all: bool,
 ) -> Result<(Option<NodeStatus>, Vec<UnitStatus>), Stop> {
     let (mut node, mut units) = (None, Vec::new());
     for reply in client.collect(Request::Status {
         selectors: selectors.to_vec(),
-        detail,
+        depth,
         all,
     })? {
         match reply {

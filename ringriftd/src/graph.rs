@@ -473,6 +473,8 @@ mod tests {
                 stop_post: Vec::new(),
                 reload: Vec::new(),
                 hook_timeout: limits::HOOK_TIMEOUT,
+                is_zygote: false,
+                zygote: None,
             },
             ready_timeout: limits::READY_TIMEOUT,
             health_interval: limits::HEALTH_INTERVAL,

@@ -27,6 +27,8 @@ pub const LIST_MAX: usize = 4096;
 pub const LAUNCH_BYTES_MAX: usize = 160 * 1024;
 /// The largest message between keeper, manager and logger, in bytes (below the kernel's default of 208 KiB).
 pub const WIRE_MESSAGE_MAX: usize = 192 * 1024;
+/// Descriptors of the keeper below this are what it works with and gives to children; what it holds for units is above.
+pub const LOW_FDS: i32 = 64;
 /// Descriptors in one message between the roles.
 pub const WIRE_FDS_MAX: usize = 4;
 /// How long environment files, user names and interpreters may take to read before a start is given up and tried again.
@@ -40,6 +42,8 @@ pub const REMAINS_MAX: usize = 64;
 pub const KILL_AGAIN: Duration = Duration::from_millis(100);
 /// How long after SIGKILL a unit may take to vanish before its stop has failed (a process in the kernel's D state).
 pub const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How old the machine's count of kills for want of memory may be when a launch begins.
+pub const OOM_COUNT_AGE: Duration = Duration::from_secs(1);
 
 // --- units: defaults of what files may set -------------------------------------------------------------------
 
@@ -333,7 +337,9 @@ pub const LINK_QUEUE_BYTES: usize = 64 * 1024 * 1024;
 pub const LINK_QUEUE_FDS: usize = 256;
 /// What a link asks the kernel to buffer, in bytes; the kernel may allow less.
 pub const LINK_BUFFER: usize = 1024 * 1024;
-/// Launches that are prepared at once. One that hangs on a dead disk keeps its place until the disk answers.
+/// How often somebody looks whether what may block has come to a stand; another thread joins then.
+pub const CREW_LOOK: Duration = Duration::from_millis(10);
+/// Threads that prepare launches. One that hangs on a dead disk is lost until the disk answers.
 pub const PREPARE_AT_ONCE: usize = 64;
 /// The longest single argument or `NAME=value`, in bytes with its NUL (execve(2), MAX_ARG_STRLEN).
 pub const ARGUMENT_MAX: usize = 128 * 1024;
@@ -420,6 +426,9 @@ pub const UPGRADE_ALARM_SECONDS: u32 = 3;
 pub const ROLE_STOP_WAIT: Duration = Duration::from_millis(500);
 /// How long a new program waits for both old roles to be dead before it starts what it can.
 pub const ROLE_REPLACE_WAIT: Duration = Duration::from_secs(1);
+/// How long a zygote may take from the request until its child is at the gate. A fork takes milliseconds; a stopped or
+/// hung zygote is told from one on a busy machine.
+pub const ZYGOTE_ANSWER: Duration = Duration::from_secs(10);
 /// A logger that lived so long has proved itself: its next death is followed by the first back-off again.
 pub const LOGGER_STABLE_AFTER: Duration = Duration::from_secs(60);
 
@@ -461,8 +470,6 @@ pub const CAPSULE_TAIL_BYTES: usize = 8 * 1024;
 pub const CAPSULE_TEXT_MAX: usize = 1024;
 /// Files that a command names and that are compared with what they were when it last worked.
 pub const CAPSULE_FILES_MAX: usize = 8;
-/// Threads that look at files of commands at once.
-pub const CAPSULE_LOOKS_AT_ONCE: usize = 4;
 /// Failures whose last words, or files, are asked for at once.
 pub const CAPSULES_AT_ONCE: usize = 16;
 /// How long the logger waits for the end of a pipe before it reads a life's last words without.

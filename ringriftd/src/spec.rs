@@ -280,6 +280,9 @@ pub struct Runner {
     pub otherwise: Option<Argv>,
     /// How a unit that runs `otherwise` is marked.
     pub note: Option<String>,
+    /// The unit that `command` is forked from, as the file spells it.
+    #[serde(default)]
+    pub zygote: Option<String>,
 }
 
 /// A resource limit of a process (setrlimit(2)); `None` is unlimited.
@@ -348,6 +351,21 @@ pub struct Exec {
     pub reload: Vec<Argv>,
     /// For each of them.
     pub hook_timeout: Duration,
+    /// `kind = "zygote"`: it is of kind notify, and others are forked from it.
+    #[serde(default)]
+    pub is_zygote: bool,
+    /// It is forked from another unit.
+    #[serde(default)]
+    pub zygote: Option<UseZygote>,
+}
+
+/// `[exec] zygote` and `zygote_mode`, or those of the runner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UseZygote {
+    /// The unit that it is forked from.
+    pub name: UnitName,
+    /// `require`: it is never executed instead.
+    pub is_required: bool,
 }
 
 /// An entry of `env_files`.

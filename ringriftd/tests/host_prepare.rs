@@ -81,6 +81,8 @@ fn unit(command: &[&str]) -> UnitSpec {
             stop_post: vec![],
             reload: vec![],
             hook_timeout: Duration::from_secs(30),
+            is_zygote: false,
+            zygote: None,
         },
         ready_timeout: Duration::from_secs(60),
         health_interval: Duration::from_secs(30),
@@ -378,6 +380,7 @@ fn runner_falls_back_to_its_stand_in() {
         pass_env: vec!["RINGRIFT_HOME".to_owned()],
         otherwise: Some(argv(&["/bin/echo", "stand-in"])),
         note: Some("stand-in".to_owned()),
+        zygote: None,
     };
     let with = |runner: &Runner| Command::Runner {
         name: "ringrift".to_owned(),

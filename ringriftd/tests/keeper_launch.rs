@@ -32,6 +32,64 @@ fn exit_codes_signals_and_output_arrive() {
     }
 }
 
+/// Linux 6.18 kills a child at birth in its leaf when its parent's own group was once emptied by `cgroup.kill`: then it
+/// moves there.
+#[test]
+fn a_keeper_in_a_group_that_was_killed_launches_all_the_same() {
+    let mut node = Node::start(modes()[0]);
+    let Some(root) = node.cgroup() else {
+        return node.end(0);
+    };
+    let group = root.with_file_name(format!("ringriftd-test-emptied-{}", node.keeper.id()));
+    std::fs::create_dir(&group).unwrap();
+    if let Err(e) = std::fs::write(group.join("cgroup.kill"), "1") {
+        std::fs::remove_dir(&group).unwrap();
+        keeper_support::skipped(&format!("no cgroup.kill here: {e}"));
+        return node.end(0);
+    }
+    let launch = node.shell("grep -o 'ringriftd-[^/]*/[^/]*$' /proc/self/cgroup");
+    let (exit, leaf) = node.run(&launch);
+    assert_eq!(exit, Exit::Code(0), "born there");
+    assert!(leaf.starts_with("ringriftd-"), "{leaf}");
+
+    std::fs::write(group.join("cgroup.procs"), node.keeper.id().to_string()).unwrap();
+    for _ in 0..2 {
+        let launch = node.shell("grep -o 'ringriftd-[^/]*/[^/]*$' /proc/self/cgroup");
+        let (exit, leaf) = node.run(&launch);
+        assert_eq!(exit, Exit::Code(0), "moved there by a keeper that was moved");
+        assert!(leaf.starts_with("ringriftd-"), "{leaf}");
+    }
+    node.end(0);
+
+    let door = std::fs::File::options()
+        .write(true)
+        .open(group.join("cgroup.procs"))
+        .unwrap();
+    let mut node = Node::start_with(Mode::Cgroup, &[], |command| {
+        let door = door.as_raw_fd();
+        // SAFETY: one write to a descriptor that is open in the child, too.
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(command, move || {
+                let wrote = libc::write(door, b"0".as_ptr().cast(), 1);
+                if wrote == 1 {
+                    Ok(())
+                } else {
+                    Err(std::io::Error::last_os_error())
+                }
+            });
+        }
+    });
+    assert_eq!(node.cgroup().unwrap().parent(), Some(group.as_path()));
+    let launch = node.shell("exit 3");
+    assert_eq!(
+        node.run(&launch).0,
+        Exit::Code(3),
+        "moved there by a keeper that began there"
+    );
+    node.end(0);
+    std::fs::remove_dir(&group).unwrap();
+}
+
 #[test]
 fn a_launch_asked_for_again_is_the_same_process() {
     let mut node = Node::start(Mode::Group);

@@ -80,9 +80,7 @@ def forget(life):
 
 
 def boot_cold(peer, count, options):
-    """See `boot`."""
-    if not peer.programs():
-        raise Missing("is not one program whose pages could be dropped")
+    """See `boot`. Only for those that are one program."""
     boot(peer, count, options, is_cold=True)
 
 
@@ -164,7 +162,7 @@ def held(peer, count, options):
             say(peer, "pss", "KiB", count, [machine.pss_kib(own)], processes=len(own), children=len(children))
         if "idle" in parts:
             idle(peer, count, own, float(options.get("idle", 30)))
-        if "control" in parts:
+        if "control" in parts and peer.has_cli:
             control(peer, life, count, int(options.get("runs", 100)), noise)
     finally:
         life.end()

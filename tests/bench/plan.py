@@ -57,6 +57,8 @@ def takes(peer, measure, units):
     """Whether this measure says anything of this supervisor."""
     if measure == "check" and type(peer).check is Peer.check:
         return False
+    if measure == "boot_cold" and not peer.programs():
+        return False
     return units <= peer.most_units and (peer.name not in LOGS_ONLY or measure.startswith("logs"))
 
 

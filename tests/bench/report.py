@@ -155,11 +155,11 @@ def machine_rows(found):
 
 def versions(lines, names):
     """Who was measured, and how each was configured."""
-    said = {line["supervisor"]: line.get("version", "?") for line in lines}
+    said = {line["supervisor"]: line["version"] for line in lines if line.get("version")}
     text = ["### Who was measured", "", "| | version | pause before a restart | logs | |", "|---|---|---|---|---|"]
     for name in names:
         peer = PEERS[name]
-        text.append(f"| {name} | {said[name]} | {peer.delay} | {peer.logs or 'none that could be measured'} | {peer.note} |")
+        text.append(f"| {name} | {said.get(name, '?')} | {peer.delay} | {peer.logs or 'none that could be measured'} | {peer.note} |")
     return text + [""]
 
 

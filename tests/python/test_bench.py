@@ -110,6 +110,10 @@ class Plan(unittest.TestCase):
         self.assertTrue(plan.takes(PEERS["ringriftd"](), "check", 10000))
         self.assertFalse(plan.takes(PEERS["dinit"](), "check", 10000))
 
+    def test_only_one_program_is_started_cold(self):
+        self.assertTrue(plan.takes(PEERS["ringriftd"](), "boot_cold", 78))
+        self.assertFalse(plan.takes(PEERS["circus"](), "boot_cold", 78))
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proto::reply::{Event, NodeStatus, Reply, State, UnitStatus, VersionInfo};
-use proto::request::Request;
+use proto::request::{Depth, Request};
 use tempfile::TempDir;
 
 use crate::client::{Client, Events};
@@ -622,7 +622,7 @@ impl Node {
     pub fn status_of(&self, selectors: &[&str]) -> (NodeStatus, Vec<UnitStatus>) {
         let request = Request::Status {
             selectors: selectors.iter().map(|&s| s.to_owned()).collect(),
-            detail: false,
+            depth: Depth::Usage,
             all: true,
         };
         let replies = self.client().call(request).expect("the daemon answers");

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use harness::survive::Role;
 use harness::{Node, Unit, both_ways, until};
 use proto::reply::{Capsule, ChangedKind, Exit, FailureKind, Oom, Reply, State};
-use proto::request::Request;
+use proto::request::{Depth, Request};
 use serde_json::Value;
 
 /// A unit that runs this line of shell.
@@ -18,7 +18,7 @@ fn capsules(node: &Node, unit: &str, least: usize) -> Vec<Capsule> {
     until(&format!("{least} whole failures of {unit}"), || {
         let request = Request::Status {
             selectors: vec![unit.to_owned()],
-            detail: true,
+            depth: Depth::Detail,
             all: false,
         };
         let mut found = Vec::new();

@@ -362,7 +362,8 @@ both_ways! {
         drop(strace);
         assert!(answer.text().contains("before"), "{answer}");
         let status = node.wait_state("a", State::Running);
-        assert_eq!((status.starts, status.restarts), (1, 1), "the first one never ran");
+        // More than one were killed where this test was held up while it still traced.
+        assert!(status.starts == 1 && status.restarts >= 1, "what was killed never ran: {status:?}");
         let history = node.history();
         let failed = history.iter().position(|event| event.event == "DAEMON_FAILED").expect("it is told");
         assert!(history[..failed].iter().all(|event| event.to != State::Running), "it never ran");

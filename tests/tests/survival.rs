@@ -12,7 +12,7 @@ use harness::processes::{self, Held};
 use harness::survive::{self, Done, Role, assert_same};
 use harness::{Node, PATIENCE, Unit, both_ways, stamps, until, until_within};
 use proto::reply::{Exit, State};
-use proto::request::{Job, Request};
+use proto::request::{Depth, Job, Request};
 
 /// How long the node may be without a manager on a machine that does something else as well.
 const SOON: Duration = Duration::from_secs(30);
@@ -338,7 +338,7 @@ fn a_manager_that_panics_is_replaced() {
     if cfg!(debug_assertions) {
         let asked = node.client().call(Request::Status {
             selectors: vec!["\0panic".to_owned()],
-            detail: false,
+            depth: Depth::Known,
             all: false,
         });
         asked.expect_err("nobody is there to answer");

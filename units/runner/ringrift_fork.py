@@ -47,12 +47,16 @@ def clean_reason(error: BaseException) -> str:
 
 
 def open_descriptors() -> list[int]:
-    """The numbers of all descriptors that are open, but the one it takes to see that."""
-    folder = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return sorted(number for number in map(int, os.listdir(folder)) if number != folder)
-    finally:
-        os.close(folder)
+    """The numbers of all open descriptors; not that by which they are listed."""
+
+    def is_open(number: int) -> bool:
+        try:
+            os.fstat(number)
+        except OSError:
+            return False
+        return True
+
+    return sorted(filter(is_open, map(int, os.listdir("/proc/self/fd"))))
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------

@@ -185,14 +185,14 @@ class Zygote:
             if others:
                 raise Refusal(f"{len(others)} more threads run here: {', '.join(others)}")
             request.command.warm(request.dir)
-            return request if self._fork(request, passed, gate_fd) else None
+            return request if self._fork(request, body_fd, passed, gate_fd) else None
         except (Refusal, OSError) as error:
             reason = str(error) if isinstance(error, Refusal) else clean_reason(error)
             gate = Gate(os.dup(gate_fd))
             gate.refuse(reason)
             return None
 
-    def _fork(self, request: Request, passed: list[int], gate_fd: int) -> bool:
+    def _fork(self, request: Request, body_fd: int, passed: list[int], gate_fd: int) -> bool:
         """True in the child, when it may run. Forks twice, so that the child is an orphan and becomes the keeper's."""
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
@@ -211,6 +211,7 @@ class Zygote:
                 if child != 0:
                     os._exit(0)
                 os.close(between_lives)
+                os.close(body_fd)
                 self._link.close()
                 self._notifier.close()
                 become(request, passed, gate_fd, orphaned)

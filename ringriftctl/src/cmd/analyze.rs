@@ -2,7 +2,7 @@
 
 use clap::{Args as ClapArgs, Subcommand};
 use proto::reply::{Edge, Event, Reply};
-use proto::request::Request;
+use proto::request::{Depth, Request};
 use serde::Serialize;
 
 use crate::analyze::boot::{self, Boot, Started};
@@ -75,7 +75,7 @@ fn ask(session: &mut Session, client: &mut Client) -> Result<Found, Stop> {
     let mut node = None;
     for reply in client.collect(Request::Status {
         selectors: Vec::new(),
-        detail: false,
+        depth: Depth::Known,
         all: false,
     })? {
         if let Reply::Node(found) = reply {

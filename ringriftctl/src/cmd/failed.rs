@@ -2,6 +2,7 @@
 
 use clap::Args as ClapArgs;
 use proto::reply::State;
+use proto::request::Depth;
 
 use crate::capsule;
 use crate::json;
@@ -23,12 +24,12 @@ pub struct Args {
 pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
     session.global.json |= args.output == Some(Rows::Json);
     let mut client = session.connect()?;
-    let (_, mut found) = units::ask(&mut client, &[], false, true)?;
+    let (_, mut found) = units::ask(&mut client, &[], Depth::Usage, true)?;
     found.retain(|u| u.state == State::Failed);
     if !found.is_empty() {
         // Last lines are read from disk: only for those that need them. One that was mended meanwhile drops out.
         let names: Vec<_> = found.iter().map(|u| u.name.clone()).collect();
-        found = units::ask(&mut client, &names, true, false)?.1;
+        found = units::ask(&mut client, &names, Depth::Detail, false)?.1;
         found.retain(|u| u.state == State::Failed);
         found.sort_by(|a, b| a.name.cmp(&b.name));
     }

@@ -2,6 +2,7 @@
 
 use clap::Args as ClapArgs;
 use proto::reply::{CheckOutcome, CheckResult, CheckStatus, Health, UnitStatus};
+use proto::request::Depth;
 use serde::Serialize;
 
 use crate::json;
@@ -22,7 +23,7 @@ pub struct Args {
 /// Prints them; 3 when one is unhealthy.
 pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
     let mut client = session.connect()?;
-    let (_, mut found) = units::ask(&mut client, &args.units, false, false)?;
+    let (_, mut found) = units::ask(&mut client, &args.units, Depth::Known, false)?;
     found.sort_by(|a, b| a.name.cmp(&b.name));
     let is_bad = |unit: &UnitStatus| unit.health == Health::Unhealthy;
     let code = if found.iter().any(is_bad) {

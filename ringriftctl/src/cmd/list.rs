@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use clap::Args as ClapArgs;
 use proto::reply::UnitStatus;
+use proto::request::Depth;
 
 use crate::session::{Rows, Session, state_word};
 use crate::stop::{self, Stop};
@@ -75,7 +76,7 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
     let filtered = !args.state.is_empty() || !args.category.is_empty() || args.deprecated;
     session.global.json |= args.output == Some(Rows::Json);
     let mut client = session.connect()?;
-    let (_, mut found) = units::ask(&mut client, &args.units, false, args.all || filtered)?;
+    let (_, mut found) = units::ask(&mut client, &args.units, Depth::Usage, args.all || filtered)?;
     found.retain(|u| {
         (args.state.is_empty() || args.state.iter().any(|s| s == state_word(u.state)))
             && (args.category.is_empty() || args.category.contains(&u.category))

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use clap::Args as ClapArgs;
 use proto::reply::{NodeStatus, State, UnitStatus};
+use proto::request::Depth;
 use unicode_width::UnicodeWidthStr;
 
 use crate::capsule;
@@ -43,7 +44,12 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
     session.global.json |= args.output == Some(Rows::Json);
     let mut client = session.connect()?;
     let named = !args.units.is_empty();
-    let (node, mut found) = units::ask(&mut client, &args.units, named, false)?;
+    let depth = match args.output {
+        _ if named => Depth::Detail,
+        None | Some(Rows::Name) if !session.global.json => Depth::Known,
+        None | Some(_) => Depth::Usage,
+    };
+    let (node, mut found) = units::ask(&mut client, &args.units, depth, false)?;
     let node = node.ok_or_else(|| Stop::unexpected("a status without the node"))?;
     let rows = args.output;
     if session.global.json {
@@ -110,7 +116,7 @@ fn last_words(
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let (_, named) = units::ask(client, &names, true, false)?;
+    let (_, named) = units::ask(client, &names, Depth::Detail, false)?;
     let last = |u: &UnitStatus| {
         let lines = u.last_lines.iter().rev().map(|l| l.message.trim_ascii());
         lines

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use proto::reply::{LineEnd, Outcome, Reply, UnitStatus};
-use proto::request::{Job, LogFilter, Request};
+use proto::request::{Depth, Job, LogFilter, Request};
 
 use super::mailbox::{Over, Sender};
 use super::types::{News, Order, Verb};
@@ -124,7 +124,7 @@ impl Link {
                 (node, units) = (None, Vec::new());
                 match client.ask(Request::Status {
                     selectors: Vec::new(),
-                    detail: false,
+                    depth: Depth::Usage,
                     all: self.asks_for_all.load(Ordering::SeqCst),
                 }) {
                     Ok(id) => status = Some(id),
@@ -267,7 +267,7 @@ impl Link {
     pub fn ask(&self, unit: &str) {
         let request = Request::Status {
             selectors: vec![unit.to_owned()],
-            detail: true,
+            depth: Depth::Detail,
             all: false,
         };
         // A unit that is gone, or a daemon that is: the picture tells it.

@@ -16,7 +16,7 @@ use proto::codec::{decode, encode};
 use proto::frame::{Answer, Ask, Hello, VERSION, Welcome};
 use proto::log::Severity;
 use proto::reply::*;
-use proto::request::Request;
+use proto::request::{Depth, Request};
 
 /// A daemon that answers each request with what `script` says.
 pub struct Daemon {
@@ -364,9 +364,7 @@ pub fn sample(request: &Request) -> Vec<Reply> {
         total: 32,
     };
     match request {
-        Request::Status {
-            selectors, detail, ..
-        } => {
+        Request::Status { selectors, depth, .. } => {
             let mut held = unit("held_one", State::Held, 3);
             held.held = Some(Hold {
                 by: By {
@@ -392,7 +390,7 @@ pub fn sample(request: &Request) -> Vec<Reply> {
                     ..failure(4, &format!("no such unit \"{}\"", selectors[0]))
                 })];
             }
-            if !detail {
+            if *depth != Depth::Detail {
                 chosen.iter_mut().for_each(|u| u.last_lines.clear());
             }
             vec![node(summary), Reply::Units(chosen)]

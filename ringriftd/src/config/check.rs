@@ -244,6 +244,7 @@ impl<'a> Check<'a> {
             health: probe::health(unit),
         };
         self.health(name, unit, &mut spec, home);
+        self.zygote(name, unit, &mut spec, home);
         for (typed, span) in &unit.dependencies {
             match self.names.get(&fold(typed)) {
                 Some(other) => {
@@ -315,7 +316,7 @@ impl<'a> Check<'a> {
 
     fn exec(&mut self, name: &UnitName, unit: &Merged, home: Span) -> Exec {
         let kind = match unit.word("exec.kind") {
-            "notify" => Kind::Notify,
+            "notify" | "zygote" => Kind::Notify,
             "fd" => Kind::Fd,
             "forking" => Kind::Forking,
             "oneshot" => Kind::Oneshot,
@@ -382,6 +383,8 @@ impl<'a> Check<'a> {
             stop_post: unit.hooks("exec.stop_post"),
             reload: unit.hooks("exec.reload"),
             hook_timeout: unit.time("exec.hook_timeout").unwrap_or(limits::HOOK_TIMEOUT),
+            is_zygote: unit.word("exec.kind") == "zygote",
+            zygote: None,
         };
         // They are handed over from descriptor 3 on.
         if kind == Kind::Fd && exec.notify_fd < 3 + exec.fd_store_max {

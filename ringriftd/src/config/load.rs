@@ -24,6 +24,7 @@ use super::profile::{LoadedProfile, Overrides, Resolver, names_in};
 use super::source::{FileId, Sources, Span};
 use super::tree::{Layer, Leaf, Typed};
 use super::values::fold;
+use super::zygote::zygotes;
 use super::{breaker, diagnostic, files, hook, profile, schema, tree};
 
 /// How much of a file `cat` shows, in bytes.
@@ -166,6 +167,8 @@ pub fn load_from_on(set: Arc<FileSet>, profiles: &[String], today: Date) -> Resu
     faults.append(&mut resolver.faults);
     warnings.append(&mut resolver.warnings);
 
+    let runner_place = |name: &str| runners.get(name).map(|(_, place)| *place);
+    zygotes(&files.sources, &runner_place, &defined, &specs, &mut faults);
     live_ends(&files.sources, &names, &defined, &mut specs, &mut faults);
     let units: BTreeMap<UnitName, Arc<UnitSpec>> = specs.into_iter().map(|(n, s)| (n, Arc::new(s))).collect();
     let graph = match Graph::build(units.values()) {
@@ -335,6 +338,10 @@ fn runners(
             otherwise: argv("otherwise"),
             note: match value("note") {
                 Some(Typed::Text(note)) => Some(note.clone()),
+                _ => None,
+            },
+            zygote: match value("zygote") {
+                Some(Typed::Text(zygote)) => Some(zygote.clone()),
                 _ => None,
             },
         };

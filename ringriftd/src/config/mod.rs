@@ -23,6 +23,7 @@ pub mod tree;
 pub mod values;
 pub mod verb;
 mod watched;
+mod zygote;
 
 pub use fileset::FileSet;
 pub use load::{Loaded, Report, load, load_from, load_from_on, load_on};

@@ -178,7 +178,7 @@ pub static UNIT: &[Key] = keys! {
 
 /// `[exec]`.
 pub static EXEC: &[Key] = keys! {
-    "kind" Word(&["simple", "notify", "fd", "forking", "oneshot"], "kind"), "simple", "how it says that it is ready";
+    "kind" Word(&["simple", "notify", "fd", "forking", "oneshot", "zygote"], "kind"), "simple", "how it says that it is ready; zygote: as notify, and others are forked from it";
     "command" Argv, "", "what runs, never a shell line; either this or `runner`";
     "runner" Runner, "", "a runner of ringriftd.toml";
     "args" Args, "[]", "what the runner is given";
@@ -205,6 +205,8 @@ pub static EXEC: &[Key] = keys! {
     "stop_post" Hooks, "[]", "run in order after it has ended, however it ended";
     "reload" Hooks, "[]", "run in order by `ringriftctl reload`";
     "hook_timeout" Time(false), "30s", "for each of them";
+    "zygote" Unit, "the runner's", "a unit of kind zygote from which this one is forked, with its command line, instead of being executed";
+    "zygote_mode" Word(&["prefer", "require", "never"], "choice"), "prefer", "what happens while it cannot be forked: it is executed; it waits. Or it is never forked";
 };
 
 static READY: &[Key] = keys! {
@@ -348,6 +350,7 @@ pub static RUNNER: &[Key] = keys! {
     "pass_env" Variables, "[]", "variables taken over from ringriftd's own environment when the unit's own does not set them";
     "otherwise" Argv, "", "the stand-in, before the unit's `args`; without one the start fails";
     "note" Line, "", "how a unit that runs `otherwise` is marked";
+    "zygote" Unit, "", "a unit of kind zygote from which units are forked that run `command`";
 };
 
 /// Every leaf below `keys`, with its dotted path, in the order of the schema. Named tables are called `NAME`.

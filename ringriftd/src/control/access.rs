@@ -343,7 +343,7 @@ fn usage(message: String, hint: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::request::{LogFilter, WaitFor, Whom};
+    use proto::request::{Depth, LogFilter, WaitFor, Whom};
 
     fn job() -> Job {
         Job {
@@ -389,7 +389,7 @@ mod tests {
             (
                 Request::Status {
                     selectors: vec![],
-                    detail: false,
+                    depth: Depth::Known,
                     all: false,
                 },
                 Role::Viewer,

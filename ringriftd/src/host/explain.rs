@@ -57,6 +57,8 @@ pub fn explain(stage: Stage, errno: i32, launch: &Launch) -> LaunchFailure {
         ),
         Stage::Session => format!("cannot make a session: {}", errno_text(errno)),
         Stage::Stdio => format!("cannot set up its standard streams: {}", errno_text(errno)),
+        // The manager has the keeper's words for it.
+        Stage::Zygote => "cannot be forked from its zygote".to_owned(),
         Stage::Request => format!(
             "the keeper refused the launch: {}; this is a bug in ringriftd",
             errno_text(errno)

@@ -3,12 +3,14 @@
 //!
 //! * [`link`]: messages to and from keeper and logger.
 //! * [`prepare`]: a unit becomes a launch (`account`, [`environment`] and [`env_file`], and [`explain`] when it cannot).
+//! * [`crew`]: threads for what may block.
 //! * [`notify`] and [`ready`]: what units say of themselves.
 //! * [`probe`]: asking units how they are.
 //! * [`outside`]: processes that run outside, for `adopt`.
 //! * [`usage`]: what units use.
 
 mod account;
+pub mod crew;
 pub mod env_file;
 pub mod environment;
 pub mod explain;

@@ -13,21 +13,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use crate::engine::types::{LaunchFailure, Role};
 use crate::host::account::Account;
+use crate::host::crew::{Crew, Lost};
 use crate::host::environment::{Environment, own_variables};
 use crate::host::explain;
 use crate::host::types::Fault;
 pub use crate::host::types::{NodeContext, role_word};
 use crate::ids::{LaunchId, invocation_text};
 use crate::keeper::sockets::NOTIFY_FOLDER;
-use crate::keeper::wire::{Identity, Launch, LogKeep, LogRead, Output, Stage};
+use crate::keeper::wire::{Fork, Identity, Launch, LogKeep, LogRead, Output, Stage};
 use crate::limits::{
     ARGUMENT_MAX, LAUNCH_BYTES_MAX, PREPARE_AT_ONCE, PREPARE_TIMEOUT, SOCKET_PATH_MAX, TEXT_MAX,
 };
-use crate::spec::{Argv, Command, Kind, Log, Probe, Template, UnitSpec};
+use crate::spec::{Argv, Command, Kind, Log, Probe, Runner, Template, UnitSpec};
 
 /// A launch that can be handed to the keeper.
 #[derive(Clone, PartialEq)]
@@ -49,11 +48,11 @@ impl std::fmt::Debug for Prepared {
     }
 }
 
-/// Prepares launches off the loop, so many at once. Cloning it is cheap.
+/// Prepares launches off the loop, one after the other while nothing hangs. Cloning it is cheap.
 #[derive(Debug, Clone)]
 pub struct Preparer {
     node: Arc<NodeContext>,
-    places: Arc<Semaphore>,
+    crew: Crew,
     hanging: Arc<Mutex<BTreeSet<String>>>,
     timeout: Duration,
 }
@@ -63,7 +62,7 @@ impl Preparer {
     pub fn new(node: NodeContext) -> Self {
         Self {
             node: Arc::new(node),
-            places: Arc::new(Semaphore::new(PREPARE_AT_ONCE)),
+            crew: Crew::default(),
             hanging: Arc::default(),
             timeout: PREPARE_TIMEOUT,
         }
@@ -74,10 +73,10 @@ impl Preparer {
         &self.node
     }
 
-    /// [`prepare`] on the blocking pool, for at most [`PREPARE_TIMEOUT`]. Must be called inside a tokio runtime.
+    /// [`prepare`] on a thread of the crew, for at most [`PREPARE_TIMEOUT`]. Must be called inside a tokio runtime.
     ///
     /// A preparation that hangs (a dead NFS server) cannot be interrupted. Its start fails, and it keeps one of
-    /// [`PREPARE_AT_ONCE`] places and its unit's turn until it returns; so a unit holds one place at most, however
+    /// [`PREPARE_AT_ONCE`] threads and its unit's turn until it returns; so a unit holds one thread at most, however
     /// often it is tried again, and the loop never waits.
     pub async fn prepare_bounded(
         &self,
@@ -114,7 +113,7 @@ impl Preparer {
         })
     }
 
-    /// [`explain::explain`] on the blocking pool, as bounded. When the program's disk hangs, the kernel's word alone.
+    /// [`explain::explain`] on a thread, as bounded. When the program's disk hangs, the kernel's word alone.
     pub async fn explain(&self, stage: Stage, errno: i32, launch: Arc<Launch>) -> LaunchFailure {
         let plain = LaunchFailure {
             text: format!(
@@ -125,20 +124,11 @@ impl Preparer {
             host: explain::is_host_fault(errno),
         };
         // Without a unit's turn: what is asked about has just been tried, so its disk answered a moment ago.
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            return plain;
-        };
-        let work = tokio::task::spawn_blocking(move || {
-            let _place = place;
-            explain::explain(stage, errno, &launch)
-        });
-        match tokio::time::timeout(self.timeout, work).await {
-            Ok(Ok(failure)) => failure,
-            Ok(Err(_)) | Err(_) => plain,
-        }
+        let work = move || explain::explain(stage, errno, &launch);
+        self.crew.run(self.timeout, work).await.unwrap_or(plain)
     }
 
-    /// `work` on the blocking pool, as bounded. One of each `unit`, which is the name that failures tell, is under way.
+    /// `work` on a thread, as bounded. One of each `unit`, which is the name that failures tell, is under way.
     pub(super) async fn bounded<T: Send + 'static>(
         &self,
         unit: String,
@@ -146,40 +136,29 @@ impl Preparer {
     ) -> Result<T, LaunchFailure> {
         // A disk that does not answer is the host's fault: the unit is tried again until it does, and loses no restart.
         let hangs = |text: String| LaunchFailure { text, host: true };
-        // The turn is taken before the place, so that a unit whose last preparation hangs takes no second one.
         let Some(turn) = Turn::take(&self.hanging, &unit) else {
             return Err(hangs(format!(
                 "the last preparation of {unit} still hangs: does a disk with one of its files answer?"
             )));
         };
-        let waiting = Arc::clone(&self.places).acquire_owned();
-        let place = match tokio::time::timeout(self.timeout, waiting).await {
-            Ok(Ok(place)) => place,
-            Ok(Err(_)) | Err(_) => {
-                return Err(LaunchFailure {
-                    text: format!(
-                        "{PREPARE_AT_ONCE} preparations of other units hang: does a disk with their files answer?"
-                    ),
-                    host: true,
-                });
-            }
-        };
-        let work = tokio::task::spawn_blocking(move || {
-            let _held = (turn, place);
+        let work = move || {
+            let _held = turn;
             work()
-        });
-        match tokio::time::timeout(self.timeout, work).await {
-            Ok(Ok(done)) => Ok(done),
-            // A panic, which aborts in release builds.
-            Ok(Err(e)) => Err(LaunchFailure {
-                text: format!("cannot prepare {unit}: {e}; this is a bug in ringriftd"),
-                host: false,
-            }),
-            Err(_) => Err(hangs(format!(
+        };
+        self.crew.run(self.timeout, work).await.map_err(|lost| match lost {
+            Lost::NotBegun => hangs(format!(
+                "{PREPARE_AT_ONCE} preparations of other units hang: does a disk with their files answer?"
+            )),
+            Lost::Hangs => hangs(format!(
                 "cannot prepare {unit} within {:?}: does a disk with one of its files, or the user directory, hang?",
                 self.timeout
-            ))),
-        }
+            )),
+            // Which aborts in release builds.
+            Lost::Panicked => LaunchFailure {
+                text: format!("cannot prepare {unit}: it panicked, which is a bug in ringriftd"),
+                host: false,
+            },
+        })
     }
 }
 
@@ -287,6 +266,7 @@ fn make(spec: &UnitSpec, role: Role, id: LaunchId, node: &NodeContext) -> Result
     let own = own_variables(spec, role, &invocation, notify.as_deref());
     let env = Environment::of(spec, node, &account, own)?;
     let (argv, note) = choose(spec, role, &env)?;
+    let is_otherwise = runs_otherwise(spec, role, &env);
     let mut argv = argv.into_iter();
     let Some(program) = argv.next() else {
         return Err(Fault::unit("there is no command to run"));
@@ -332,6 +312,15 @@ fn make(spec: &UnitSpec, role: Role, id: LaunchId, node: &NodeContext) -> Result
         ready_fd: (spec.exec.kind == Kind::Fd && role == Role::Main).then_some(spec.exec.notify_fd),
         is_given_stored: is_storing,
         stdin: None,
+        is_zygote: spec.exec.is_zygote && role == Role::Main && !is_otherwise,
+        // Which life of it, only the loop knows, when it asks the keeper.
+        fork: (role == Role::Main && !is_otherwise)
+            .then_some(spec.exec.zygote.as_ref())
+            .flatten()
+            .map(|zygote| Fork {
+                zygote: None,
+                or_executed: !zygote.is_required,
+            }),
     };
     let strings = || launch.argv.iter().chain(&launch.env);
     let total: usize = strings().map(|s| s.len() + 1).sum();
@@ -342,6 +331,20 @@ fn make(spec: &UnitSpec, role: Role, id: LaunchId, node: &NodeContext) -> Result
         )));
     }
     Ok(Prepared { launch, note })
+}
+
+/// It is a main process whose runner lacks a variable, so that its stand-in runs.
+fn runs_otherwise(spec: &UnitSpec, role: Role, env: &Environment) -> bool {
+    match &spec.exec.command {
+        Command::Runner { runner, .. } if role == Role::Main => missing(runner, env).is_some(),
+        Command::Runner { .. } | Command::Direct(_) => false,
+    }
+}
+
+/// The variable that a runner requires and does not have.
+fn missing<'a>(runner: &'a Runner, env: &Environment) -> Option<&'a String> {
+    let is_unset = |key: &&String| env.get(key).is_none_or(String::is_empty);
+    runner.requires_env.iter().find(is_unset)
 }
 
 /// The arguments of `role`, filled in, and the note of a stand-in.
@@ -375,8 +378,7 @@ fn choose(spec: &UnitSpec, role: Role, env: &Environment) -> Result<(Vec<String>
     match &exec.command {
         Command::Direct(argv) => Ok((fill_all(argv, "command")?, None)),
         Command::Runner { name, runner, args } => {
-            let is_unset = |key: &&String| env.get(key).is_none_or(String::is_empty);
-            let missing = runner.requires_env.iter().find(is_unset);
+            let missing = missing(runner, env);
             let (command, key, note) = match (missing, &runner.otherwise) {
                 (None, _) => (&runner.command, "command", None),
                 (Some(_), Some(otherwise)) => (otherwise, "otherwise", runner.note.clone()),
@@ -478,29 +480,15 @@ mod tests {
                 .expect_err("it still hangs");
             assert!(again.text.contains("still hangs") && again.host, "{again:?}");
         }
-        assert_eq!(preparer.places.available_permits(), PREPARE_AT_ONCE - 1);
+        assert_eq!(preparer.crew.threads(), 1);
         preparer
             .bounded(unit("other"), || ())
             .await
             .expect("others go on");
         release.send(()).expect("it listens");
-        // Its end gives the place back.
-        let all = preparer
-            .places
-            .acquire_many(u32::try_from(PREPARE_AT_ONCE).expect("small"))
-            .await;
-        assert!(all.is_ok());
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn when_all_places_hang_it_is_the_hosts_fault() {
-        let preparer = impatient();
-        let _all = preparer
-            .places
-            .acquire_many(u32::try_from(PREPARE_AT_ONCE).expect("small"))
-            .await
-            .expect("open");
-        let failed = preparer.bounded(unit("a"), || ()).await.expect_err("no place");
-        assert!(failed.host, "{failed:?}");
+        // Its end gives the thread back.
+        while preparer.crew.threads() > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 }

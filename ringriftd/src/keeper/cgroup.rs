@@ -1,13 +1,14 @@
 //! A fresh leaf of cgroup v2 for each launch, below one folder of this keeper. Processes live in leaves only, so that
 //! a later controller finds no inner group with members.
 //!
-//! The child joins by writing "0" to its leaf before it executes anything, not by CLONE_INTO_CGROUP: Linux 6.18
-//! compares the *spawner's* count of `cgroup.kill` with the leaf's and kills such a child at birth when they differ.
+//! The child is born in its leaf where that works (`birth`), or else joins it, by writing "0" to its `cgroup.procs`, before
+//! it executes anything.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::proc;
@@ -141,6 +142,16 @@ impl Leaf {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its folder, for a child to be born in.
+    pub fn folder(&self) -> io::Result<OwnedFd> {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        Ok(File::options()
+            .read(true)
+            .custom_flags(flags)
+            .open(&self.path)?
+            .into())
     }
 
     /// `cgroup.procs`, open for the child to write "0" to.

@@ -7,12 +7,14 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
+use super::birth;
 use super::child_steps::{become_user, errno, reset_signals, write_oom};
 use super::types::Proc;
 use super::wire::{Identity, Stage};
 use super::{proc, sys};
+use crate::limits;
 
 /// Everything of a process to be, ready for the child.
 #[derive(Debug)]
@@ -25,8 +27,8 @@ pub struct ChildSpec {
     pub env: Vec<CString>,
     /// Where; the keeper's own folder when absent.
     pub working_dir: Option<CString>,
-    /// `cgroup.procs` of its leaf.
-    pub door: Option<RawFd>,
+    /// How it comes into its leaf; absent: it has none.
+    pub way_in: Option<WayIn>,
     /// For /proc/self/oom_score_adj: the value, and another one for when that may not be written.
     pub oom_score_adj: Option<(CString, Option<CString>)>,
     /// -20 to 19.
@@ -45,6 +47,15 @@ pub struct ChildSpec {
     pub fds: Vec<(RawFd, RawFd)>,
     /// More variables of its environment: its own pid.
     pub own_pid: Vec<PidVariable>,
+}
+
+/// How a child comes into its leaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WayIn {
+    /// It is born there: the leaf's folder.
+    Birth(RawFd),
+    /// It writes itself into `cgroup.procs`.
+    Door(RawFd),
 }
 
 /// `NAME=` and room for a pid, which the child writes in when it knows its own. Left-aligned and ended by a NUL: who parses
@@ -66,6 +77,13 @@ impl PidVariable {
             text: name.bytes().chain(room).map(AtomicU8::new).collect(),
             digits_at: name.len(),
         }
+    }
+
+    /// Its name, without `=`.
+    pub fn name(&self) -> String {
+        let name = self.text.iter().take(self.digits_at.saturating_sub(1));
+        name.map(|byte| char::from(byte.load(Ordering::Relaxed)))
+            .collect()
     }
 
     fn as_ptr(&self) -> *const c_char {
@@ -155,6 +173,7 @@ impl Drop for Stack {
 }
 
 struct Verdict {
+    has_begun: AtomicBool,
     stage: AtomicI32,
     errno: AtomicI32,
 }
@@ -165,6 +184,8 @@ struct Prepared<'a> {
     env: Vec<*const c_char>,
     marker: &'a CStr,
     high: RawFd,
+    /// It begins with the keeper's own table of descriptors, and takes the low part of it along.
+    shares_fds: bool,
     /// `spec.fds` again, at descriptors above all targets: the child fills it.
     moved: Vec<AtomicI32>,
     verdict: Verdict,
@@ -193,8 +214,11 @@ pub fn spawn(stack: &mut Stack, spec: &ChildSpec, marker: &CStr) -> Result<Proc,
             .chain([std::ptr::null()])
             .collect::<Vec<*const c_char>>()
     };
+    let way_in = spec.way_in.map(|(WayIn::Birth(fd) | WayIn::Door(fd))| fd);
+    let mut needed = spec.fds.iter().map(|(source, _)| *source).chain(way_in);
     let prepared = Prepared {
         spec,
+        shares_fds: needed.all(|fd| fd < limits::LOW_FDS),
         argv: pointers(&spec.argv, &[]),
         env: pointers(&spec.env, &spec.own_pid),
         marker,
@@ -207,11 +231,21 @@ pub fn spawn(stack: &mut Stack, spec: &ChildSpec, marker: &CStr) -> Result<Proc,
             .saturating_add(1),
         moved: spec.fds.iter().map(|_| AtomicI32::new(-1)).collect(),
         verdict: Verdict {
+            has_begun: AtomicBool::new(false),
             stage: AtomicI32::new(0),
             errno: AtomicI32::new(0),
         },
     };
     let pid = clone(stack, &prepared).map_err(|e| Failure::new(Stage::Fork, &e))?;
+    if !prepared.verdict.has_begun.load(Ordering::SeqCst) {
+        let _ = sys::reap(pid);
+        let stage = match spec.way_in {
+            // As good as if there were none: another way in may be tried.
+            Some(WayIn::Birth(_)) => Stage::Fork,
+            Some(WayIn::Door(_)) | None => Stage::DiedBeforeExec,
+        };
+        return Err(Failure { stage, errno: 0 });
+    }
     let said = prepared.verdict.stage.load(Ordering::SeqCst);
     if let Some(stage) = usize::try_from(said - 1).ok().and_then(|n| STAGES.get(n)) {
         let _ = sys::reap(pid);
@@ -244,7 +278,6 @@ pub fn spawn(stack: &mut Stack, spec: &ChildSpec, marker: &CStr) -> Result<Proc,
 }
 
 fn clone(stack: &mut Stack, prepared: &Prepared<'_>) -> std::io::Result<i32> {
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     let argument = std::ptr::from_ref(prepared).cast_mut().cast::<c_void>();
     // SAFETY: all-zero signal sets are valid; both are ours. Every signal is blocked around the call, so that no
     // handler runs in the child on shared memory.
@@ -255,18 +288,35 @@ fn clone(stack: &mut Stack, prepared: &Prepared<'_>) -> std::io::Result<i32> {
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
         old
     };
+    // A copy of the table would cost as much as the keeper holds descriptors: with ten thousand units, a millisecond each time.
+    let files = if prepared.shares_fds { libc::CLONE_FILES } else { 0 };
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | files;
     // SAFETY: the stack is a live mapping that nobody else uses, since this thread is the only one that spawns and
-    // sleeps until the child executes or ends (CLONE_VFORK); `prepared` outlives that sleep.
-    let pid = unsafe { libc::clone(enter, stack.top(), flags, argument) };
-    let error = std::io::Error::last_os_error();
+    // sleeps until the child executes or ends (CLONE_VFORK); `prepared` outlives that sleep. A shared table of descriptors
+    // is left before anything is done to it.
+    let pid = unsafe {
+        match prepared.spec.way_in {
+            Some(WayIn::Birth(group)) => {
+                birth::clone_into(group, flags, stack.base, STACK_BYTES, enter, argument)
+            }
+            Some(WayIn::Door(_)) | None => {
+                let flags = flags | libc::SIGCHLD;
+                match libc::clone(enter, stack.top(), flags, argument) {
+                    pid if pid < 0 => Err(std::io::Error::last_os_error()),
+                    pid => Ok(pid),
+                }
+            }
+        }
+    };
     // SAFETY: sets back the mask that was read above.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut()) };
-    if pid < 0 { Err(error) } else { Ok(pid) }
+    pid
 }
 
 extern "C" fn enter(argument: *mut c_void) -> c_int {
     // SAFETY: `clone` passes a `Prepared` that lives until this child executes or ends.
     let prepared = unsafe { &*argument.cast::<Prepared<'_>>() };
+    prepared.verdict.has_begun.store(true, Ordering::SeqCst);
     // SAFETY: this is the child, alone on its stack, with the parent asleep.
     let (stage, errno) = unsafe { run(prepared) };
     prepared.verdict.errno.store(errno, Ordering::SeqCst);
@@ -314,6 +364,14 @@ unsafe fn run(p: &Prepared<'_>) -> (i32, i32) {
             0usize,
             0usize,
         );
+        if p.shares_fds {
+            // A table of its own with the low ones, and none of the others (Linux 5.9).
+            let low = limits::LOW_FDS as libc::c_uint;
+            must!(
+                STDIO,
+                libc::syscall(libc::SYS_close_range, low, u32::MAX, libc::CLOSE_RANGE_UNSHARE)
+            );
+        }
         must!(SESSION, libc::syscall(libc::SYS_setsid));
         if spec.wakes_at_death {
             must!(
@@ -328,7 +386,7 @@ unsafe fn run(p: &Prepared<'_>) -> (i32, i32) {
                 )
             );
         }
-        if let Some(door) = spec.door {
+        if let Some(WayIn::Door(door)) = spec.way_in {
             must!(JOIN, libc::syscall(libc::SYS_write, door, c"0".as_ptr(), 1usize));
         }
         let Some(program) = &spec.program else {

@@ -80,6 +80,8 @@ pub struct KeeperConfig {
     pub state_versions: Versions,
     /// How long after a fresh manager serves the processes of an earlier keeper that it did not take over are named.
     pub adopt_window: Duration,
+    /// How long a zygote may take for a process. The default stands in [`limits`]; only a test asks for another.
+    pub zygote_answer: Duration,
 }
 
 impl KeeperConfig {
@@ -96,6 +98,7 @@ impl KeeperConfig {
             manager_bounds: ManagerBounds::default(),
             state_versions: STATE_VERSIONS,
             adopt_window: limits::ADOPT_WINDOW,
+            zygote_answer: limits::ZYGOTE_ANSWER,
         }
     }
 }

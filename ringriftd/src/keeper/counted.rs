@@ -1,12 +1,16 @@
 //! What the kernel counted of a launch: from its cgroup while that is there, else from what wait4(2) said of its main
 //! process. Read once, when that has ended.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
+use std::time::Instant;
 
 use nix::sys::resource::{UsageWho, getrusage};
 use proto::reply::Oom;
 use serde::{Deserialize, Serialize};
 
+use crate::limits;
 use crate::used::Used;
 
 /// What is known of a launch so far.
@@ -32,17 +36,21 @@ pub struct ByWait {
 
 impl Counted {
     /// Of a launch that begins now. `leaf` is its cgroup.
-    pub fn begin(leaf: Option<&Path>) -> Self {
+    pub fn begin(leaf: Option<&Path>, kills: &mut Kills) -> Self {
         // Where its own group counts, nobody else's numbers matter.
         let is_own = leaf.is_some_and(|leaf| leaf.join("memory.events").exists());
         Self {
-            oom_kills_before: if is_own { None } else { oom_kills() },
+            oom_kills_before: if is_own {
+                None
+            } else {
+                kills.at_least(Instant::now())
+            },
             ..Self::default()
         }
     }
 
-    /// Reads what there is to read, at the end of the main process.
-    pub fn end(&mut self, leaf: Option<&Path>) -> Used {
+    /// Reads what there is to read, at the end of the main process. `kills` is the machine's count after that.
+    pub fn end(&mut self, leaf: Option<&Path>, kills: impl FnOnce() -> Option<u64>) -> Used {
         let own = leaf.and_then(|leaf| number(&leaf.join("memory.events"), "oom_kill"));
         let of_leaf = |file: &str, key: &str| leaf.and_then(|leaf| number(&leaf.join(file), key));
         let used = Used {
@@ -51,7 +59,7 @@ impl Counted {
             oom: match own {
                 Some(0) => Oom::No,
                 Some(_) => Oom::Yes,
-                None => word(self.oom_kills_before, oom_kills()),
+                None => word(self.oom_kills_before, kills()),
             },
         };
         self.used = Some(used);
@@ -79,17 +87,48 @@ fn word(before: Option<u64>, after: Option<u64>) -> Oom {
     }
 }
 
-/// How often the kernel has killed for want of memory since it started (Linux 4.13).
-fn oom_kills() -> Option<u64> {
-    number(Path::new("/proc/vmstat"), "oom_kill")
+/// How often the kernel has killed for want of memory since it started (`oom_kill` in /proc/vmstat, Linux 4.13). Each look
+/// makes the kernel add up some two hundred numbers over all CPUs, so that many launches share one.
+#[derive(Debug, Default)]
+pub struct Kills {
+    seen: Option<(Instant, Option<u64>)>,
 }
+
+impl Kills {
+    /// As it is now.
+    pub fn now(&mut self) -> Option<u64> {
+        let count = number(Path::new("/proc/vmstat"), "oom_kill");
+        self.seen = Some((Instant::now(), count));
+        count
+    }
+
+    /// As it was at most [`limits::OOM_COUNT_AGE`] before `now`: whoever compares it with a later count may take somebody
+    /// else's kill for its own, never the other way round.
+    pub fn at_least(&mut self, now: Instant) -> Option<u64> {
+        match self.seen {
+            Some((at, count)) if now.saturating_duration_since(at) <= limits::OOM_COUNT_AGE => count,
+            Some(_) | None => self.now(),
+        }
+    }
+}
+
+/// More than /proc/vmstat has, which is the longest, and more than any may have.
+const ROOM: usize = 16 * 1024;
+const MOST: u64 = 1024 * 1024;
 
 /// The number behind `key` in a file of such lines; without a key, the number that is all of it.
 fn number(path: &Path, key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(path).ok()?;
+    let mut text = String::with_capacity(ROOM);
+    // `read_to_string` of a path would ask for its size, which is 0 here, and begin with the smallest of bites, for each of
+    // which the kernel adds up everything again.
+    File::open(path).ok()?.take(MOST).read_to_string(&mut text).ok()?;
     if key.is_empty() {
         return text.trim().parse().ok();
     }
+    find(&text, key)
+}
+
+fn find(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(' ')?;
         (name == key).then(|| value.trim().parse().ok()).flatten()
@@ -117,13 +156,13 @@ mod tests {
                 ("memory.peak", "1048576\n"),
                 ("cpu.stat", "usage_usec 1234\nuser_usec 1000\n"),
             ]);
-            let mut counted = Counted::begin(Some(folder.path()));
+            let mut counted = Counted::begin(Some(folder.path()), &mut Kills::default());
             assert_eq!(counted.oom_kills_before, None, "nobody else's count is asked for");
             counted.by_wait = Some(ByWait {
                 cpu_us: 1,
                 max_rss: 1,
             });
-            let used = counted.end(Some(folder.path()));
+            let used = counted.end(Some(folder.path()), || None);
             let whole = Used {
                 cpu_us: Some(1234),
                 memory_peak: Some(1_048_576),
@@ -143,6 +182,18 @@ mod tests {
     }
 
     #[test]
+    fn launches_that_begin_together_share_a_look_at_the_machines_count() {
+        let mut kills = Kills::default();
+        let first = kills.now();
+        let (at, _) = kills.seen.expect("it has looked");
+        kills.seen = Some((at, Some(u64::MAX)));
+        assert_eq!(kills.at_least(at + limits::OOM_COUNT_AGE), Some(u64::MAX));
+        let later = at + limits::OOM_COUNT_AGE * 2;
+        assert!(kills.at_least(later) >= first && kills.seen != Some((at, Some(u64::MAX))));
+        assert_eq!(find("oom_kill_x 1\noom_kill 7\n", "oom_kill"), Some(7));
+    }
+
+    #[test]
     fn without_a_cgroup_wait_says_what_was_used() {
         let mut counted = Counted {
             by_wait: Some(ByWait {
@@ -151,7 +202,7 @@ mod tests {
             }),
             ..Counted::default()
         };
-        let used = counted.end(None);
+        let used = counted.end(None, || None);
         assert_eq!((used.cpu_us, used.memory_peak), (Some(77), Some(1 << 40)));
         assert_eq!(counted.peak_by_wait(1 << 40), None, "that is the keeper's own");
     }

@@ -23,6 +23,7 @@ impl Keeper {
         self.lives.at = None;
         self.name_orphans_at = None;
         self.lives.attention = Attention::Nobody;
+        self.drop_forks();
         let until = Instant::now() + limits::KILL_TIMEOUT;
         self.phase = Phase::Destroying { code, until };
         let ids: Vec<LaunchId> = self.launches.keys().copied().collect();

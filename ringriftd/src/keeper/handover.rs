@@ -20,6 +20,7 @@ use proto::reply::Exit;
 use serde::{Deserialize, Serialize};
 
 use super::counted::Counted;
+use super::gate::ZygoteLeft;
 use super::launch::Origin;
 use super::wire::Output;
 use crate::door::HttpPlace;
@@ -122,6 +123,9 @@ pub struct Handover {
     /// Descriptors that units have kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stored: Vec<StoredLeft>,
+    /// Launches from which others are forked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zygotes: Vec<ZygoteLeft>,
     /// The highest order of a signal that was carried out.
     #[serde(default)]
     pub last_order: u64,
@@ -548,6 +552,7 @@ mod tests {
             }],
             graves: vec!["/sys/fs/cgroup/ringriftd-00/old.3.0".to_owned()],
             stored: Vec::new(),
+            zygotes: Vec::new(),
             last_order: 12,
             untaken_signals: vec![(3, 15)],
             last_signal: 3,

@@ -13,13 +13,15 @@ use proto::log::Stream;
 use proto::reply::Exit;
 use serde::{Deserialize, Serialize};
 
+use super::birth;
 use super::cgroup::{Leaf, Root};
-use super::child::{self, ChildSpec, Failure, Stack};
-use super::counted::Counted;
+use super::child::{self, ChildSpec, Failure, Stack, WayIn};
+use super::counted::{Counted, Kills};
 use super::signal;
 use super::sockets::Notify;
 use super::store::{Store, Stored};
 use super::sweep::{Claim, Reach};
+use super::sys;
 use super::types::{Proc, SharedFd};
 use super::wire::{Launch, Output, Stage, ToLogger};
 use crate::ids::LaunchId;
@@ -52,12 +54,16 @@ impl Containment {
 pub struct Machine {
     /// How launches are held together.
     pub containment: Containment,
+    /// Children are born in their leaves; otherwise they move.
+    pub can_be_born_inside: bool,
     /// Folders of leaves that earlier keepers left, because somebody lives there.
     pub left_roots: Vec<Root>,
     /// /dev/null.
     pub null: OwnedFd,
     /// Where children run until they execute.
     pub stack: Stack,
+    /// How often the kernel has killed for want of memory.
+    pub kills: Kills,
     /// Their name until then.
     pub marker: CString,
     /// The descriptor limit that ringriftd was started with: its own is raised, its children's is not.
@@ -215,6 +221,8 @@ pub struct Made {
     ready: Option<SharedFd>,
     /// The child's ends, which `spec` names by number.
     theirs: Vec<OwnedFd>,
+    /// The keeper's end of a zygote's socket pair.
+    zygote: Option<OwnedFd>,
 }
 
 impl Made {
@@ -227,6 +235,65 @@ impl Made {
     pub fn ears(&self) -> Vec<SharedFd> {
         let notify = self.notify.as_ref().map(|n| n.socket.clone());
         notify.into_iter().chain(self.ready.clone()).collect()
+    }
+
+    /// What the child is to be.
+    pub fn wish(&self) -> &ChildSpec {
+        &self.spec
+    }
+
+    /// Its cgroup.
+    pub fn leaf(&self) -> Option<&Leaf> {
+        self.leaf.as_ref()
+    }
+
+    /// The keeper's end, where it is to be a zygote.
+    pub fn take_zygote(&mut self) -> Option<OwnedFd> {
+        self.zygote.take()
+    }
+
+    /// It came of it by other means than [`Machine::start`]: this process.
+    pub fn forked(self, launch: &Launch, leader: Proc, kills: &mut Kills) -> Held {
+        let counted = Counted::begin(self.leaf.as_ref().map(Leaf::path), kills);
+        held(
+            launch,
+            leader,
+            (self.leaf, self.pipe, self.notify, self.ready),
+            counted,
+        )
+    }
+
+    /// Nothing comes of it.
+    pub fn discard(self) {
+        if let Some(leaf) = self.leaf {
+            leaf.remove();
+        }
+    }
+}
+
+fn held(
+    launch: &Launch,
+    leader: Proc,
+    (leaf, pipe, notify, ready): (Option<Leaf>, Pipe, Option<Notify>, Option<SharedFd>),
+    counted: Counted,
+) -> Held {
+    Held {
+        origin: Origin::Launched,
+        invocation: launch.invocation.clone(),
+        role: launch.role.clone(),
+        leader,
+        main: leader,
+        exit: None,
+        left: Vec::new(),
+        told_left: Vec::new(),
+        leaf,
+        pipe: Some(pipe),
+        notify,
+        ready,
+        is_deaf: false,
+        killing: None,
+        is_released: false,
+        counted,
     }
 }
 
@@ -295,6 +362,10 @@ impl Machine {
             give_stored(&mut spec, store.of(&launch.tag))?;
         }
         let mut theirs = vec![pipe_in];
+        let zygote = match launch.is_zygote {
+            false => None,
+            true => Some(give_zygote(&mut spec, &mut theirs)?),
+        };
         theirs.extend(err_in);
         theirs.extend(ready_in);
         theirs.extend(stdin);
@@ -327,6 +398,7 @@ impl Machine {
             notify,
             ready: ready.map(Into::into),
             theirs,
+            zygote,
         })
     }
 
@@ -339,17 +411,12 @@ impl Machine {
             notify,
             ready,
             theirs,
+            zygote: _,
         } = made;
-        let counted = Counted::begin(leaf.as_ref().map(Leaf::path));
+        let counted = Counted::begin(leaf.as_ref().map(Leaf::path), &mut self.kills);
         let spawned = match &leaf {
             None => child::spawn(&mut self.stack, &spec, &self.marker),
-            Some(leaf) => leaf
-                .door()
-                .map_err(|e| Failure::new(Stage::Cgroup, &e))
-                .and_then(|door| {
-                    spec.door = Some(door.as_raw_fd());
-                    child::spawn(&mut self.stack, &spec, &self.marker)
-                }),
+            Some(leaf) => self.spawn_in(leaf, &mut spec),
         };
         drop(theirs);
         let leader = match spawned {
@@ -361,24 +428,26 @@ impl Machine {
                 return Err(failure);
             }
         };
-        Ok(Held {
-            origin: Origin::Launched,
-            invocation: launch.invocation.clone(),
-            role: launch.role.clone(),
-            leader,
-            main: leader,
-            exit: None,
-            left: Vec::new(),
-            told_left: Vec::new(),
-            leaf,
-            pipe: Some(pipe),
-            notify,
-            ready,
-            is_deaf: false,
-            killing: None,
-            is_released: false,
-            counted,
-        })
+        Ok(held(launch, leader, (leaf, pipe, notify, ready), counted))
+    }
+
+    /// Starts a child in `leaf`, by the way that works here.
+    fn spawn_in(&mut self, leaf: &Leaf, spec: &mut ChildSpec) -> Result<Proc, Failure> {
+        let cannot = |e: io::Error| Failure::new(Stage::Cgroup, &e);
+        if self.can_be_born_inside {
+            let folder = leaf.folder().map_err(cannot)?;
+            spec.way_in = Some(WayIn::Birth(folder.as_raw_fd()));
+            match child::spawn(&mut self.stack, spec, &self.marker) {
+                Err(failure) if is_barred(failure) => {
+                    // Somebody has moved this process into another group, where it does not work.
+                    self.can_be_born_inside = false;
+                }
+                spawned => return spawned,
+            }
+        }
+        let door = leaf.door().map_err(cannot)?;
+        spec.way_in = Some(WayIn::Door(door.as_raw_fd()));
+        child::spawn(&mut self.stack, spec, &self.marker)
     }
 
     /// 0, the default, is not worth a failure where ringriftd itself was started with another value and may not
@@ -406,15 +475,12 @@ impl Machine {
     }
 
     fn test_leaf(&mut self, leaf: &Leaf) -> Result<(), String> {
-        let door = leaf
-            .door()
-            .map_err(|e| format!("cannot open cgroup.procs: {e}"))?;
-        let spec = ChildSpec {
+        let mut spec = ChildSpec {
             program: None,
             argv: Vec::new(),
             env: Vec::new(),
             working_dir: None,
-            door: Some(door.as_raw_fd()),
+            way_in: None,
             oom_score_adj: None,
             nice: None,
             rlimits: Vec::new(),
@@ -425,16 +491,22 @@ impl Machine {
             fds: Vec::new(),
             own_pid: Vec::new(),
         };
-        let child = child::spawn(&mut self.stack, &spec, &self.marker).map_err(|failure| {
+        self.can_be_born_inside = birth::IS_HERE;
+        let child = self.spawn_in(leaf, &mut spec).map_err(|failure| {
             let why = io::Error::from_raw_os_error(failure.errno);
-            format!("a child cannot be moved into a leaf: {why}")
+            format!("a child cannot be put into a leaf: {why}")
         })?;
-        match super::sys::reap(child.pid()) {
+        match sys::reap(child.pid()) {
             Ok(Exit::Code(0)) => Ok(()),
             Ok(exit) => Err(format!("a child in a leaf ended by itself: {exit:?}")),
             Err(e) => Err(format!("a child in a leaf cannot be reaped: {e}")),
         }
     }
+}
+
+/// A child may not be born in a leaf, or is killed before its first instruction.
+fn is_barred(failure: Failure) -> bool {
+    failure.stage == Stage::Fork && !matches!(failure.errno, libc::EAGAIN | libc::ENOMEM)
 }
 
 /// Kills without asking again: for launches at the keeper's end and processes outside any.
@@ -472,12 +544,28 @@ fn give_stored<'a>(spec: &mut ChildSpec, stored: impl Iterator<Item = &'a Stored
     Ok(())
 }
 
+/// A zygote's end of a socket pair, and the variable that tells of it: the keeper's end.
+fn give_zygote(spec: &mut ChildSpec, theirs: &mut Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
+    let (ours, end) = super::links::pair().map_err(descriptors)?;
+    let name = "RINGRIFT_ZYGOTE_FD";
+    spec.env
+        .retain(|entry| !entry.as_bytes().starts_with(name.as_bytes()));
+    let entry = CString::new(format!("{name}={FIRST_LISTEN_FD}")).map_err(|_| Failure {
+        stage: Stage::Request,
+        errno: 0,
+    })?;
+    spec.env.push(entry);
+    spec.fds.push((end.as_raw_fd(), FIRST_LISTEN_FD));
+    theirs.push(end);
+    Ok(ours)
+}
+
 /// SD_LISTEN_FDS_START.
 const FIRST_LISTEN_FD: i32 = 3;
 const LISTEN_VARIABLES: [&[u8]; 3] = [b"LISTEN_FDS=", b"LISTEN_FDNAMES=", b"LISTEN_PID="];
 
 /// A file of memory with this text, at its beginning, that can only be read.
-fn text_to_read(text: &[u8]) -> io::Result<OwnedFd> {
+pub fn text_to_read(text: &[u8]) -> io::Result<OwnedFd> {
     let mut memory = File::from(memfd_create(c"ringrift-stdin", MFdFlags::MFD_CLOEXEC)?);
     memory.write_all(text)?;
     let again = File::open(format!("/proc/self/fd/{}", memory.as_raw_fd()))?;
@@ -491,14 +579,13 @@ fn text_to_read(text: &[u8]) -> io::Result<OwnedFd> {
 /// O_NONBLOCK on the keeper's end only: the two have open file descriptions of their own, and a program that finds its
 /// stdout non-blocking loses output.
 fn make_pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
-    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(descriptors)?;
-    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(descriptors)?;
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(descriptors)?;
     let both = File::options()
         .read(true)
         .write(true)
         .open(format!("/proc/self/fd/{}", write.as_raw_fd()))
         .map_err(descriptors)?;
-    Ok((read, both.into()))
+    Ok((sys::raise(read), both.into()))
 }
 
 /// A pipe for stderr alone. O_APPEND means nothing for a pipe, stays on it under whatever number a process has it, and
@@ -535,6 +622,7 @@ fn check(launch: &Launch) -> Option<ChildSpec> {
         && launch.working_dir.starts_with(b"/")
         && launch.umask <= 0o777
         && launch.ready_fd.is_none_or(|fd| fd > 2)
+        && !(launch.is_zygote && (launch.is_given_stored || launch.ready_fd.is_some()))
         && launch
             .stdin
             .as_ref()
@@ -553,7 +641,7 @@ fn check(launch: &Launch) -> Option<ChildSpec> {
         argv: launch.argv.iter().map(text).collect::<Option<_>>()?,
         env: launch.env.iter().map(text).collect::<Option<_>>()?,
         working_dir: Some(text(&launch.working_dir)?),
-        door: None,
+        way_in: None,
         oom_score_adj: None,
         nice: launch.nice,
         rlimits: launch

@@ -68,7 +68,7 @@ fn is_young(stat: &Stat, now: u64) -> bool {
 }
 
 /// The present in the unit of start times (field 22 of proc_pid_stat(5)).
-fn ticks() -> u64 {
+pub fn ticks() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map(Duration::from)
         .unwrap_or_default();

@@ -9,8 +9,8 @@
 //! A panic here would end the node, so the ways to one are denied: no `unwrap`, no `expect`, no indexing.
 //!
 //! Read first: [`config::KeeperConfig`], [`state::Keeper`]. The files, from the bottom: `proc`, `sys`, `types`;
-//! `signal`, `sweep`, `cgroup`, `counted`, `child_steps`, `child`; `lock`, `links`, `launch`, `handover`; `state`, then what it does by cause (`requests`,
-//! `adopt`, `over`, `roles`, `lives`, `ending`; `rebuild`, `upgrade`, `in_place`), `start`, and `serve`, the loop.
+//! `signal`, `sweep`, `cgroup`, `counted`, `child_steps`, `child`; `lock`, `links`, `launch`, `gate`, `handover`; `state`, then what it does by cause (`requests`,
+//! `zygote`, `adopt`, `over`, `roles`, `lives`, `ending`; `rebuild`, `upgrade`, `in_place`), `start`, and `serve`, the loop.
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -28,6 +28,8 @@
 )]
 
 pub mod adopt;
+#[allow(unsafe_code)] // clone3(2) on a stack of its own
+pub mod birth;
 pub mod cgroup;
 #[allow(unsafe_code)] // the child between clone(2) and execve(2) may only make raw calls
 pub mod child;
@@ -37,6 +39,8 @@ pub mod config;
 pub mod counted;
 pub mod door;
 pub mod ending;
+#[allow(unsafe_code)] // limits of another process
+pub mod gate;
 pub mod handover;
 pub mod in_place;
 pub mod launch;
@@ -62,6 +66,7 @@ pub mod types;
 pub mod upgrade;
 pub mod watchdog;
 pub mod wire;
+pub mod zygote;
 
 pub use config::{Contain, KeeperConfig, ManagerBounds};
 pub use serve::{run, run_with_links};

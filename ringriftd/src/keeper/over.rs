@@ -94,9 +94,12 @@ impl Keeper {
             if let Some(held) = self.launches.get_mut(id) {
                 held.exit = Some(*exit);
             }
+            self.end_zygote(*id);
         }
         let ids: Vec<LaunchId> = ended.iter().map(|(id, _)| *id).collect();
         let mut left = self.remains(&ids);
+        // After all of them have ended, and once for all.
+        let mut kills = None;
         for (id, exit) in ended {
             let left = left.remove(id).unwrap_or_default();
             let Some(held) = self.launches.get_mut(id) else {
@@ -115,7 +118,8 @@ impl Keeper {
             };
             held.left = left;
             held.told_left.clone_from(&remains);
-            let used = held.counted.end(held.leaf.as_ref().map(Leaf::path));
+            let count = || *kills.get_or_insert_with(|| self.machine.kills.now());
+            let used = held.counted.end(held.leaf.as_ref().map(Leaf::path), count);
             if remains.is_empty() {
                 self.clear_up(*id);
             }

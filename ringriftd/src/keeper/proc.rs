@@ -1,7 +1,7 @@
 //! What /proc says about processes (proc_pid_stat(5)). Reads only; a process that has gone is an error like any other.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 
@@ -13,6 +13,10 @@ use super::types::Proc;
 const PF_EXITING: u64 = 0x4;
 /// PF_KTHREAD of the same: it is a thread of the kernel's.
 const PF_KTHREAD: u64 = 0x0020_0000;
+
+/// More than /proc/PID/stat has on any kernel, and more than it usually has.
+const STAT_MAX: u64 = 64 * 1024;
+const STAT_ROOM: usize = 1024;
 
 /// The part of /proc/PID/stat that matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +48,11 @@ impl Stat {
 
 /// Reads /proc/PID/stat.
 pub fn stat(pid: i32) -> io::Result<Stat> {
-    let text = std::fs::read(format!("/proc/{pid}/stat"))?;
+    let mut text = Vec::with_capacity(STAT_ROOM);
+    // `fs::read` would ask for its size, which is 0, and begin with the smallest of bites.
+    File::open(format!("/proc/{pid}/stat"))?
+        .take(STAT_MAX)
+        .read_to_end(&mut text)?;
     parse_stat(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
@@ -166,6 +174,13 @@ pub fn birth_mark(pid: i32) -> BirthMark {
         (Some(invocation), Some(role)) => BirthMark::Ours { invocation, role },
         _ => BirthMark::Other,
     }
+}
+
+/// It can gain no privileges by any program that it executes (PR_SET_NO_NEW_PRIVS).
+pub fn has_no_new_privs(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let said = status.lines().find_map(|line| line.strip_prefix("NoNewPrivs:"));
+    said.is_some_and(|value| value.trim() == "1")
 }
 
 /// The cgroup v2 of a process, as its path in the hierarchy.

@@ -11,6 +11,7 @@ use std::time::Instant;
 use super::cgroup::{Leaf, Root};
 use super::child::Stack;
 use super::config::KeeperConfig;
+use super::counted::Kills;
 use super::door::Door;
 use super::handover::{
     self, DoorLeft, Draining, EndLeft, Ends, Handover, Kind, LaunchLeft, NotifyLeft, Numbers, PipeLeft,
@@ -81,6 +82,7 @@ impl Keeper {
             draining: Vec::new(),
             graves: Vec::new(),
             stored: Vec::new(),
+            zygotes: Vec::new(),
             last_order: self.last_order,
             untaken_signals: self.untaken_signals.iter().copied().collect(),
             last_signal: self.last_signal,
@@ -154,6 +156,7 @@ impl Keeper {
             .collect();
         picture.graves = self.graves.iter().map(|grave| text(grave.leaf.path())).collect();
         picture.stored = self.store.left(n);
+        picture.zygotes = self.zygotes.left(n);
         picture.descriptors = numbers.into_vec();
         picture
     }
@@ -182,6 +185,7 @@ impl Keeper {
             self.ends.insert(ends.id, ends_of);
         }
         self.store.take_up(picture.stored, left)?;
+        self.zygotes.take_up(picture.zygotes, left)?;
         for launch in picture.launches {
             self.take_up_launch(launch, left)?;
         }
@@ -376,6 +380,8 @@ pub fn ground(config: &KeeperConfig, left: &mut Received) -> Result<Ground, Stri
         .map_err(|e| format!("cannot open /dev/null: {e}"))?;
     let machine = Machine {
         containment,
+        kills: Kills::default(),
+        can_be_born_inside: super::birth::IS_HERE,
         left_roots: picture
             .left_cgroups
             .iter()

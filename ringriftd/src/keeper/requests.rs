@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use super::child::Failure;
+use super::launch::{Held, Made};
 use super::sockets;
 use super::state::{Keeper, say};
 use super::sweep::{Owners, Picture};
 use super::types::Proc;
 use super::wire::{FromKeeper, FromLogger, Launch, ToKeeper, ToLogger};
+use super::zygote::Zygote;
 use super::{lock, proc, signal, sys};
 use crate::ids::{LaunchId, Scope};
 
@@ -39,7 +41,11 @@ impl Keeper {
                     self.on_signal_request(id, signal, scope);
                 }
             }
-            ToKeeper::Destroy { id } => self.destroy(&[id]),
+            ToKeeper::Destroy { id } => {
+                if !self.cancel_fork(id) {
+                    self.destroy(&[id]);
+                }
+            }
             ToKeeper::FindMain { id, pid } => match self.find_main(id, pid) {
                 Ok(main) => {
                     let (pid, start_time) = (main.pid_u32(), main.start());
@@ -109,7 +115,7 @@ impl Keeper {
             self.tell_launch(id);
             return;
         }
-        if self.phase.is_ending() {
+        if self.phase.is_ending() || self.is_coming(id) {
             return;
         }
         let failed = |Failure { stage, errno }| FromKeeper::LaunchFailed { id, stage, errno };
@@ -126,24 +132,44 @@ impl Keeper {
         if has_ears {
             self.tell_manager(&FromKeeper::Launching { id }, ears);
         }
+        match launch.fork {
+            Some(fork) => self.begin_fork(launch, made, fork),
+            None => self.run_made(launch, made),
+        }
+    }
+
+    /// Executes what was made.
+    pub fn run_made(&mut self, launch: &Launch, mut made: Made) {
+        let id = launch.id;
+        let zygote = made.take_zygote();
         match self.machine.start(launch, made) {
             Ok(held) => {
-                self.by_pid.insert(held.main.pid(), id);
-                let (pid, start_time) = (held.main.pid_u32(), held.main.start());
-                self.launches.insert(id, held);
-                let launched = FromKeeper::Launched {
-                    id,
-                    pid,
-                    start_time,
-                    is_deaf: false,
-                };
-                self.tell_manager(&launched, Vec::new());
+                if let Some(link) = zygote {
+                    let identity = launch.identity.clone();
+                    let zygote = Zygote::new(link, false, identity, launch.no_new_privs);
+                    self.zygotes.add(id, zygote);
+                }
+                self.take_in(id, held);
             }
-            Err(failure) => {
+            Err(Failure { stage, errno }) => {
                 self.tell_logger(&ToLogger::Close { id }, Vec::new());
-                self.tell_manager(&failed(failure), Vec::new());
+                self.tell_manager(&FromKeeper::LaunchFailed { id, stage, errno }, Vec::new());
             }
         }
+    }
+
+    /// A launch runs.
+    pub fn take_in(&mut self, id: LaunchId, held: Held) {
+        self.by_pid.insert(held.main.pid(), id);
+        let (pid, start_time) = (held.main.pid_u32(), held.main.start());
+        self.launches.insert(id, held);
+        let launched = FromKeeper::Launched {
+            id,
+            pid,
+            start_time,
+            is_deaf: false,
+        };
+        self.tell_manager(&launched, Vec::new());
     }
 
     /// Tells what a launch has come to: that it was launched (with its main process of now), how that one ended, and that
@@ -161,6 +187,9 @@ impl Keeper {
         };
         let (exit, fds, is_deaf) = (held.exit, held.attached(), held.is_deaf);
         let used = held.counted.used.unwrap_or_default();
+        if let Some(why) = self.zygotes.unforked(id).cloned() {
+            self.tell_manager(&FromKeeper::Unforked { id, why }, Vec::new());
+        }
         let launched = FromKeeper::Launched {
             id,
             pid,
@@ -308,6 +337,7 @@ impl Keeper {
     }
 
     fn on_release(&mut self, id: LaunchId) {
+        self.cancel_fork(id);
         let Some(held) = self.launches.get_mut(&id) else {
             return;
         };
@@ -322,6 +352,7 @@ impl Keeper {
 
     /// Nothing of it is left, and nobody asks for it any more.
     pub fn forget(&mut self, id: LaunchId) {
+        self.zygotes.forget(id);
         self.unwatch(id);
         self.leftover.remove(&id);
         self.killing.remove(&id);

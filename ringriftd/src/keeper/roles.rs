@@ -107,7 +107,7 @@ impl Keeper {
             argv,
             env,
             working_dir: None,
-            door: None,
+            way_in: None,
             oom_score_adj: None,
             nice: None,
             rlimits: Vec::new(),

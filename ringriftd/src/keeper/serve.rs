@@ -121,6 +121,8 @@ impl Started {
                 Source::Foreign(id) => keeper.on_foreign_end(*id),
                 Source::Candidate => keeper.on_check_readable(),
                 Source::Stored(nr) => keeper.on_hang_up(*nr),
+                Source::Zygote(id) => keeper.on_zygote(*id),
+                Source::Gate(id) => keeper.on_gate(*id),
                 Source::Manager => {
                     if let Some(link) = &mut keeper.manager.link {
                         link.flush();
@@ -189,6 +191,12 @@ impl Started {
             // Hang-up and error are told unasked.
             sources.push((Source::Stored(nr), fd, PollFlags::empty()));
         }
+        for (id, fd) in keeper.zygotes.links() {
+            sources.push((Source::Zygote(id), fd, PollFlags::POLLIN));
+        }
+        for (id, fd) in keeper.zygotes.gates() {
+            sources.push((Source::Gate(id), fd, PollFlags::POLLIN));
+        }
         if let Some(output) = keeper.check_output() {
             sources.push((Source::Candidate, output.as_fd(), PollFlags::POLLIN));
         }
@@ -219,6 +227,8 @@ enum Source {
     Foreign(LaunchId),
     Candidate,
     Stored(u64),
+    Zygote(LaunchId),
+    Gate(LaunchId),
 }
 
 /// Rounded up, so that a deadline has passed when poll(2) returns.
@@ -305,6 +315,7 @@ impl Keeper {
             self.upgrade_deadline(),
             self.logger.kill_at,
             self.door.again,
+            self.zygotes.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -338,6 +349,7 @@ impl Keeper {
         }
         self.on_upgrade_time(now);
         self.on_door_time(now);
+        self.on_zygote_time(now);
         if let Phase::Starting { until } = self.phase
             && until <= now
         {

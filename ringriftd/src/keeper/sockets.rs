@@ -88,7 +88,7 @@ impl Notify {
             own_folder = Some(folder.clone());
         }
         let made = Self {
-            socket: bind(&path, SockType::Datagram)?.into(),
+            socket: sys::raise(bind(&path, SockType::Datagram)?).into(),
             path,
             folder: own_folder,
         };

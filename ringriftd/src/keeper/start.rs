@@ -15,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::cgroup::{self, Root};
 use super::child::Stack;
 use super::config::{Contain, KeeperConfig};
+use super::counted::Kills;
 use super::door::Door;
 use super::handover::Received;
 use super::launch::{Containment, Machine};
@@ -24,6 +25,7 @@ use super::state::{Keeper, Kept, LoggerRestarts, ManagerLives, Phase, Role, say}
 use super::store::Store;
 use super::upgrade::Upgrade;
 use super::watchdog::Watchdog;
+use super::zygote::Zygotes;
 use super::{rebuild, sockets, sys};
 
 /// EX_TEMPFAIL: another keeper already runs here.
@@ -100,6 +102,7 @@ pub fn prepare(mut config: KeeperConfig, left: Option<&mut Received>) -> Result<
         upgrade: Upgrade::No,
         ends: BTreeMap::new(),
         store: Store::default(),
+        zygotes: Zygotes::default(),
         left_behind: None,
         note: None,
         last_order: 0,
@@ -230,6 +233,8 @@ fn make_machine(config: &KeeperConfig, seed: u64) -> Result<Machine, String> {
             rlim_cur: soft,
             rlim_max: hard,
         },
+        kills: Kills::default(),
+        can_be_born_inside: false,
         left_roots: Vec::new(),
         oom_score_adj: oom.trim().parse().unwrap_or(0),
         runtime_dir: config.runtime_dir.clone(),

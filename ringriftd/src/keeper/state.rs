@@ -25,6 +25,7 @@ use super::types::{Proc, SharedFd};
 use super::upgrade::Upgrade;
 use super::watchdog::Watchdog;
 use super::wire::{FromKeeper, ToLogger};
+use super::zygote::Zygotes;
 use crate::ids::LaunchId;
 
 /// Manager or logger, as the keeper sees it.
@@ -265,6 +266,8 @@ pub struct Keeper {
     pub store: Store,
     /// The listener for HTTP.
     pub door: Door,
+    /// Zygotes, and what is being forked from them.
+    pub zygotes: Zygotes,
     /// How far an upgrade is.
     pub upgrade: Upgrade,
     /// What a dead keeper's manager had of launches that are still to be adopted.

@@ -109,7 +109,7 @@ impl Keeper {
             } else if self.store.all.len() >= limits::FDS_STORED_MAX {
                 (refused, why) = (refused + 1, "no more are kept on this node");
             } else {
-                let nr = self.store.add(tag, name, is_polled, fd);
+                let nr = self.store.add(tag, name, is_polled, sys::raise(fd));
                 let stored = self.store.all.iter().find(|stored| stored.nr == nr).map(told);
                 if let Some((told, fd)) = stored {
                     self.tell_manager(&told, vec![fd]);

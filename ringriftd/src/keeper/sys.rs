@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use proto::reply::Exit;
 
 use super::counted::ByWait;
+use crate::limits;
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 {
@@ -24,6 +25,18 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The same under a number from [`limits::LOW_FDS`] on, or as it was where there is none: what is held for long must not be
+/// in the way of what children are given.
+pub fn raise(fd: OwnedFd) -> OwnedFd {
+    // SAFETY: takes integers; the descriptor is open for the call.
+    let high = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, limits::LOW_FDS) };
+    if high < 0 {
+        return fd;
+    }
+    // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(high) }
 }
 
 /// pidfd_send_signal(2).

@@ -223,7 +223,7 @@ impl Keeper {
             argv,
             env: roles::environment()?,
             working_dir: None,
-            door: None,
+            way_in: None,
             oom_score_adj: None,
             nice: None,
             rlimits: Vec::new(),
@@ -353,6 +353,7 @@ impl Keeper {
         }
         // All that it asked for is done by this program, which knows its words.
         self.read_last_words();
+        self.settle_forks("ringriftd was becoming another program");
         let why = if self.phase.is_ending() {
             "ringriftd is ending".to_owned()
         } else {

@@ -88,6 +88,19 @@ pub struct Launch {
     pub is_given_stored: bool,
     /// It reads this from its standard input; absent: /dev/null.
     pub stdin: Option<Vec<u8>>,
+    /// It is a zygote: it gets its end of a socket pair at descriptor 3, and RINGRIFT_ZYGOTE_FD.
+    pub is_zygote: bool,
+    /// It is forked from a zygote.
+    pub fork: Option<Fork>,
+}
+
+/// How a launch is forked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    /// The zygote's main process; absent: its unit does not run.
+    pub zygote: Option<LaunchId>,
+    /// Where it cannot be forked, it is executed. Else the launch fails ([`Stage::Zygote`]).
+    pub or_executed: bool,
 }
 
 /// A process's user and groups, as numbers: names were looked up by the manager, off its loop.
@@ -312,6 +325,8 @@ pub enum Stage {
     DiedBeforeExec,
     /// The request itself is wrong (a bug).
     Request,
+    /// Forking it from its zygote; `Unforked`, said before, tells why.
+    Zygote,
 }
 
 /// From the keeper to the manager.
@@ -489,6 +504,13 @@ pub enum FromKeeper {
         place: HttpPlace,
         /// errno(3).
         errno: i32,
+    },
+    /// Said before `Launched`, or `LaunchFailed`, of a launch that was to be forked: it could not be.
+    Unforked {
+        /// Which.
+        id: LaunchId,
+        /// Why, in words.
+        why: String,
     },
 }
 

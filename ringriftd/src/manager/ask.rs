@@ -2,7 +2,7 @@
 
 use proto::frame::Token;
 use proto::reply::{Adopted, By, Hold, JobPlan, Reply, UNITS_PER_FRAME, UnitStatus, VersionInfo};
-use proto::request::{Job, Request, WaitFor, Whom};
+use proto::request::{Depth, Job, Request, WaitFor, Whom};
 
 use super::core::{Inside, Manager};
 use super::events::{self, Wished};
@@ -103,9 +103,9 @@ impl Manager {
         match asked.request {
             Request::Status {
                 selectors,
-                detail,
+                depth,
                 all,
-            } => self.status(&selectors, detail, all, answers),
+            } => self.status(&selectors, depth, all, answers),
             Request::Start(job) => self.job(job, JobKind::Start, token, by, answers),
             Request::Stop(job) => self.job(job, JobKind::Stop, token, by, answers),
             Request::Restart { job, only_running } => {
@@ -516,7 +516,7 @@ impl Manager {
     }
 
     /// The units asked for; then, off the loop, what has to be measured or read.
-    fn status(&mut self, selectors: &[String], detail: bool, all: bool, answers: Answers) {
+    fn status(&mut self, selectors: &[String], depth: Depth, all: bool, answers: Answers) {
         let found = if !selectors.is_empty() {
             self.selected(selectors, answers)
         } else if all {
@@ -525,6 +525,7 @@ impl Manager {
             Some((self.wanted_names(), answers))
         };
         let Some((names, answers)) = found else { return };
+        let detail = depth == Depth::Detail;
         let now = self.clock.now();
         let stored = super::stored::counts(&self.stored);
         let facts = view::Facts {
@@ -548,17 +549,13 @@ impl Manager {
         let node = view::node(&self.engine, &self.loaded, &self.node_facts(now));
         let tails = if detail { self.ask_tails(&rows) } else { Vec::new() };
         tokio::spawn(async move {
-            let measured = tokio::task::spawn_blocking(move || {
-                for (row, leaf) in &mut rows {
-                    let Some(used) = row.pid.and_then(|pid| usage(pid, leaf.as_deref())) else {
-                        continue;
-                    };
-                    row.cpu_us = Some(used.cpu_us);
-                    row.memory_bytes = Some(used.memory_bytes);
+            let mut rows = match depth {
+                Depth::Known => rows.into_iter().map(|(row, _)| row).collect(),
+                Depth::Usage | Depth::Detail => {
+                    let measured = tokio::task::spawn_blocking(move || measure(rows));
+                    measured.await.unwrap_or_default()
                 }
-                rows.into_iter().map(|(row, _)| row).collect::<Vec<_>>()
-            });
-            let mut rows = measured.await.unwrap_or_default();
+            };
             let deadline = tokio::time::Instant::now() + VIEW_TIMEOUT;
             for (i, tail) in tails {
                 if let (Ok(Ok(tail)), Some(row)) =
@@ -650,4 +647,16 @@ fn plan(units: &[UnitName], also: &[UnitName]) -> JobPlan {
         units: text(units),
         also: text(also),
     }
+}
+
+/// Rows with what their units use, which is read for each. Blocks.
+fn measure(rows: Vec<(UnitStatus, Option<std::path::PathBuf>)>) -> Vec<UnitStatus> {
+    let measured = |(mut row, leaf): (UnitStatus, Option<std::path::PathBuf>)| {
+        if let Some(used) = row.pid.and_then(|pid| usage(pid, leaf.as_deref())) {
+            row.cpu_us = Some(used.cpu_us);
+            row.memory_bytes = Some(used.memory_bytes);
+        }
+        row
+    };
+    rows.into_iter().map(measured).collect()
 }

@@ -74,7 +74,8 @@ pub(super) fn launch_of(told: &FromKeeper) -> Option<LaunchId> {
         | FromKeeper::Emptied { id }
         | FromKeeper::Unkillable { id, .. }
         | FromKeeper::MainFound { id, .. }
-        | FromKeeper::MainMissing { id, .. } => Some(*id),
+        | FromKeeper::MainMissing { id, .. }
+        | FromKeeper::Unforked { id, .. } => Some(*id),
         FromKeeper::Hello { .. }
         | FromKeeper::Inventoried
         | FromKeeper::Signal { .. }

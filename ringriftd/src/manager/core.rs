@@ -283,7 +283,8 @@ impl Manager {
     pub(super) fn on_inside(&mut self, inside: Inside) {
         match inside {
             Inside::News(News::Prepared { launch, result }) => match result {
-                Ok(prepared) => {
+                Ok(mut prepared) => {
+                    self.name_zygote(launch, &mut prepared.launch);
                     if let Some(request) = self.launches.on_prepared(launch, *prepared) {
                         self.note_launch(launch, &request);
                         self.pending
@@ -346,6 +347,18 @@ impl Manager {
                 }
             }
         }
+    }
+
+    /// The life that the launch is forked from: the zygote's present one, if that is ready.
+    fn name_zygote(&self, launch: LaunchId, request: &mut crate::keeper::wire::Launch) {
+        let Some(fork) = &mut request.fork else { return };
+        let spec = self.engine.unit_of(launch.invocation);
+        let life = spec.and_then(|unit| unit.state.life());
+        let used = life.and_then(|life| life.spec.exec.zygote.as_ref());
+        let zygote = used.and_then(|used| Some(self.engine.find(&used.name)?.1));
+        fork.zygote = zygote
+            .filter(|zygote| zygote.is_satisfied())
+            .and_then(|zygote| Some(LaunchId::main(zygote.state.life()?.invocation)));
     }
 
     pub(super) fn ask_for_launch(&mut self, launch: LaunchId, request: &crate::keeper::wire::Launch) {

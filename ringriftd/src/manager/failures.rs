@@ -8,39 +8,27 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use tokio::sync::Semaphore;
 
 use super::capsules::{FileMark, LifeMarks, Noted, Present, changed_files, keys, words};
 use super::core::{Inside, Manager};
 use crate::clock::Now;
 use crate::engine::types::Failure;
 use crate::graph::Ix;
+use crate::host::crew::Crew;
 use crate::ids::{Invocation, LaunchId};
 use crate::keeper::wire::{Launch, LogQuery, LogTail};
 use crate::limits;
 use crate::spec::UnitName;
 
 /// What is under way of it. Not remembered: it is asked for again.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct UnderWay {
     /// Questions to the logger.
     words: BTreeMap<u64, (UnitName, u64, Invocation)>,
     /// Failures whose files are being looked at.
     looks: BTreeSet<(UnitName, u64)>,
-    /// Who may look at files: each that does has a thread.
-    eyes: Arc<Semaphore>,
-}
-
-impl Default for UnderWay {
-    fn default() -> Self {
-        Self {
-            words: BTreeMap::new(),
-            looks: BTreeSet::new(),
-            eyes: Arc::new(Semaphore::new(limits::CAPSULE_LOOKS_AT_ONCE)),
-        }
-    }
+    /// Who looks at files. A disk that hangs holds them up, and nobody else.
+    eyes: Crew,
 }
 
 /// Files that were looked at, off the loop.
@@ -207,22 +195,11 @@ impl Manager {
     }
 
     fn look(&self, unit: UnitName, why: Why, paths: Vec<PathBuf>) {
-        let (inside, eyes) = (self.inside.clone(), Arc::clone(&self.under_way.eyes));
+        let (inside, eyes) = (self.inside.clone(), self.under_way.eyes.clone());
         tokio::spawn(async move {
-            let look = async {
-                let eye = eyes.acquire_owned().await.ok()?;
-                let look = tokio::task::spawn_blocking(move || {
-                    // Held as long as the thread is, should the disk not answer.
-                    let _eye = eye;
-                    paths.iter().map(|path| mark(path)).collect()
-                });
-                look.await.ok()
-            };
+            let look = move || paths.iter().map(|path| mark(path)).collect();
             // A disk that does not answer says nothing of its files.
-            let looked: Option<Vec<FileMark>> = tokio::time::timeout(limits::PREPARE_TIMEOUT, look)
-                .await
-                .ok()
-                .flatten();
+            let looked: Result<Vec<FileMark>, _> = eyes.run(limits::PREPARE_TIMEOUT, look).await;
             let files = looked.unwrap_or_default();
             // A manager that is ending no longer listens.
             let _ = inside.send(Inside::Looked(Looked { unit, why, files })).await;
@@ -240,6 +217,8 @@ impl Manager {
                     invocation,
                     files,
                 });
+                let now = self.clock.now();
+                return self.commit(now);
             }
             Why::Failure(seq, before) => {
                 self.under_way.looks.remove(&(unit.clone(), seq));

@@ -29,6 +29,13 @@ impl Manager {
             return self.on_hook_news(&said);
         }
         match said {
+            FromKeeper::Unforked { id, why } => {
+                if let Some(record) = self.launches.on_unforked(id, &why) {
+                    self.pending.launches.push(record);
+                    let now = self.clock.now();
+                    self.commit(now);
+                }
+            }
             FromKeeper::Launching { id } => self.launches.on_launching(id, fds),
             FromKeeper::Launched {
                 id, pid, start_time, ..

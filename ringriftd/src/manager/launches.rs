@@ -137,6 +137,8 @@ struct InFlight {
     ready: Option<OwnedFd>,
     /// Its notify socket and readiness pipe, until it runs: nothing that it says counts before.
     coming: (Option<OwnedFd>, Option<OwnedFd>),
+    /// Why it could not be forked.
+    unforked: Option<String>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -199,6 +201,7 @@ impl Launches {
             notify: None,
             ready: None,
             coming: (None, None),
+            unforked: None,
             task: Some(task),
         };
         self.open.insert(launch, in_flight);
@@ -223,6 +226,7 @@ impl Launches {
             notify: None,
             ready: None,
             coming: (None, None),
+            unforked: None,
             task: None,
         };
         self.open.insert(record.id, in_flight);
@@ -358,15 +362,36 @@ impl Launches {
         record.note.clone()
     }
 
+    /// It could not be forked from its zygote: what is kept of it says so, if it is executed instead.
+    pub fn on_unforked(&mut self, launch: LaunchId, why: &str) -> Option<LaunchRecord> {
+        let in_flight = self.open.get_mut(&launch)?;
+        in_flight.unforked = Some(why.to_owned());
+        let record = in_flight.record.as_mut()?;
+        record.note = Some(format!("executed, not forked: {why}"));
+        Some(record.clone())
+    }
+
     /// The keeper could not launch it; `News::Explained` follows with the words.
     pub fn on_launch_failed(&mut self, launch: LaunchId, stage: Stage, errno: i32) {
-        let request = self
-            .open
-            .remove(&launch)
-            .and_then(|mut in_flight| in_flight.request.take());
-        let Some(request) = request else { return };
+        let Some(mut in_flight) = self.open.remove(&launch) else {
+            return;
+        };
+        let Some(request) = in_flight.request.take() else {
+            return;
+        };
+        let unforked = in_flight.unforked.take();
         let (preparer, news) = (self.preparer.clone(), self.news.clone());
         tokio::spawn(async move {
+            if stage == Stage::Zygote {
+                let why = unforked.unwrap_or_else(|| "the keeper did not say why".to_owned());
+                // It is no fault of the unit's own, and costs it no restart.
+                let failure = LaunchFailure {
+                    text: format!("cannot be forked from its zygote: {why}"),
+                    host: true,
+                };
+                let _ = news.send(News::Explained { launch, failure }).await;
+                return;
+            }
             let failure = preparer.explain(stage, errno, request).await;
             let _ = news.send(News::Explained { launch, failure }).await;
         });

@@ -301,6 +301,8 @@ async fn start(
     let survivors = match &memory {
         // Nobody lives on from another boot, whatever marks are shown.
         Some((_, Past::Machine)) => Vec::new(),
+        // There was nobody before.
+        None if manager.hello.is_first => Vec::new(),
         Some(_) | None => survivors(manager.hello.seed, (!is_fresh).then_some(&inventory)).await,
     };
     let beginning = match memory {

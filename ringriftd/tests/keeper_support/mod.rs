@@ -41,6 +41,9 @@ fn keeper_process() {
     if let Ok(ms) = std::env::var(ADOPT_WINDOW) {
         config.adopt_window = Duration::from_millis(ms.parse().unwrap());
     }
+    if let Ok(ms) = std::env::var(ZYGOTE_ANSWER) {
+        config.zygote_answer = Duration::from_millis(ms.parse().unwrap());
+    }
     if let Ok(bounds) = std::env::var(BOUNDS) {
         let ms: Vec<u64> = bounds.split(',').map(|ms| ms.parse().unwrap()).collect();
         let [start, silence, answer, stable] = ms[..] else {

@@ -32,6 +32,9 @@ pub const BOUNDS: &str = "KEEPER_TEST_BOUNDS";
 /// In ms: how long a fresh manager may take to name what it adopts.
 pub const ADOPT_WINDOW: &str = "KEEPER_TEST_ADOPT_WINDOW";
 
+/// In ms: how long a zygote may take.
+pub const ZYGOTE_ANSWER: &str = "KEEPER_TEST_ZYGOTE_ANSWER";
+
 /// A role whose part the test plays.
 pub struct Played {
     pub keeper: OwnedFd,
@@ -225,6 +228,8 @@ pub fn launch(seed: u64, id: LaunchId, argv: &[&str]) -> Launch {
         ready_fd: None,
         is_given_stored: false,
         stdin: None,
+        is_zygote: false,
+        fork: None,
     }
 }
 

@@ -42,6 +42,7 @@ class Peer:
     name = "?"
     most_units = 1000     # it is not asked for more
     settle = 1.5          # seconds after boot until it has nothing left to do
+    has_cli = True        # it answers questions
     has_chain = False     # it knows dependencies that wait for readiness
     logs = None           # how it captures logs, in words; None: it has none that can be measured
     rotates = True        # it copies what it captures and rotates it (else the child writes into a file, or nothing is rotated)

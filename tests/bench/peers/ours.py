@@ -73,7 +73,7 @@ class Floor(Peer):
     name, most_units, has_chain, settle, delay = "floor", 10000, True, 0.2, "none"
     logs, rotates = "pipe read() and write() to one file", False
     note = "posix_spawn in a loop and one epoll: no supervisor, but what the kernel allows"
-    flags = []
+    flags, has_cli = [], False
 
     def version(self):
         return "this benchmark's"

@@ -12,7 +12,7 @@ use ringrift_fuzz::{engine, files};
 use ringriftd::engine::Engine;
 use ringriftd::engine::types::{Action, Event, LaunchFailure, Mono, Op, ProbeResult, RequestId};
 use ringriftd::ids::{Invocation, LaunchId, Scope};
-use ringriftd::keeper::wire::{FromKeeper, Launch, LogQuery, LogTail, Output, ToKeeper};
+use ringriftd::keeper::wire::{Fork, FromKeeper, Launch, LogQuery, LogTail, Output, ToKeeper};
 use ringriftd::spec::UnitName;
 use ringriftd::state::record::{Kind, encode};
 use ringriftd::tape::replay;
@@ -139,6 +139,11 @@ fn wires() {
             ready_fd: Some(3),
             is_given_stored: false,
             stdin: None,
+            is_zygote: false,
+            fork: Some(Fork {
+                zygote: Some(LaunchId::main(Invocation(2))),
+                or_executed: true,
+            }),
         })),
     );
     value(

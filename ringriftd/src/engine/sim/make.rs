@@ -65,6 +65,8 @@ pub(super) fn unit(i: usize) -> UnitSpec {
             stop_post: Vec::new(),
             reload: Vec::new(),
             hook_timeout: Duration::from_secs(5),
+            is_zygote: false,
+            zygote: None,
         },
         ready_timeout: Duration::from_secs(10),
         health_interval: Duration::from_secs(30),
