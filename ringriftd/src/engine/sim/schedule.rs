@@ -248,10 +248,28 @@ impl World {
             self.check_at_rest(&name);
         }
         self.check_words();
+        self.check_why();
         self.check_released();
         if !had_reboots && self.kept.deaths == 0 {
             self.check_failures();
         }
+    }
+
+    /// Whoever asks why a unit is not up is told a cause, and nobody is called fine that is not up.
+    pub(super) fn check_why(&mut self) {
+        let mut wrong = None;
+        let units: Vec<_> = self
+            .engine
+            .units()
+            .map(|(ix, unit)| (ix, unit.is_satisfied() || unit.state == State::Completed))
+            .collect();
+        for (ix, is_up) in units {
+            let why = self.engine.why(ix, None);
+            if why.is_fine && !is_up || !why.is_fine && why.roots.is_empty() {
+                wrong = Some(format!("why of {}: {why:?}", self.engine.graph().name(ix)));
+            }
+        }
+        self.hold(Invariant::SaysWhy, wrong.is_none(), |_| wrong.unwrap_or_default());
     }
 
     /// The keeper was told of each launch that is over that it may forget it.

@@ -180,9 +180,13 @@ impl World {
         }
         self.book_wants(event, actions, &before.reach);
         self.check_collateral(event, actions);
-        if matches!(event, Event::Request { .. }) {
+        if let Event::Request { id, .. } = event {
             self.check_wants(Invariant::LastWriter);
             self.check_words();
+            // It follows the whole graph: now and then is enough.
+            if id.0.is_multiple_of(8) {
+                self.check_why();
+            }
         }
         self.check_essential(event, actions, before.is_shutting_down);
     }
