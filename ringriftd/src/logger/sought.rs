@@ -58,11 +58,14 @@ impl Sieve {
                 Some(life_before(shared, unit, last)?.unwrap_or(u64::MAX))
             }
         };
+        // What was seen is behind what was wished for in the first place.
+        let seen = filter.seen.iter().find(|seen| seen.unit == unit.name);
+        let since_us = seen.map(|seen| seen.at_us).max(filter.since_us);
         Ok(Self {
             pattern,
             life,
             until_us: filter.until_us,
-            since_us: filter.since_us,
+            since_us,
             severity: filter.severity,
             parse,
             stream: filter.stream,
