@@ -109,6 +109,51 @@ pub enum Stream {
     Stderr,
 }
 
+/// What became of a unit's output, by all its lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// Bytes that it wrote and the logger took.
+    pub bytes: u64,
+    /// Lines that were written to its log; of one that is cut at its bound, each piece.
+    pub lines: u64,
+    /// Bytes that were dropped (`[log] on_full = "drop"`), or could be kept nowhere.
+    pub dropped_bytes: u64,
+    /// Lines among them.
+    pub dropped_lines: u64,
+    /// It cannot be written now.
+    pub is_blocked: bool,
+}
+
+/// How a stored line ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LineEnd {
+    /// With a newline.
+    Whole,
+    /// It was longer than the bound; the next line of the same life goes on.
+    Continues,
+    /// The unit ended without a newline.
+    Partial,
+}
+
+/// One line that a unit wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When the logger read it.
+    pub at_us: u64,
+    /// Who wrote it.
+    pub unit: String,
+    /// In which life: its serial number.
+    pub invocation: u64,
+    /// The exact bytes, without the newline.
+    pub message: Vec<u8>,
+    /// How the line ended.
+    pub end: LineEnd,
+    /// How grave it is, where it says so.
+    pub severity: Option<Severity>,
+    /// Where it was written, if its unit tells its streams apart.
+    pub stream: Option<Stream>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,10 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::log::{Severity, Stream};
-
 pub use crate::answers::*;
 pub use crate::checks::*;
+pub use crate::log::{LineEnd, LogLine, LogStatus};
 
 /// Units in one [`Reply::Units`] frame at most; more are sent in further frames.
 pub const UNITS_PER_FRAME: usize = 128;
@@ -62,6 +61,8 @@ pub enum Reply {
     Why(Box<Why>),
     /// Before the first log lines: the node's random number, the first half of each invocation's text.
     Seed(u64),
+    /// This is not the end: ask again on another connection, and say what was seen. Units came that are meant too.
+    Again,
 }
 
 /// Why a request was not done. `code` is the exit code of `spec/cli.md`'s one table.
@@ -294,6 +295,8 @@ pub struct UnitStatus {
     pub capsules: Vec<Capsule>,
     /// How often it has failed, for as long as ringriftd remembers it.
     pub failures: u64,
+    /// What became of its output, for as long as ringriftd remembers it (`detail` only).
+    pub log: Option<LogStatus>,
 }
 
 /// How a main process last ended.
@@ -379,6 +382,8 @@ pub enum CauseKind {
     Boot,
     /// The daemon came back.
     Recovery,
+    /// What became of its output.
+    Log,
 }
 
 /// Why an event happened.
@@ -439,36 +444,6 @@ pub struct Event {
     pub to: State,
     /// Why.
     pub cause: Cause,
-}
-
-/// One line that a unit wrote.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogLine {
-    /// When the logger read it.
-    pub at_us: u64,
-    /// Who wrote it.
-    pub unit: String,
-    /// In which life: its serial number.
-    pub invocation: u64,
-    /// The exact bytes, without the newline.
-    pub message: Vec<u8>,
-    /// How the line ended.
-    pub end: LineEnd,
-    /// How grave it is, where it says so.
-    pub severity: Option<Severity>,
-    /// Where it was written, if its unit tells its streams apart.
-    pub stream: Option<Stream>,
-}
-
-/// How a stored line ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LineEnd {
-    /// With a newline.
-    Whole,
-    /// It was longer than the bound; the next line of the same life goes on.
-    Continues,
-    /// The unit ended without a newline.
-    Partial,
 }
 
 /// A unit's definition, rendered by the daemon.

@@ -32,6 +32,17 @@ pub struct LogFilter {
     pub severity: Option<Severity>,
     /// Written there; what a unit wrote without telling its streams apart is left out.
     pub stream: Option<Stream>,
+    /// Of these units only what was written then or later: a connection that was lost goes on where it ended.
+    pub seen: Vec<LogSeen>,
+}
+
+/// How far somebody has read a unit's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSeen {
+    /// Which.
+    pub unit: String,
+    /// The time of the last line that was read, in µs since 1970. Others may have it too.
+    pub at_us: u64,
 }
 
 /// A life of a unit, for its lines.

@@ -5,7 +5,7 @@ use proto::codec::{CodecError, MAX_VALUE, decode, encode};
 use proto::frame::{Answer, Ask, Hello, MAGIC, MAX_FRAME, Token, VERSION, Welcome, framing};
 use proto::reply::{
     Blocker, By, Cause, CauseKind, CheckOutcome, CheckResult, CheckStatus, Event, Exit, Failure, Health,
-    Hold, LastExit, LineEnd, LogLine, Reply, State, UnitStatus, Verdict,
+    Hold, LastExit, LineEnd, LogLine, LogStatus, Reply, State, UnitStatus, Verdict,
 };
 use proto::request::{Depth, Job, Request, WaitFor, Whom};
 use tokio_util::codec::Decoder;
@@ -438,6 +438,13 @@ fn unit_status() -> impl Strategy<Value = UnitStatus> {
                 failures: number,
                 check: flag.then(|| Box::new(check_status(number, time))),
                 health_text: time.map(|n| n.to_string()),
+                log: time.map(|bytes| LogStatus {
+                    bytes,
+                    lines: 1,
+                    dropped_bytes: number,
+                    dropped_lines: 0,
+                    is_blocked: flag,
+                }),
             },
         )
 }

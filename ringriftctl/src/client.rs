@@ -256,7 +256,7 @@ impl Client {
     pub fn ask(&mut self, request: Request) -> Result<u64, Stop> {
         let id = self.next_id;
         self.next_id += 1;
-        let asked = Asked::new(id, request);
+        let mut asked = Asked::new(id, request);
         // While the connection is lost, it is asked as soon as there is one.
         if matches!(self.line, Line::Open) {
             self.send(&asked.ask(Instant::now()))?;
@@ -353,9 +353,18 @@ impl Client {
                     }
                     Ok(None)
                 }
-                Answer { id, reply } => {
+                Answer {
+                    reply: Reply::Again, ..
+                } => {
+                    // There is nothing behind it: the connection is made anew, and the question asked again.
+                    let since = Instant::now();
+                    let cause = "it is to be asked again".to_owned();
+                    self.line = Line::Gone(Lost { since, cause });
+                    Ok(None)
+                }
+                Answer { id, mut reply } => {
                     if let Some(asked) = self.under_way.iter_mut().find(|asked| asked.id == id) {
-                        asked.heard(&reply);
+                        asked.heard(&mut reply);
                     }
                     if matches!(reply, Reply::End | Reply::Failed(_)) {
                         self.under_way.retain(|asked| asked.id != id);
@@ -477,11 +486,14 @@ impl Client {
             }
             self.line = Line::Open;
             self.heard = Instant::now();
-            let asks: Vec<Ask> = self.under_way.iter().map(|asked| asked.ask(self.heard)).collect();
+            let heard = self.heard;
+            let asks: Vec<Ask> = self.under_way.iter_mut().map(|asked| asked.ask(heard)).collect();
             for ask in asks {
                 self.send(&ask)?;
             }
-            if !self.is_quiet && !std::mem::replace(&mut self.has_told, true) {
+            // Lines that are followed go on as if nothing had been.
+            let is_follow = self.under_way.iter().any(Asked::is_follow);
+            if !self.is_quiet && !is_follow && !std::mem::replace(&mut self.has_told, true) {
                 talk("ringriftd's manager was restarted: connected to it again, and asked again");
             }
             return Ok(Some(Wake::Again));

@@ -4,7 +4,8 @@
 use proto::log::{Severity, Stream};
 use proto::reply::{
     Blocker, BreakerStatus, By, Capsule, Changed, ChangedKind, Exit, Failure, FailureKind, Health, Hold,
-    JobPlan, LastExit, LineEnd, LogLine, NodeStatus, Oom, Outcome, State, Summary, UnitStatus, Verdict,
+    JobPlan, LastExit, LineEnd, LogLine, LogStatus, NodeStatus, Oom, Outcome, State, Summary, UnitStatus,
+    Verdict,
 };
 use serde::Serialize;
 
@@ -273,6 +274,30 @@ pub struct Unit<'a> {
     last_lines: Vec<LogBody<'a>>,
     failures: u64,
     capsules: Vec<CapsuleBody<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<LogStatusBody>,
+}
+
+/// What became of its output, where everything is told.
+#[derive(Serialize)]
+struct LogStatusBody {
+    bytes: u64,
+    lines: u64,
+    dropped_bytes: u64,
+    dropped_lines: u64,
+    is_blocked: bool,
+}
+
+impl From<LogStatus> for LogStatusBody {
+    fn from(log: LogStatus) -> Self {
+        Self {
+            bytes: log.bytes,
+            lines: log.lines,
+            dropped_bytes: log.dropped_bytes,
+            dropped_lines: log.dropped_lines,
+            is_blocked: log.is_blocked,
+        }
+    }
 }
 
 impl<'a> Unit<'a> {
@@ -316,6 +341,7 @@ impl<'a> Unit<'a> {
             last_lines: log_bodies(&unit.last_lines, unit.invocation.as_deref()),
             failures: unit.failures,
             capsules: unit.capsules.iter().map(CapsuleBody::from).collect(),
+            log: unit.log.map(LogStatusBody::from),
         }
     }
 }

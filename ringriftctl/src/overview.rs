@@ -449,6 +449,7 @@ pub mod tests {
             last_exit: None,
             last_error: None,
             last_lines: vec![],
+            log: None,
             blocked_by: blocked_by
                 .iter()
                 .map(|b| Blocker {

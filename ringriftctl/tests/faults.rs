@@ -460,6 +460,7 @@ fn a_bare_environment_is_enough_and_c_means_ascii() {
     );
 }
 
+/// S9: whatever a daemon, a unit or a log line says, none of it drives the terminal, nor makes one line two.
 #[test]
 fn nothing_that_a_daemon_says_drives_the_terminal() {
     let nasty = "\x1b[2J\u{9b}31m\r\n\u{202e}\x7f";

@@ -144,6 +144,35 @@ pub struct UnitCounts {
     pub log: Logged,
     /// What the last logger has counted of it, and which that was: what it adds is in `log`.
     pub log_told: (u64, Logged),
+    /// What was told of its drops.
+    pub drops: Drops,
+}
+
+/// What events have told of a unit's dropped output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Drops {
+    /// The last one told that they began.
+    pub is_open: bool,
+    /// When that was told, in µs since 1970.
+    pub begun_us: u64,
+    /// The bytes of [`Logged::lost`] that were told,
+    pub lost: u64,
+    /// and the lines.
+    pub lost_lines: u64,
+}
+
+impl UnitCounts {
+    /// Its log, when `logger` has counted so much of it.
+    pub fn logged(&self, logger: u64, now: Logged) -> Logged {
+        let (told_by, before) = self.log_told;
+        let before = if told_by == logger {
+            before
+        } else {
+            Logged::default()
+        };
+        self.log.and(now.since(before))
+    }
 }
 
 impl Counts {
@@ -158,6 +187,11 @@ impl Counts {
             "DAEMON_STARTED" => add(&mut unit.starts),
             "DAEMON_RESTARTING" => add(&mut unit.restarts),
             "DAEMON_HEALTH_CHANGED" => add(&mut unit.health_changes),
+            "DAEMON_LOG_DROPPING" => (unit.drops.is_open, unit.drops.begun_us) = (true, event.at_us),
+            "DAEMON_LOG_DROPPED" => {
+                unit.drops.is_open = false;
+                (unit.drops.lost, unit.drops.lost_lines) = (unit.log.lost, unit.log.lost_lines);
+            }
             _ => {}
         }
     }
@@ -183,13 +217,7 @@ impl Counts {
     pub fn on_logged(&mut self, told: &LoggedBy) {
         for (name, now) in &told.units {
             let unit = self.units.entry(name.clone()).or_default();
-            let (logger, before) = unit.log_told;
-            let before = if logger == told.logger {
-                before
-            } else {
-                Logged::default()
-            };
-            unit.log = unit.log.and(now.since(before));
+            unit.log = unit.logged(told.logger, *now);
             unit.log_told = (told.logger, *now);
         }
     }

@@ -157,7 +157,17 @@ pub const LOG_FILES: u32 = 5;
 /// The longest stored line, in bytes; a longer one is split and marked.
 pub const LOG_LINE_MAX: usize = 16 * 1024;
 /// What the logger reads from one pipe before it turns to the next, in bytes.
-pub const LOG_READ: usize = 64 * 1024;
+pub const LOG_READ: usize = 128 * 1024;
+/// Where one look into a pipe brings so much, its unit is likely to wait for room, in bytes.
+pub const LOG_PIPE_BUSY: usize = 32 * 1024;
+/// The room of a pipe as the kernel makes it (pipe(7)), in bytes.
+pub const LOG_PIPE_ROOM: usize = 64 * 1024;
+/// That of a busy one: what a user without privileges may ask for.
+pub const LOG_PIPE_WIDE: usize = 1024 * 1024;
+/// So many pipes have it at once: 8 MiB of the kernel's memory.
+pub const LOG_PIPES_WIDE: usize = 8;
+/// So long a pipe keeps it at least when others are busy too.
+pub const LOG_PIPE_WIDE_TIME: Duration = Duration::from_secs(1);
 /// Lines in one frame of an answer at most.
 pub const LOG_LINES_PER_FRAME: usize = 256;
 /// Log readers (`logs`, `logs -f`) at once.
@@ -207,6 +217,8 @@ pub const LOG_FILE_CHECK: Duration = Duration::from_secs(1);
 pub const LOG_TELL_SOON: Duration = Duration::from_millis(100);
 /// Between two tellings of what the logs were given: so often the manager is woken, and writes its state, for that.
 pub const LOG_TELL_PAUSE: Duration = Duration::from_secs(2);
+/// A unit's output that is dropped is an event at most so often; what was dropped in between is in the next one's numbers.
+pub const LOG_DROP_EVENTS: Duration = Duration::from_secs(60);
 /// Units in one message of it: a hundred bytes each.
 pub const LOG_TELL_UNITS: usize = 512;
 

@@ -54,6 +54,7 @@ fn every_byte_is_kept_exactly() {
     logger.end();
 }
 
+/// S9
 #[test]
 fn a_unit_cannot_forge_a_record() {
     let logger = Logger::new();
@@ -806,7 +807,7 @@ fn a_name_that_is_a_path_is_refused() {
     logger.end();
 }
 
-/// Two kinds of full disk: the folder on a tmpfs of 64 KiB, in a mount namespace of this thread alone.
+/// C1: two kinds of full disk: the folder on a tmpfs of 64 KiB, in a mount namespace of this thread alone.
 #[test]
 fn a_full_disk_loses_nothing_and_heals() {
     if !nix::unistd::geteuid().is_root() {

@@ -51,6 +51,8 @@ fn every_event_has_its_row() {
         ChangeKind::HealthChanged,
         ChangeKind::BreakerTripped,
         ChangeKind::BreakerClosed,
+        ChangeKind::LogDropping,
+        ChangeKind::LogDropped,
     ];
     assert_eq!(
         first_column("## Events"),

@@ -429,7 +429,7 @@ fn from_base64(text: &str) -> Vec<u8> {
     out
 }
 
-/// A12: every byte is kept; nothing but text reaches a terminal; JSON stays JSON.
+/// A12, S9: every byte is kept; nothing but text reaches a terminal; JSON stays JSON.
 #[test]
 fn any_byte_is_kept_and_none_reaches_a_terminal_raw() {
     let node = Node::builder().unit("a", &Unit::bad(&["bytes", "all"])).start();
@@ -475,6 +475,23 @@ fn any_byte_is_kept_and_none_reaches_a_terminal_raw() {
         String::from_utf8(shown.stdout).is_ok(),
         "invalid text reached the terminal"
     );
+    // Raw bytes are for pipes and files, unless somebody insists.
+    for (flag, is_raw) in [("", false), (" --force", true)] {
+        let command = format!(
+            "{} logs a -o cat{flag}",
+            harness::programs::ringriftctl().display()
+        );
+        let shown = Command::new("script")
+            .args(["-qec", &command, "/dev/null"])
+            .env("RINGRIFT_SOCKET", node.socket())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .output()
+            .expect("script is here");
+        assert_eq!(shown.stdout.contains(&0x1b), is_raw, "{flag}: {:?}", shown.stdout);
+        let text = String::from_utf8_lossy(&shown.stdout);
+        assert_eq!(text.contains("refused"), !is_raw, "{text}");
+    }
     node.check();
 }
 

@@ -90,6 +90,7 @@ fn print(session: &mut Session, event: &Event) -> Result<(), Stop> {
         CauseKind::Config => "config",
         CauseKind::Boot => "boot",
         CauseKind::Recovery => "recovery",
+        CauseKind::Log => "log",
     };
     let mut cause = format!("{kind}: {}", style.clean(&event.cause.text));
     if let Some(seq) = event.cause.seq {

@@ -169,6 +169,7 @@ pub fn run(session: &mut Session, args: &Args) -> Result<u8, Stop> {
         },
         severity: args.priority,
         stream: args.stderr.then_some(Stream::Stderr),
+        seen: Vec::new(),
     };
     let lines = match args.lines {
         Some(Count::All) => None,

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args as ClapArgs;
-use proto::reply::{NodeStatus, State, UnitStatus};
+use proto::reply::{LogStatus, NodeStatus, State, UnitStatus};
 use proto::request::Depth;
 use unicode_width::UnicodeWidthStr;
 
@@ -452,6 +452,11 @@ fn detail(session: &mut Session, unit: &UnitStatus) -> Result<(), Stop> {
     if !cost.is_empty() {
         lines.push(("uses", cost.join(", ")));
     }
+    lines.extend(
+        unit.log
+            .and_then(|log| log_line(&style, log))
+            .map(|text| ("log", text)),
+    );
     lines.push((
         "starts",
         // The restart that a back-off waits for is counted already.
@@ -496,6 +501,23 @@ fn detail(session: &mut Session, unit: &UnitStatus) -> Result<(), Stop> {
         }
     }
     Ok(())
+}
+
+/// What became of its output; nothing where it wrote nothing.
+fn log_line(style: &Style, log: LogStatus) -> Option<String> {
+    let mut parts = Vec::new();
+    if log.bytes > 0 {
+        parts.push(format!("{} lines, {}", log.lines, measure::size(log.bytes)));
+    }
+    if log.dropped_bytes > 0 {
+        // Exact, since the log says so too.
+        let (lines, bytes) = (log.dropped_lines, log.dropped_bytes);
+        parts.push(style.paint(Ink::Warn, &format!("{lines} lines of {bytes} bytes were dropped")));
+    }
+    if log.is_blocked {
+        parts.push(style.paint(Ink::Bad, "it cannot be written now"));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 #[cfg(test)]

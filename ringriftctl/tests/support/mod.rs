@@ -236,6 +236,7 @@ pub fn unit(name: &str, state: State, minutes: u64) -> UnitStatus {
         last_exit: None,
         last_error: None,
         last_lines: vec![],
+        log: None,
         blocked_by: vec![],
         category: "sync".into(),
         lifecycle: "active".into(),

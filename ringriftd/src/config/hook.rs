@@ -15,7 +15,7 @@ use crate::limits;
 use crate::spec::{ON_EVENT_UNIT, OnEvent, Rate, UnitName};
 
 /// Every event there is, as `events --json` names it.
-pub const EVENTS: [&str; 11] = [
+pub const EVENTS: [&str; 13] = [
     "DAEMON_STARTED",
     "DAEMON_READY",
     "DAEMON_STOPPED",
@@ -27,6 +27,8 @@ pub const EVENTS: [&str; 11] = [
     "DAEMON_CASCADE_BREAKER_TRIPPED",
     "DAEMON_CASCADE_RECOVERY_COMPLETE",
     "DAEMON_STATUS_CHANGED",
+    "DAEMON_LOG_DROPPING",
+    "DAEMON_LOG_DROPPED",
 ];
 
 /// The one that says little: each step of each unit.
@@ -257,6 +259,8 @@ mod tests {
             ChangeKind::HealthChanged,
             ChangeKind::BreakerTripped,
             ChangeKind::BreakerClosed,
+            ChangeKind::LogDropping,
+            ChangeKind::LogDropped,
         ] {
             assert!(EVENTS.contains(&kind.word()), "{}", kind.word());
         }

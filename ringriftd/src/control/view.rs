@@ -132,6 +132,7 @@ pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
         fds_stored: facts.stored.get(spec.name.as_str()).copied().unwrap_or_default(),
         capsules: Vec::new(),
         failures: unit.failures,
+        log: None,
     }
 }
 

@@ -173,7 +173,8 @@ impl Engine {
                 | CauseKind::Timer
                 | CauseKind::Config
                 | CauseKind::Boot
-                | CauseKind::Recovery => Outcome::Superseded,
+                | CauseKind::Recovery
+                | CauseKind::Log => Outcome::Superseded,
             };
             return Some(verdict(name, outcome, text));
         }

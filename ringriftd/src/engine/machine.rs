@@ -180,6 +180,7 @@ impl Engine {
                 health,
                 text,
             } => self.on_health_said(invocation, health, text),
+            Event::LogDrops { unit, is_over, text } => return self.on_log_drops(&unit, is_over, text),
         }
         self.follow_up();
     }
@@ -329,6 +330,18 @@ impl Engine {
             cause,
         };
         self.actions.push_back(Action::Emit(change));
+    }
+
+    fn on_log_drops(&mut self, unit: &UnitName, is_over: bool, text: String) {
+        let Some(ix) = self.graph.find(unit) else { return };
+        let word = self.unit(ix).word;
+        let cause = cause::own(CauseKind::Log, self.unit(ix).last_seq, text);
+        let kind = if is_over {
+            ChangeKind::LogDropped
+        } else {
+            ChangeKind::LogDropping
+        };
+        self.emit(ix, kind, word, word, cause);
     }
 
     /// Brings the table of timers in line with the unit's state.

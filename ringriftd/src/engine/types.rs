@@ -329,6 +329,15 @@ pub enum Event {
         /// Its status text.
         text: Option<String>,
     },
+    /// Output of a unit was dropped, or is dropped no longer: it decides nothing, and is told on.
+    LogDrops {
+        /// Which.
+        unit: UnitName,
+        /// It is over.
+        is_over: bool,
+        /// In words.
+        text: String,
+    },
 }
 
 /// What came of one probe.
@@ -566,6 +575,10 @@ pub enum ChangeKind {
     BreakerTripped,
     /// Restarts go on.
     BreakerClosed,
+    /// Its log cannot be written, and what it writes is dropped; its state is the same.
+    LogDropping,
+    /// That is over.
+    LogDropped,
 }
 
 impl ChangeKind {
@@ -583,6 +596,8 @@ impl ChangeKind {
             Self::HealthChanged => "DAEMON_HEALTH_CHANGED",
             Self::BreakerTripped => "DAEMON_CASCADE_BREAKER_TRIPPED",
             Self::BreakerClosed => "DAEMON_CASCADE_RECOVERY_COMPLETE",
+            Self::LogDropping => "DAEMON_LOG_DROPPING",
+            Self::LogDropped => "DAEMON_LOG_DROPPED",
         }
     }
 }

@@ -503,7 +503,7 @@ fn stopped(unit: &Unit) -> RootKind {
         CauseKind::Command | CauseKind::Exit | CauseKind::Signal | CauseKind::Probe | CauseKind::Timer => {
             RootKind::Stopped
         }
-        CauseKind::Config | CauseKind::Boot | CauseKind::Recovery => RootKind::Unwanted,
+        CauseKind::Config | CauseKind::Boot | CauseKind::Recovery | CauseKind::Log => RootKind::Unwanted,
     }
 }
 

@@ -613,6 +613,8 @@ pub enum LogQuery {
         /// `[log] max_total` of the node, in bytes; absent: no bound.
         max_total: Option<u64>,
     },
+    /// There are other units than before: those who follow are told to ask again.
+    Renew,
 }
 
 /// A unit whose lines are asked for.

@@ -220,16 +220,21 @@ impl LogDir {
         while free + 1 < max_files && is_there(&dir, unit, free)? {
             free += 1;
         }
-        for index in (1..free).rev() {
+        if free > 1 {
             // What stands there is too old, in whichever form: two forms of one number would be two texts.
-            remove(&dir, unit, index + 1)?;
-            // One form at a time could be killed between the two, and its text would stand there twice.
-            Self::end_half_packing_in(&dir, unit, index)?;
-            for (from, to) in names(unit, index).iter().zip(names(unit, index + 1)) {
-                match renameat(&dir, from.as_str(), &dir, to.as_str()) {
-                    Ok(()) | Err(Errno::ENOENT) => {}
-                    Err(e) => return Err(e.into()),
-                }
+            remove(&dir, unit, free)?;
+        }
+        for index in (1..free).rev() {
+            let (from, to) = (names(unit, index), names(unit, index + 1));
+            let is_packed = stat_name(&dir, &from[1])?.is_some();
+            if is_packed {
+                // One form at a time could be killed between the two, and its text would stand there twice.
+                unlink(&dir, &from[0])?;
+            }
+            let form = usize::from(is_packed);
+            match renameat(&dir, from[form].as_str(), &dir, to[form].as_str()) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(e) => return Err(e.into()),
             }
         }
         if max_files > 1 {
@@ -344,13 +349,10 @@ impl LogDir {
     /// Where a packed file stands beside the plain one, that is whole: the plain one is removed. The caller holds the unit's
     /// place.
     pub fn end_half_packing(&self, unit: &str, index: u32) -> io::Result<()> {
-        Self::end_half_packing_in(&self.fd(), unit, index)
-    }
-
-    fn end_half_packing_in(dir: &OwnedFd, unit: &str, index: u32) -> io::Result<()> {
+        let dir = self.fd();
         let [plain, packed] = names(unit, index);
-        if stat_name(dir, &packed)?.is_some() {
-            unlink(dir, &plain)?;
+        if stat_name(&dir, &packed)?.is_some() {
+            unlink(&dir, &plain)?;
         }
         Ok(())
     }

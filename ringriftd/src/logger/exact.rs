@@ -53,58 +53,12 @@ use nix::sys::stat::fstat;
 
 use super::dir::LogDir;
 use super::drops::{Dropped, Drops};
+use super::kernel::{Kernel, Sink};
 use super::memory::{Words, waiting};
 use super::note::{Carry, HALF, MAGIC, SLOT_WORDS, State, WORDS, at, drop_at, line_at};
 use super::record;
 use crate::ids::{Invocation, LaunchId};
 use crate::limits::{LOG_CARRIES, LOG_CARRIES_WARM, LOG_READ, NAME_MAX};
-
-/// Every call that changes what outlives this process, so that a test can stop the process at each of them.
-pub trait Kernel {
-    /// write(2) to a log.
-    fn write(&mut self, file: &File, bytes: &[u8]) -> io::Result<usize>;
-    /// ftruncate(2) of a log.
-    fn truncate(&mut self, file: &File, len: u64) -> io::Result<()>;
-    /// splice(2) from pipe to pipe, without waiting.
-    fn splice(&mut self, from: &OwnedFd, to: &OwnedFd, len: usize) -> io::Result<usize>;
-    /// read(2) from the hold.
-    fn drain(&mut self, hold: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize>;
-    /// pwrite(2) into the memfd.
-    fn keep(&mut self, memory: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Stores a number of the note.
-    fn store(&mut self, words: &Words, index: usize, value: u64);
-}
-
-/// The real one.
-#[derive(Debug, Default)]
-pub struct Linux;
-
-impl Kernel for Linux {
-    fn write(&mut self, mut file: &File, bytes: &[u8]) -> io::Result<usize> {
-        io::Write::write(&mut file, bytes)
-    }
-
-    fn truncate(&mut self, file: &File, len: u64) -> io::Result<()> {
-        file.set_len(len)
-    }
-
-    fn splice(&mut self, from: &OwnedFd, to: &OwnedFd, len: usize) -> io::Result<usize> {
-        let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
-        Ok(nix::fcntl::splice(from, None, to, None, len, flags)?)
-    }
-
-    fn drain(&mut self, hold: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(nix::unistd::read(hold, buffer)?)
-    }
-
-    fn keep(&mut self, memory: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::write_all_at(memory, bytes, offset)
-    }
-
-    fn store(&mut self, words: &Words, index: usize, value: u64) {
-        words.set(index, value);
-    }
-}
 
 /// A unit's pipe, and what is noted of it.
 #[derive(Debug)]
@@ -188,7 +142,7 @@ pub struct Exact<K> {
     free: BTreeSet<usize>,
     /// Slots that the last logger used, by launch and pipe, until the keeper hands that pipe over.
     left: BTreeMap<(LaunchId, u64), usize>,
-    buffer: Vec<u8>,
+    sink: Sink,
     /// Bytes in the hold; None: it has to be asked.
     in_hold: Option<usize>,
 }
@@ -225,7 +179,7 @@ impl<K: Kernel> Exact<K> {
             drops,
             free: BTreeSet::new(),
             left: BTreeMap::new(),
-            buffer: vec![0; LOG_READ],
+            sink: Sink::new(),
             in_hold: None,
         };
         match exact.words.get(at::MAGIC) {
@@ -389,8 +343,7 @@ impl<K: Kernel> Exact<K> {
             None => waiting(&self.hold[0])?,
         };
         while count > 0 {
-            let room = count.min(self.buffer.len());
-            match self.kernel.drain(&self.hold[0], &mut self.buffer[..room]) {
+            match self.kernel.drain(&self.hold[0], &mut self.sink, count) {
                 Ok(0) => break,
                 Ok(n) => count -= n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -698,12 +651,14 @@ mod tests {
     use nix::sys::memfd::{MFdFlags, memfd_create};
     use proto::reply::LineEnd;
 
+    use super::super::kernel::Linux;
     use super::*;
     use crate::keeper::wire::LogKeep;
     use crate::limits::LOG_LINE_MAX;
-    use crate::logger::journal::{Journal, Splitter, Stop};
+    use crate::logger::journal::{Journal, Stop};
     use crate::logger::place::Shared;
     use crate::logger::record::{Clock, Record};
+    use crate::logger::split::Splitter;
     use proto::log::Stream;
 
     /// Where in the call that kills.
@@ -775,13 +730,9 @@ mod tests {
             Self::end(is_dead, n)
         }
 
-        fn drain(&mut self, hold: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
-            let (len, is_dead) = self.call(buffer.len());
-            let n = if len > 0 {
-                Linux.drain(hold, &mut buffer[..len])?
-            } else {
-                0
-            };
+        fn drain(&mut self, hold: &OwnedFd, sink: &mut Sink, len: usize) -> io::Result<usize> {
+            let (len, is_dead) = self.call(len);
+            let n = if len > 0 { Linux.drain(hold, sink, len)? } else { 0 };
             Self::end(is_dead, n)
         }
 

@@ -122,6 +122,7 @@ impl Cursor {
     /// The next line; None when there is none now.
     pub fn next(&mut self) -> io::Result<Option<LogLine>> {
         loop {
+            self.leap();
             let rest = &self.buffer[self.at..];
             let newline = memchr::memchr(b'\n', rest);
             // Without one there is nothing of ours: a foreign file. In pieces, so that memory stays bounded.
@@ -158,6 +159,31 @@ impl Cursor {
                 }
             }
         }
+    }
+
+    /// Passes over the lines of the buffer that cannot match, as one piece.
+    fn leap(&mut self) {
+        let Some(quick) = &self.sieve.quick else { return };
+        if !self.begun.is_empty() {
+            return; // each line may go on with one that was begun
+        }
+        let rest = &self.buffer[self.at..];
+        let whole = &rest[..memchr::memrchr(b'\n', rest).map_or(0, |at| at + 1)];
+        let found = quick.find(whole).map_or(whole.len(), |found| found.start());
+        // A piece of a line says how grave those are that go on with it; its mark may be any text as well.
+        let found = memchr::memmem::find(&whole[..found], b"+ ").unwrap_or(found);
+        let bytes = memchr::memrchr(b'\n', &whole[..found]).map_or(0, |at| at + 1);
+        if bytes == 0 {
+            return;
+        }
+        let passed = &whole[..bytes];
+        // What is no record has the time of the one before it.
+        let mut lines = passed[..bytes - 1].rsplit(|byte| *byte == b'\n');
+        if let Some(record) = lines.find_map(record::parse) {
+            self.last_us = record.at_us;
+        }
+        self.taken += memchr::memchr_iter(b'\n', passed).count() as u64;
+        self.at += bytes;
     }
 
     /// How many lines were rotated away unread since this was last asked; at least so many if they are older than

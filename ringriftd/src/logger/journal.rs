@@ -10,15 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::drops::Dropped;
-use super::exact::{Batch, Done, Exact, Kernel, Source, Target};
+use super::exact::{Batch, Done, Exact, Source, Target};
 use super::forward::{Route, Shipping};
+use super::kernel::Kernel;
 use super::place::{Shared, Unit};
 use super::record::{self, Clock, RECORD_MAX, Record, now_us};
 use super::shelf::Keep;
 use crate::keeper::wire::{LogCount, LogKeep};
-use crate::limits::{
-    LOG_FILE_CHECK, LOG_FILES_MAX, LOG_LINE_MAX, LOG_RETRY_DELAY, LOG_RETRY_MAX_DELAY, LOG_WRITE_BUFFER,
-};
+use crate::limits::{LOG_FILE_CHECK, LOG_FILES_MAX, LOG_RETRY_DELAY, LOG_RETRY_MAX_DELAY, LOG_WRITE_BUFFER};
 use proto::reply::LineEnd;
 
 /// The log takes nothing more for now: what was put has to be committed first; or it is blocked.
@@ -64,6 +63,8 @@ pub struct Journal {
     is_settled: bool,
     /// Records that were put and not committed.
     batch: Vec<u8>,
+    /// How many they are.
+    records: u64,
     trouble: Option<Trouble>,
     /// Bytes that could be kept nowhere since the trouble began.
     lost: u64,
@@ -75,6 +76,8 @@ pub struct Journal {
     forward: Option<(Shipping, Arc<Route>)>,
 }
 
+/// From so many bytes on a read has the buffer made as large as it gets at once.
+const LOG_BATCH_SMALL: usize = 32 * 1024;
 /// Stands in the place of a record's mark where lines were dropped.
 const DROPPED_MARK: u8 = b'!';
 
@@ -105,6 +108,7 @@ impl Journal {
             is_known: false,
             is_settled: false,
             batch: Vec::new(),
+            records: 0,
             trouble: None,
             lost: 0,
             untold: None,
@@ -208,7 +212,36 @@ impl Journal {
             self.first_us = record.at_us;
         }
         record::push(&mut self.batch, clock, record);
+        self.records += 1;
         Ok(())
+    }
+
+    /// Adds the whole lines that `input` begins with, each of `most` bytes or fewer, as far as there is room behind a record
+    /// that was put: what [`Journal::put`] would do with each of them, in a fraction of the time. Returns their bytes. `like`
+    /// says what is the same of all.
+    pub fn put_whole(&mut self, clock: &mut Clock, like: Record<'_>, input: &[u8], most: usize) -> usize {
+        if self.batch.is_empty() || self.is_blocked() || self.is_aged(like.at_us) {
+            return 0; // a single record is to look into that
+        }
+        let left = usize::try_from(self.max_size.saturating_sub(self.len)).unwrap_or(usize::MAX);
+        let limit = left.min(LOG_WRITE_BUFFER);
+        if input.len() > LOG_BATCH_SMALL {
+            let full = LOG_WRITE_BUFFER + RECORD_MAX;
+            self.batch.reserve_exact(full.saturating_sub(self.batch.len()));
+        }
+        self.last_us = self.last_us.max(like.at_us);
+        let head = clock.whole(self.last_us, like.invocation, like.stream);
+        let mut taken = 0;
+        for end in memchr::memchr_iter(b'\n', input) {
+            let line = &input[taken..=end];
+            if line.len() > most + 1 || self.batch.len() + record::HEADER_MAX + line.len() > limit {
+                break;
+            }
+            head.push(&mut self.batch, line);
+            self.records += 1;
+            taken = end + 1;
+        }
+        taken
     }
 
     /// Writes what was put, moves the `taken` bytes that it and the begun line `partial` came from out of their pipe, and
@@ -252,6 +285,7 @@ impl Journal {
             Ok(done) => done,
             Err(e) => {
                 self.batch.clear();
+                self.records = 0;
                 self.is_known = false; // the records may be written
                 return Err(self.fail(&e));
             }
@@ -261,7 +295,10 @@ impl Journal {
         if done.written > 0 {
             self.len += done.written as u64;
             self.shared.shelf.grew(done.written as u64);
-            let records = memchr::memchr_iter(b'\n', &self.batch[..done.written]).count() as u64;
+            let records = match done.written == self.batch.len() {
+                true => self.records,
+                false => memchr::memchr_iter(b'\n', &self.batch[..done.written]).count() as u64,
+            };
             self.counted.lines += records;
             self.counted.is_news = true;
             if let Some((shipping, route)) = &self.forward {
@@ -274,6 +311,7 @@ impl Journal {
         }
         let has_records = !self.batch.is_empty();
         self.batch.clear();
+        self.records = 0;
         if self.batch.capacity() > LOG_WRITE_BUFFER + RECORD_MAX {
             self.batch = Vec::new();
         }
@@ -562,89 +600,5 @@ impl Journal {
         drop(place);
         self.shared.shelf.rotated();
         Ok(())
-    }
-}
-
-/// Splits what a pipe brings into lines, across reads. Holds at most one bound's worth of a line that has not ended.
-#[derive(Debug)]
-pub struct Splitter {
-    partial: Vec<u8>,
-    /// The bound of a line, in bytes.
-    max: usize,
-}
-
-impl Default for Splitter {
-    fn default() -> Self {
-        Self::new(LOG_LINE_MAX)
-    }
-}
-
-impl Splitter {
-    /// Nothing is begun; a line of more than `max` bytes ([`LOG_LINE_MAX`] at most) is cut.
-    pub fn new(max: usize) -> Self {
-        Self {
-            partial: Vec::new(),
-            max: max.clamp(1, LOG_LINE_MAX),
-        }
-    }
-
-    /// Goes on with a line that was begun.
-    pub fn begin(&mut self, partial: Vec<u8>) {
-        self.partial = partial;
-    }
-
-    /// The line that has no end yet.
-    pub fn partial(&self) -> &[u8] {
-        &self.partial
-    }
-
-    /// Hands the lines of `input` to `put`, each with its mark, and keeps what has no end yet. Returns how many bytes
-    /// were taken: all, unless `put` failed; then no line is begun behind them, unless `put` took none.
-    pub fn split(&mut self, input: &[u8], mut put: impl FnMut(LineEnd, &[u8]) -> Result<(), Stop>) -> usize {
-        // What was begun under another bound is taken as it is.
-        let max = self.max.max(self.partial.len());
-        let mut taken = 0;
-        while taken < input.len() {
-            let rest = &input[taken..];
-            // Never more than one byte past the bound, so that a piece is only cut when its line goes on.
-            let room = max + 1 - self.partial.len();
-            let window = &rest[..rest.len().min(room)];
-            let newline = memchr::memchr(b'\n', window);
-            let done = match newline {
-                Some(at) if self.partial.is_empty() => put(LineEnd::Whole, &window[..at]),
-                Some(at) => {
-                    let before = self.partial.len();
-                    self.partial.extend_from_slice(&window[..at]);
-                    let done = put(LineEnd::Whole, &self.partial);
-                    self.partial.truncate(if done.is_ok() { 0 } else { before });
-                    done
-                }
-                None if window.len() < room => {
-                    self.partial.extend_from_slice(window);
-                    taken += window.len();
-                    continue;
-                }
-                None => {
-                    // A line of more than the bound: cut after exactly the bound.
-                    let before = self.partial.len();
-                    self.partial.extend_from_slice(&window[..max - before]);
-                    let done = put(LineEnd::Continues, &self.partial);
-                    self.partial.truncate(if done.is_ok() { 0 } else { before });
-                    if done.is_ok() {
-                        taken += max - before;
-                        continue;
-                    }
-                    done
-                }
-            };
-            if done.is_err() {
-                return taken;
-            }
-            taken += newline.map_or(0, |at| at + 1);
-        }
-        if self.partial.is_empty() && self.partial.capacity() > 0 {
-            self.partial = Vec::new(); // thousands of quiet pipes hold nothing
-        }
-        taken
     }
 }

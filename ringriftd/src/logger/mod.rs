@@ -13,6 +13,7 @@ mod exact;
 mod forward;
 mod history;
 mod journal;
+mod kernel;
 mod link;
 mod memory;
 mod note;
@@ -20,14 +21,18 @@ mod packed;
 mod pipe;
 mod place;
 mod query;
+mod quick;
 pub mod record;
+mod rooms;
 mod severity;
 mod shelf;
 mod sought;
+mod split;
 mod telling;
 mod writer;
 
-pub use journal::{Splitter, Stop};
+pub use journal::Stop;
+pub use split::Splitter;
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -103,7 +108,7 @@ pub fn serve(log_dir: &Path, given: Given) -> io::Result<()> {
             fd::HOLD[1]
         ))
     };
-    let mut exact = exact::Exact::new(exact::Linux, given.memory, given.hold).map_err(told)?;
+    let mut exact = exact::Exact::new(kernel::Linux, given.memory, given.hold).map_err(told)?;
     exact.recover(&dir).map_err(told)?;
     let shared = Arc::new(place::Shared::new(dir));
     let _keeping = shelf::Keeping::start(shared.clone());

@@ -11,10 +11,12 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use proto::log::Stream;
 use proto::reply::LineEnd;
 
-use super::exact::{Exact, Linux, Peek, Source};
-use super::journal::{Journal, Splitter, Stop};
+use super::exact::{Exact, Peek, Source};
+use super::journal::{Journal, Stop};
+use super::kernel::Linux;
 use super::memory::waiting;
 use super::record::{Clock, Record, now_us};
+use super::split::{Lines, Splitter};
 use crate::keeper::wire::Output;
 use crate::limits::{LOG_DROP_KEEP, LOG_LINE_MAX};
 
@@ -39,6 +41,8 @@ pub struct Pipe {
     pub is_watched: bool,
     /// The beginning of a line that was too long for one record was dropped: the rest is, too.
     pub is_cut: bool,
+    /// It has more room than a pipe begins with, or cannot have it ([`super::rooms`]).
+    pub is_wide: bool,
 }
 
 impl Pipe {
@@ -66,6 +70,7 @@ impl Pipe {
             is_waiting: false,
             is_watched: false,
             is_cut: false,
+            is_wide: false,
         }
     }
 }
@@ -240,6 +245,37 @@ pub fn drop_last(
     Ok(())
 }
 
+/// Puts the lines of one read into their journal.
+struct Put<'a> {
+    journal: &'a mut Journal,
+    clock: &'a mut Clock,
+    /// What is the same of all: the text and the end are each line's own.
+    like: Record<'static>,
+}
+
+impl Lines for Put<'_> {
+    fn put(&mut self, end: LineEnd, message: &[u8]) -> Result<(), Stop> {
+        let Record {
+            at_us,
+            invocation,
+            stream,
+            ..
+        } = self.like;
+        let record = Record {
+            at_us,
+            invocation,
+            end,
+            stream,
+            message,
+        };
+        self.journal.put(self.clock, record)
+    }
+
+    fn put_whole(&mut self, input: &[u8], most: usize) -> usize {
+        self.journal.put_whole(self.clock, self.like, input, most)
+    }
+}
+
 /// Puts what a pipe showed into its log, in as many batches as it takes, each of which leaves the pipe when it is
 /// written. Fails when the log is blocked: then the rest is still in the pipe.
 fn feed(
@@ -249,26 +285,25 @@ fn feed(
     clock: &mut Clock,
     input: &[u8],
 ) -> Result<(), Stop> {
-    let (at_us, invocation, stream) = (now_us(), pipe.source.id.invocation.0, pipe.stream);
-    let mut put = |journal: &mut Journal, end, message: &[u8]| {
-        let record = Record {
-            at_us,
-            invocation,
-            end,
-            stream,
-            message,
-        };
-        journal.put(clock, record)
+    let like = Record {
+        at_us: now_us(),
+        invocation: pipe.source.id.invocation.0,
+        end: LineEnd::Whole,
+        stream: pipe.stream,
+        message: &[],
     };
     let mut done = 0;
     while done < input.len() {
         let rest = &input[done..];
-        let mut taken = pipe
-            .splitter
-            .split(rest, |end, message| put(journal, end, message));
+        let mut put = Put {
+            journal: &mut *journal,
+            clock: &mut *clock,
+            like,
+        };
+        let mut taken = pipe.splitter.split_into(rest, &mut put);
         if !pipe.splitter.partial().is_empty() && !exact.can_carry(&pipe.source) {
             // Too many lines are begun already: this one goes in pieces.
-            if put(journal, LineEnd::Continues, pipe.splitter.partial()).is_err() {
+            if put.put(LineEnd::Continues, pipe.splitter.partial()).is_err() {
                 taken -= pipe.splitter.partial().len(); // in the next batch
             }
             pipe.splitter.begin(Vec::new());

@@ -165,6 +165,8 @@ pub struct Follower {
     is_told: AtomicBool,
     dirty: Mutex<Vec<u32>>,
     marked: Vec<AtomicBool>,
+    /// Whoever it is is to ask again.
+    is_over: AtomicBool,
 }
 
 impl Follower {
@@ -176,6 +178,7 @@ impl Follower {
             is_told: AtomicBool::new(false),
             dirty: Mutex::default(),
             marked: (0..units).map(|_| AtomicBool::new(false)).collect(),
+            is_over: AtomicBool::new(false),
         }))
     }
 
@@ -194,6 +197,18 @@ impl Follower {
             // It cannot be full: it is written once for each time that it was read.
             let _ = self.event.write(1);
         }
+    }
+
+    /// Has whoever it is ask again.
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::Release);
+        // Added to what is there, so that it is full never.
+        let _ = self.event.write(1);
+    }
+
+    /// That was said.
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
     }
 
     /// The units with news since the last call, each once.

@@ -8,7 +8,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -37,10 +37,14 @@ const STACK: usize = 256 * 1024;
 pub struct Queries {
     shared: Arc<Shared>,
     serving: Arc<AtomicUsize>,
+    followers: Arc<Followers>,
     tails: Arc<Mutex<Tails>>,
     /// Bytes of the stack of each thread.
     stack: usize,
 }
+
+/// Those who follow.
+type Followers = Mutex<Vec<Weak<Follower>>>;
 
 /// The manager's queries for last lines: one for each unit of a list, so many come at once.
 #[derive(Debug, Default)]
@@ -182,6 +186,7 @@ impl Queries {
         Self {
             shared,
             serving: Arc::default(),
+            followers: Arc::default(),
             tails: Arc::default(),
             stack: STACK,
         }
@@ -191,6 +196,13 @@ impl Queries {
     pub fn start(&self, query: LogQuery, client: Option<OwnedFd>, peer: &Arc<OwnedFd>) {
         match query {
             LogQuery::Keeper => {} // the writer's own
+            LogQuery::Renew => {
+                let followers = std::mem::take(&mut *lock(&self.followers));
+                followers
+                    .iter()
+                    .filter_map(Weak::upgrade)
+                    .for_each(|one| one.end());
+            }
             LogQuery::Serve {
                 ask,
                 units,
@@ -216,7 +228,7 @@ impl Queries {
                     ));
                     return;
                 };
-                let shared = self.shared.clone();
+                let (shared, followers) = (self.shared.clone(), self.followers.clone());
                 let begun = self.spawn("log-query", client, move |client| {
                     let _seat = seat;
                     let _ = Serving {
@@ -226,6 +238,7 @@ impl Queries {
                         lines,
                         filter,
                         follow,
+                        followers,
                         failure: None,
                     }
                     .run(units);
@@ -484,7 +497,12 @@ struct Serving {
     lines: Option<u64>,
     filter: LogFilter,
     follow: bool,
+    followers: Arc<Followers>,
     failure: Option<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Serving {
@@ -496,6 +514,11 @@ impl Serving {
             Ok(follower) => follower,
             Err(e) => return self.client.fail(format!("cannot follow logs: {e}")),
         };
+        if let Some(follower) = &follower {
+            let mut followers = lock(&self.followers);
+            followers.retain(|one| one.strong_count() > 0);
+            followers.push(Arc::downgrade(follower));
+        }
         let block = (LOG_QUERY_BUFFER / units.len().max(1)).clamp(2048, LOG_BLOCK);
         let mut cursors = Vec::new();
         let pattern = match self.filter.pattern.as_deref().map(compiled).transpose() {
@@ -578,6 +601,9 @@ impl Serving {
             }
             frame.send(&mut self.client)?;
             let Some(follower) = &follower else { break };
+            if follower.is_over() {
+                return self.client.send(Reply::Again);
+            }
             if heap.is_empty() {
                 self.wait(follower)?;
             }

@@ -76,6 +76,29 @@ impl Clock {
     }
 }
 
+/// What stands before the text of whole lines of one time, life and stream.
+#[derive(Debug)]
+pub struct Head {
+    text: Vec<u8>,
+}
+
+impl Clock {
+    /// For many lines at once.
+    pub fn whole(&mut self, at_us: u64, invocation: u64, stream: Option<Stream>) -> Head {
+        let mut text = Vec::with_capacity(HEADER_MAX);
+        push_head(&mut text, self, at_us, invocation, stream, LineEnd::Whole);
+        Head { text }
+    }
+}
+
+impl Head {
+    /// Appends the record of a line, which has its newline.
+    pub fn push(&self, out: &mut Vec<u8>, line: &[u8]) {
+        out.extend_from_slice(&self.text);
+        out.extend_from_slice(line);
+    }
+}
+
 impl Default for Clock {
     fn default() -> Self {
         Self::new()
@@ -85,19 +108,37 @@ impl Default for Clock {
 /// Appends one record and its newline to `out`. `message` must not contain a newline: it comes from splitting at them.
 pub fn push(out: &mut Vec<u8>, clock: &mut Clock, record: Record<'_>) {
     debug_assert!(memchr::memchr(b'\n', record.message).is_none());
-    out.extend_from_slice(clock.head(record.at_us, record.invocation));
-    out.extend_from_slice(match record.stream {
+    push_head(
+        out,
+        clock,
+        record.at_us,
+        record.invocation,
+        record.stream,
+        record.end,
+    );
+    out.extend_from_slice(record.message);
+    out.push(b'\n');
+}
+
+fn push_head(
+    out: &mut Vec<u8>,
+    clock: &mut Clock,
+    at_us: u64,
+    invocation: u64,
+    stream: Option<Stream>,
+    end: LineEnd,
+) {
+    out.extend_from_slice(clock.head(at_us, invocation));
+    out.extend_from_slice(match stream {
         None => b" ",
         Some(Stream::Stdout) => b" 1",
         Some(Stream::Stderr) => b" 2",
     });
-    out.extend_from_slice(match record.end {
+    out.extend_from_slice(match end {
         LineEnd::Whole => b"| ",
         LineEnd::Continues => b"+ ",
         LineEnd::Partial => b"~ ",
     });
-    out.extend_from_slice(record.message);
-    out.push(b'\n');
 }
 
 /// Reads one line of a file, without its newline. None: it is no record (somebody else wrote it, or a machine died

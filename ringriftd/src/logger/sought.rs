@@ -15,6 +15,7 @@ use regex::bytes::Regex;
 use super::history::{Backward, Point, open, parsed};
 use super::packed::LogFile;
 use super::place::{Shared, Unit};
+use super::quick::relaxed;
 use super::record::{self, RECORD_MAX, Record};
 use super::severity;
 use crate::limits::LOG_BLOCK;
@@ -25,6 +26,8 @@ use crate::spec::Parse;
 pub struct Sieve {
     /// Its text.
     pub pattern: Option<Regex>,
+    /// By this, lines that cannot match are passed over many at once ([`super::quick`]).
+    pub quick: Option<Regex>,
     /// Its life.
     pub life: Option<u64>,
     /// Not younger.
@@ -58,11 +61,15 @@ impl Sieve {
                 Some(life_before(shared, unit, last)?.unwrap_or(u64::MAX))
             }
         };
+        // What was seen is behind what was wished for in the first place.
+        let seen = filter.seen.iter().find(|seen| seen.unit == unit.name);
+        let since_us = seen.map(|seen| seen.at_us).max(filter.since_us);
         Ok(Self {
+            quick: pattern.as_ref().and_then(relaxed),
             pattern,
             life,
             until_us: filter.until_us,
-            since_us: filter.since_us,
+            since_us,
             severity: filter.severity,
             parse,
             stream: filter.stream,
@@ -363,11 +370,14 @@ mod tests {
             let (_temp, shared) = made(&files);
             for _ in 0..12 {
                 let some = |seed: &mut u64, most: u64| (dice(seed, 2) == 0).then(|| dice(seed, most));
+                let pattern =
+                    some(seed, 10).map(|digit| Regex::new(&format!("{digit}$")).expect("it is one"));
                 let sieve = Sieve {
                     since_us: some(seed, at + 500).map(|at| at + 500),
                     until_us: some(seed, at + 500).map(|at| at + 500),
                     life: some(seed, life + 2),
-                    pattern: some(seed, 10).map(|digit| Regex::new(&format!("{digit}$")).expect("it is one")),
+                    pattern: pattern.clone(),
+                    quick: pattern.as_ref().filter(|_| dice(seed, 2) == 0).and_then(relaxed),
                     severity: some(seed, 8).and_then(Severity::of),
                     parse: Parse::Prefix,
                     stream: None,

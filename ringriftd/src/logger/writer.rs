@@ -13,20 +13,22 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use proto::log::Stream;
 
-use super::exact::{Exact, Linux};
+use super::exact::Exact;
 use super::forward::Shipping;
 use super::journal::Journal;
+use super::kernel::Linux;
 use super::link::{Received, receive, send};
 use super::pipe::{Pipe, Turn, drop_last, drop_waiting, left_in, read_pipe, unwatch, watch, write_last};
 use super::place::Shared;
 use super::query::{Queries, Tail};
 use super::record::{Clock, now_us};
+use super::rooms::Rooms;
 use super::telling::Telling;
 use crate::ids::{Invocation, LaunchId};
 use crate::keeper::wire::{FromLogger, LogQuery, Output, ToLogger};
 use crate::limits::{
     LAST_WORDS_PATIENCE, LOG_AGE_LOOK_MAX, LOG_AGE_LOOK_MIN, LOG_DROP_LOOK, LOG_END_READ, LOG_FILES_OPEN_MAX,
-    LOG_FORWARD_END, LOG_PIPES_WAITING, LOG_READ,
+    LOG_FORWARD_END, LOG_PIPE_BUSY, LOG_PIPES_WAITING, LOG_READ,
 };
 
 const KEEPER: u64 = u64::MAX;
@@ -55,6 +57,7 @@ pub struct Writer {
     pipes: BTreeMap<u64, Pipe>,
     by_id: BTreeMap<LaunchId, Vec<u64>>, // one or two
     next_token: u64,
+    rooms: Rooms,
     /// Pipes with `close_at`, and journals in trouble: the only reasons for a timeout.
     closing: Vec<u64>,
     blocked: Vec<usize>,
@@ -95,6 +98,7 @@ impl Writer {
             pipes: BTreeMap::new(),
             by_id: BTreeMap::new(),
             next_token: 0,
+            rooms: Rooms::default(),
             closing: Vec::new(),
             blocked: Vec::new(),
             answers: VecDeque::from([FromLogger::Ready]),
@@ -479,6 +483,11 @@ impl Writer {
             self.note_open(index);
         }
         self.note_news(index);
+        if let Turn::More(bytes) = turn
+            && bytes >= LOG_PIPE_BUSY
+        {
+            self.rooms.widen(token, &mut self.pipes, Instant::now());
+        }
         turn
     }
 
@@ -522,6 +531,7 @@ impl Writer {
             return;
         };
         unwatch(&self.epoll, &mut pipe);
+        self.rooms.forget(token);
         self.closing.retain(|t| *t != token);
         let id = pipe.source.id;
         let tokens = self.by_id.entry(id).or_default();

@@ -8,6 +8,7 @@ use super::core::{Inside, Manager};
 use super::events::{self, Wished};
 use super::jobs::Known as Before;
 use super::launches::VIEW_TIMEOUT;
+use super::logs::LogsAsked;
 use super::reload::Asker;
 use crate::config::Loaded;
 use crate::control::access::verb;
@@ -153,7 +154,15 @@ impl Manager {
                 follow,
                 lines,
                 filter,
-            } => self.logs(&selectors, follow, lines, filter, answers),
+            } => self.logs(
+                LogsAsked {
+                    selectors,
+                    follow,
+                    lines,
+                    filter,
+                },
+                answers,
+            ),
             Request::Show { selectors } | Request::Cat { selectors } => {
                 if let Some((units, answers)) = self.selected(&selectors, answers) {
                     let found: Vec<Reply> = units
@@ -543,6 +552,7 @@ impl Manager {
             let mut row = view::unit(&self.engine, ix, &facts);
             if detail {
                 row.capsules = self.capsules.of(&unit.spec.name, self.hello.seed);
+                row.log = Some(self.log_status(&unit.spec.name));
             }
             rows.push((row, leaf));
         }

@@ -21,6 +21,7 @@ use super::failures::{Looked, UnderWay};
 use super::hooks::Hooks;
 use super::jobs::Jobs;
 use super::launches::{Launches, News};
+use super::logs::LogsAsked;
 use super::memory::{Order, Step};
 use super::probes::Probes;
 use super::publish::Shown;
@@ -126,6 +127,8 @@ pub(super) struct Manager {
     pub(super) renewal: Renewal,
     pub(super) said: BTreeMap<UnitName, Said>,
     pub(super) tails: BTreeMap<u64, oneshot::Sender<LogTail>>,
+    /// Requests for lines that wait for the next logger.
+    pub(super) logs_waiting: Vec<(LogsAsked, Answers)>,
     pub(super) inside: mpsc::Sender<Inside>,
     pub(super) clock: Clock,
     pub(super) started: Now,

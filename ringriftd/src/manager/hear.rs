@@ -103,6 +103,7 @@ impl Manager {
                             self.tails.clear();
                             self.bound_logs();
                             self.ask_again();
+                            self.ask_logs_again();
                         }
                         Err(e) => tracing::error!("cannot reach the new logger: {e}"),
                     }

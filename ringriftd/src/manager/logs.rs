@@ -1,14 +1,71 @@
 //! Who asks for log lines is passed on to the logger, with the connection.
 
+use proto::reply::LogStatus;
 use proto::request::LogFilter;
 
 use super::core::Manager;
+use crate::clock::Now;
 use crate::control::outbox::Answers;
 use crate::control::view::refused;
+use crate::counts::{Drops, Logged};
 use crate::keeper::wire::{LogOf, LogQuery};
+use crate::limits::{LOG_DROP_EVENTS, LOG_QUERIES_MAX};
 use crate::spec::{ON_EVENT_UNIT, UnitName};
 
+/// A request for lines.
+#[derive(Debug)]
+pub(super) struct LogsAsked {
+    /// Of these; empty: of all.
+    pub selectors: Vec<String>,
+    /// Go on as lines come.
+    pub follow: bool,
+    /// The last ones of each unit; absent: all.
+    pub lines: Option<u64>,
+    /// Which.
+    pub filter: LogFilter,
+}
+
+/// What there is to tell of a unit's drops, each with whether that is their end, when its log has counted so much.
+pub(super) fn drops_of(told: Drops, log: Logged, now: Now) -> Vec<(bool, String)> {
+    let bytes = log.lost.saturating_sub(told.lost);
+    let lines = log.lost_lines.saturating_sub(told.lost_lines);
+    // A clock that was set back is no reason to be silent.
+    let is_soon = u128::from(now.wall_us.abs_diff(told.begun_us)) < LOG_DROP_EVENTS.as_micros();
+    if bytes == 0 || (!told.is_open && is_soon) {
+        return Vec::new();
+    }
+    let mut news = Vec::new();
+    if !told.is_open {
+        let text = "its log cannot be written: what it writes is dropped, and counted".to_owned();
+        news.push((false, text));
+    }
+    if !log.is_blocked {
+        news.push((
+            true,
+            format!("{lines} lines of {bytes} bytes were dropped: its log could not be written"),
+        ));
+    }
+    news
+}
+
 impl Manager {
+    /// What became of a unit's output, as far as its logger has told.
+    pub(super) fn log_status(&self, unit: &UnitName) -> LogStatus {
+        let counted = self.counts.units.get(unit).copied().unwrap_or_default();
+        let told = self.pending.logged.as_ref();
+        let log = match told.and_then(|told| Some((told.logger, told.units.get(unit)?))) {
+            Some((logger, now)) => counted.logged(logger, *now),
+            None => counted.log,
+        };
+        LogStatus {
+            bytes: log.bytes,
+            lines: log.lines,
+            dropped_bytes: log.lost,
+            dropped_lines: log.lost_lines,
+            is_blocked: log.is_blocked,
+        }
+    }
+
     /// Tells the logger how large all logs may be together. One that does not hear it has died, and its successor is told.
     pub(super) fn bound_logs(&mut self) {
         let max_total = self.loaded.plan.node.log_total;
@@ -19,15 +76,32 @@ impl Manager {
         }
     }
 
+    /// There are other units: those who follow ask again, and hear of them. A logger that does not hear it has nobody who
+    /// follows.
+    pub(super) fn renew_followers(&mut self) {
+        if !self.is_logger_gone {
+            let _ = self.logger.send(&LogQuery::Renew, Vec::new());
+        }
+    }
+
+    /// There is a logger again.
+    pub(super) fn ask_logs_again(&mut self) {
+        for (asked, answers) in std::mem::take(&mut self.logs_waiting) {
+            self.logs(asked, answers);
+        }
+    }
+
     /// The logger answers, on the client's own connection: log bytes never cross the manager.
-    pub(super) fn logs(
-        &mut self,
-        selectors: &[String],
-        follow: bool,
-        lines: Option<u64>,
-        filter: LogFilter,
-        answers: Answers,
-    ) {
+    pub(super) fn logs(&mut self, asked: LogsAsked, answers: Answers) {
+        if self.is_logger_gone && self.logs_waiting.len() < LOG_QUERIES_MAX {
+            return self.logs_waiting.push((asked, answers)); // the keeper starts one in a moment
+        }
+        let LogsAsked {
+            selectors,
+            follow,
+            lines,
+            filter,
+        } = asked;
         // The runs of [on_event] are logged like a unit, and are none.
         let (own, selectors): (Vec<&String>, Vec<&String>) =
             selectors.iter().partition(|selector| *selector == ON_EVENT_UNIT);

@@ -209,15 +209,16 @@ impl Step {
     /// Books what it holds of things that are counted.
     pub fn count(&self, counts: &mut Counts) {
         counts.steps = counts.steps.saturating_add(1);
+        // Before the events, which tell of it.
+        if let Some(logged) = &self.logged {
+            counts.on_logged(logged);
+        }
         for event in &self.events {
             counts.on_event(event);
         }
         for (verb, n) in &self.requests {
             let sum = counts.requests.entry(verb.clone()).or_default();
             *sum = sum.saturating_add(*n);
-        }
-        if let Some(logged) = &self.logged {
-            counts.on_logged(logged);
         }
         add_up(&mut counts.http, &self.http);
         for (name, unit) in self.engine.iter().flat_map(|delta| &delta.units) {

@@ -130,6 +130,9 @@ impl Manager {
                     did.removed.len(),
                     did.needs_restart.len()
                 );
+                if !did.added.is_empty() {
+                    self.renew_followers();
+                }
                 (vec![Reply::Reloaded(did)], None)
             }
             Err(report) => {

@@ -263,6 +263,7 @@ async fn start(
         renewal,
         said: BTreeMap::new(),
         tails: BTreeMap::new(),
+        logs_waiting: Vec::new(),
         inside: inside_tx,
         started: now,
         clock,

@@ -9,6 +9,7 @@ use proto::reply::Reply;
 
 use super::core::Manager;
 use super::jobs::Answered;
+use super::logs::drops_of;
 use super::memory::{self, Base, Order, STATE_VERSION, Step};
 use super::probes::Question;
 use crate::clock::Now;
@@ -327,6 +328,7 @@ impl Manager {
         }
         let told = self.pending.logged.get_or_insert_default();
         told.logger = logger;
+        let mut dropping = Vec::new();
         for count in units {
             // The keeper passes names of units on; another one is nobody's.
             if let Some(name) = UnitName::new(&count.unit) {
@@ -337,10 +339,16 @@ impl Manager {
                     lost_lines: count.lost_lines,
                     is_blocked: count.is_blocked,
                 };
+                let of = self.counts.units.get(&name).copied().unwrap_or_default();
+                let news = drops_of(of.drops, of.logged(logger, logged), now);
+                dropping.extend(news.into_iter().map(|news| (name.clone(), news)));
                 told.units.insert(name, logged);
             }
         }
         self.shown.owe(now);
+        for (unit, (is_over, text)) in dropping {
+            self.tell(Event::LogDrops { unit, is_over, text });
+        }
     }
 
     /// Everything that is to be remembered.

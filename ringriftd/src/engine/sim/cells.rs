@@ -74,9 +74,10 @@ pub const EVENT_WORDS: [&str; EVENTS] = [
     "watchdog-trigger",
     "watchdog-every",
     "health-said",
+    "log-drops",
 ];
 /// How many events there are.
-pub const EVENTS: usize = 32;
+pub const EVENTS: usize = 33;
 
 /// The column of an event.
 pub(super) fn event_of(event: &Event) -> usize {
@@ -115,6 +116,7 @@ pub(super) fn event_of(event: &Event) -> usize {
         Event::WatchdogTrigger { .. } => 29,
         Event::WatchdogEvery { .. } => 30,
         Event::HealthSaid { .. } => 31,
+        Event::LogDrops { .. } => 32,
     }
 }
 

@@ -31,6 +31,7 @@ pub(super) fn is_told_by_inventory(event: &Event) -> bool {
         | Event::WatchdogTrigger { .. }
         | Event::WatchdogEvery { .. }
         | Event::HealthSaid { .. }
+        | Event::LogDrops { .. }
         | Event::Tick => false,
     }
 }
@@ -71,6 +72,7 @@ fn about(event: &Event) -> About {
         | Event::Request { .. }
         | Event::Forget { .. }
         | Event::Shutdown { .. }
+        | Event::LogDrops { .. }
         | Event::Tick => About::Node,
     }
 }
@@ -186,6 +188,7 @@ pub(super) fn event(event: &Event) -> String {
         Event::HealthSaid {
             invocation, health, ..
         } => format!("life {} says that it is {health:?}", invocation.0),
+        Event::LogDrops { unit, text, .. } => format!("{unit}: {text}"),
     }
 }
 
