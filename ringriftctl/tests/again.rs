@@ -199,20 +199,44 @@ fn d22_events_go_on_without_a_gap_or_a_repeat() {
 
 #[test]
 fn lines_of_a_log_are_not_told_twice() {
-    for args in [&["logs", "a"][..], &["logs", "a", "-f"]] {
-        let (daemon, asks) = mortal(|line, _, ask| {
-            line.reply(ask.id, Reply::Logs(vec![support::line("a", b"hello")]));
-        });
-        let output = daemon.run(args);
-        code(&output, 69);
-        assert_eq!(out(&output).matches("hello").count(), 1);
-        assert!(
-            err(&output).contains("there may be more lines"),
-            "{}",
-            err(&output)
-        );
-        assert_eq!(asks.lock().expect("unpoisoned").len(), 1);
-    }
+    let (daemon, asks) = mortal(|line, _, ask| {
+        line.reply(ask.id, Reply::Logs(vec![support::line("a", b"hello")]));
+    });
+    let output = daemon.run(&["logs", "a"]);
+    code(&output, 69);
+    assert_eq!(out(&output).matches("hello").count(), 1);
+    assert!(
+        err(&output).contains("there may be more lines"),
+        "{}",
+        err(&output)
+    );
+    assert_eq!(asks.lock().expect("unpoisoned").len(), 1);
+}
+
+/// Who follows asks for what was written since the last line that it has, which may come again.
+#[test]
+fn a_log_that_is_followed_goes_on_where_it_ended() {
+    let (daemon, asks) = mortal(|line, number, ask| {
+        let [hello, world] = [&b"hello"[..], b"world"].map(|text| support::line("a", text));
+        if number == 0 {
+            return line.reply(ask.id, Reply::Logs(vec![hello]));
+        }
+        line.reply(ask.id, Reply::Logs(vec![hello, world]));
+        line.reply(ask.id, Reply::End);
+    });
+    let output = daemon.run(&["logs", "a", "-f", "-o", "cat"]);
+    code(&output, 0);
+    assert_eq!(out(&output), "hello\nworld\n");
+    let asks = asks.lock().expect("unpoisoned");
+    let seen = |ask: &Ask| match &ask.request {
+        Request::Logs { filter, .. } => filter.seen.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        asks.iter().map(seen).map(|seen| seen.len()).collect::<Vec<_>>(),
+        [0, 1]
+    );
+    assert_eq!(seen(&asks[1])[0].unit, "a");
 }
 
 /// A daemon that dies whole after it has taken one request; `after` gets the path of its socket then.
