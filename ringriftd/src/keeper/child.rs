@@ -263,7 +263,8 @@ pub fn spawn(stack: &mut Stack, spec: &ChildSpec, marker: &CStr) -> Result<Proc,
                 let _ = sys::pidfd_send_signal(std::os::fd::AsFd::as_fd(&held), libc::SIGKILL);
             }
             let _ = sys::reap(pid);
-            return Err(Failure::new(Stage::Fork, &e));
+            // Not a failed fork: its program may have run, so that no other way to start it may be tried.
+            return Err(Failure::new(Stage::DiedBeforeExec, &e));
         }
     };
     // The parent wakes while a killed child is still on its way out, hence "exiting" besides "dead".
