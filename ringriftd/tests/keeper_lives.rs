@@ -11,7 +11,7 @@ use keeper_support::cast::{Cast, Told};
 use keeper_support::{Mode, Played, is_running, kill, modes, start_time};
 use proto::reply::Exit;
 use ringriftd::ids::{Invocation, LaunchId, Scope};
-use ringriftd::keeper::wire::{FromKeeper, ToKeeper, ToLogger};
+use ringriftd::keeper::wire::{Fork, FromKeeper, ToKeeper, ToLogger};
 
 struct Hello {
     is_fresh: bool,
@@ -389,4 +389,39 @@ fn a_keeper_that_was_stopped_itself_does_not_judge() {
     cast.manager.send(&ToKeeper::Pong { nonce: second });
     cast.manager.wait_for(ping);
     cast.end(0);
+}
+
+/// A manager that is told nothing of a launch takes it for never begun: it may end its unit, or begin another life of it.
+#[test]
+fn what_is_being_forked_when_the_manager_dies_is_in_the_inventory_or_never_runs() {
+    for mode in modes() {
+        let mut cast = Cast::start(mode);
+        let wait = format!("exec cat {}", cast.fifo().display());
+        let mut zygote = cast.shell(1, &wait);
+        zygote.is_zygote = true;
+        cast.manager.launch(&zygote);
+        // It never says that it takes requests, so both wait.
+        for (serial, or_executed) in [(2, true), (3, false)] {
+            let mut launch = cast.shell(serial, &wait);
+            launch.fork = Some(Fork {
+                zygote: Some(zygote.id),
+                or_executed,
+            });
+            cast.manager.send(&ToKeeper::Launch(Box::new(launch)));
+        }
+        cast.kill_manager();
+        let told = cast.next_manager();
+        let ids: Vec<LaunchId> = launched(&told).into_keys().collect();
+        assert_eq!(ids, [main_of(1), main_of(2)]);
+        cast.manager.send(&ToKeeper::Serving);
+        // The keeper has nothing of the third: nobody waits for the zygote any more.
+        cast.manager.send(&ToKeeper::Destroy { id: zygote.id });
+        let (is_heard, _) = cast.manager.wait_for(|said| match said {
+            FromKeeper::Unforked { id, .. } | FromKeeper::Launched { id, .. } => Some(*id == main_of(3)),
+            FromKeeper::Exited { id, .. } if *id == zygote.id => Some(false),
+            _ => None,
+        });
+        assert!(!is_heard, "the third launch was still under way");
+        cast.end(0);
+    }
 }

@@ -151,8 +151,8 @@ class ZygoteTest(unittest.TestCase):
 
     def fields(self, *argv: str, **changed: Any) -> list[tuple[str, str]]:
         env = {
-            "RINGRIFT_INVOCATION_ID": INVOCATION, "RINGRIFT_ROLE": "main", "RINGRIFT_UNIT": "a_unit",
             "WORD": "two\nlines", **changed.pop("env", {}),
+            "RINGRIFT_INVOCATION_ID": INVOCATION, "RINGRIFT_ROLE": "main", "RINGRIFT_UNIT": "a_unit",
         }
         fields = [
             ("program", changed.pop("program", sys.executable)),
@@ -273,9 +273,12 @@ class ZygoteTest(unittest.TestCase):
 
     def test_marks_come_first_where_there_is_no_room_for_all(self) -> None:
         self.start()
-        answer = self.ask(env={"LARGE": "x" * 100_000, "SMALL": "y"})
+        # The small ones alone would leave no room.
+        small = {f"SMALL{n}": "y" for n in range(100)}
+        answer = self.ask(env={"LARGE": "x" * 100_000, "SMALL": "y", **small})
         environment = Path(f"/proc/{answer.sender}/environ").read_bytes().split(b"\0")
-        self.assertEqual(environment[:2], [f"RINGRIFT_INVOCATION_ID={INVOCATION}".encode(), b"RINGRIFT_ROLE=main"])
+        marks = [f"RINGRIFT_INVOCATION_ID={INVOCATION}".encode(), b"RINGRIFT_ROLE=main", b"RINGRIFT_UNIT=a_unit"]
+        self.assertEqual(environment[:3], marks)
         told, _ = self.told(answer)
         self.assertEqual((len(told["env"]["LARGE"]), told["env"]["SMALL"]), (100_000, "y"))
 
@@ -296,6 +299,27 @@ class ZygoteTest(unittest.TestCase):
         for text in ("1", "22"):
             script.write_text(f"print({text})")
             self.assertEqual(self.told(self.ask("python3", "changing.py"))[0], int(text))
+
+    def test_a_script_is_found_as_the_kernel_finds_it(self) -> None:
+        deep = self.folder / "deep" / "deeper"
+        deep.mkdir(parents=True)
+        (self.folder / "link").symlink_to(deep)
+        (self.folder / "asked.py").write_text("print(1)")
+        (self.folder / "deep" / "asked.py").write_text("print(2)")
+        self.start()
+        self.assertEqual(self.told(self.ask("python3", "link/../asked.py"))[0], 2)
+
+    def test_no_script_ends_the_zygote_or_holds_it_up(self) -> None:
+        (self.folder / "nested.py").write_text("-" * 200_000 + "1")
+        os.mkfifo(self.folder / "fifo.py")
+        self.start()
+        answer = self.ask("python3", "nested.py")
+        self.assertEqual(answer.said, b"HERE", self.stderr())
+        answer.gate.close()
+        answer = self.ask("python3", "fifo.py")
+        self.assertEqual(answer.said, b"HERE", self.stderr())
+        answer.gate.close()
+        self.told(self.ask())
 
     def test_an_exception_ends_a_child_as_it_ends_a_program(self) -> None:
         (self.folder / "raising.py").write_text("raise KeyError('no such table')")

@@ -13,6 +13,7 @@ import importlib.util
 import os
 import signal
 import socket
+import stat
 import sys
 import time
 import types
@@ -24,8 +25,9 @@ REASON_MAX = 512
 PR_SET_NAME = 15
 PR_SET_NO_NEW_PRIVS = 38
 
-# By these, another keeper finds a process again: they come first where room may be short.
-MARKS = (b"RINGRIFT_INVOCATION_ID=", b"RINGRIFT_ROLE=")
+# By these, another keeper finds a process again, and a manager that has lost its state its unit: they come first where room
+# may be short.
+MARKS = (b"RINGRIFT_INVOCATION_ID=", b"RINGRIFT_ROLE=", b"RINGRIFT_UNIT=")
 
 # Read by the interpreter at its start, and done in the child.
 APPLIED = (b"PYTHONPATH", b"PYTHONUNBUFFERED", b"PYTHONDONTWRITEBYTECODE")
@@ -149,12 +151,18 @@ class Command:
             shown = words[0] if words else "no script"
             raise Refusal(f"only `python [-u] [-B] (SCRIPT | -m MODULE)` can be forked, not {shown}")
         self.words = words
+        self._place = words[0]
 
     def warm(self, folder: bytes) -> None:
-        """Compiles a script before the fork, and once for all who run it."""
+        """Compiles a script before the fork, and once for all who run it. Whatever is wrong with it, its own process says."""
         if self.module is None:
-            with contextlib.suppress(OSError, SyntaxError, ValueError):
-                self._code(os.path.join(os.fsdecode(folder), self.words[0]))
+            # As the kernel finds it: `..` behind a link is not the folder before it.
+            self._place = os.path.join(os.fsdecode(folder), self.words[0])
+            # The compiler also raises RecursionError, MemoryError and OverflowError.
+            with contextlib.suppress(Exception):
+                # To open a fifo is to wait for who writes.
+                if stat.S_ISREG(os.stat(self._place).st_mode):
+                    self._code(self._place)
 
     def _code(self, path: str) -> types.CodeType:
         about = os.stat(path)
@@ -179,7 +187,7 @@ class Command:
             path = self.words[0]
             if not is_safe_path:
                 sys.path[0] = os.path.dirname(os.path.realpath(path))
-            code = self._code(os.path.abspath(path))
+            code = self._code(self._place)
             main.__dict__.update(__file__=path, __cached__=None)
         else:
             if not is_safe_path:
@@ -303,7 +311,7 @@ def fitting(texts: list[bytes], room: int) -> bytes:
 def write_areas(argv: list[bytes], entries: list[bytes]) -> None:
     """What /proc/PID/cmdline and /proc/PID/environ show. The kernel reads them where execve(2) wrote them; both are
     written over in place, which needs no privilege. The marks by which another keeper finds the process come first: they
-    fit, since the zygote has marks of the same length."""
+    fit, since the zygote has marks of much the same length, and more that the unit has not."""
     with open("/proc/self/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     # proc_pid_stat(5): 48 to 51.
@@ -314,12 +322,12 @@ def write_areas(argv: list[bytes], entries: list[bytes]) -> None:
     room = arg_end - arg_start
     shown = b"".join(word + b"\0" for word in argv)[: room - 1].ljust(room, b"\0")
     ctypes.memmove(arg_start, shown, room)
-    ordered = [entry for entry in entries if entry.startswith(MARKS)]
-    ordered += [entry for entry in entries if not entry.startswith(MARKS)]
+    marks = [entry for entry in entries if entry.startswith(MARKS)]
+    others = [entry for entry in entries if not entry.startswith(MARKS)]
     room = env_end - env_start
-    if len(fitting(ordered[: len(MARKS)], room).rstrip(b"\0")) < len(b"\0".join(ordered[: len(MARKS)])):
+    if len(fitting(marks, room).rstrip(b"\0")) < len(b"\0".join(marks)):
         raise OSError(0, "the zygote's own environment is too small for the marks of a unit")
-    ctypes.memmove(env_start, fitting(ordered, room), room)
+    ctypes.memmove(env_start, fitting(marks + others, room), room)
 
 
 def refresh_modules(command: Command, env: dict[bytes, bytes]) -> None:

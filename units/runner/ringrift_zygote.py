@@ -186,7 +186,7 @@ class Zygote:
                 raise Refusal(f"{len(others)} more threads run here: {', '.join(others)}")
             request.command.warm(request.dir)
             return request if self._fork(request, body_fd, passed, gate_fd) else None
-        except (Refusal, OSError) as error:
+        except Exception as error:  # one request must not end the zygote of all
             reason = str(error) if isinstance(error, Refusal) else clean_reason(error)
             gate = Gate(os.dup(gate_fd))
             gate.refuse(reason)

@@ -258,12 +258,13 @@ pub fn spawn(stack: &mut Stack, spec: &ChildSpec, marker: &CStr) -> Result<Proc,
         Ok(stat) => stat,
         Err(e) => {
             // Without a start time it could never be signalled: it must not stay. It is our own unreaped child, so
-            // the number is still its.
-            if let Ok(held) = sys::pidfd_open(pid) {
-                let _ = sys::pidfd_send_signal(std::os::fd::AsFd::as_fd(&held), libc::SIGKILL);
-            }
+            // the number is still its. Not by a pidfd: where descriptors have run out, as they may have for /proc, there
+            // would be none, and the wait for a child that was not killed would be one for as long as it runs.
+            // SAFETY: a call with integers.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
             let _ = sys::reap(pid);
-            return Err(Failure::new(Stage::Fork, &e));
+            // Not a failed fork: its program may have run, so that no other way to start it may be tried.
+            return Err(Failure::new(Stage::DiedBeforeExec, &e));
         }
     };
     // The parent wakes while a killed child is still on its way out, hence "exiting" besides "dead".

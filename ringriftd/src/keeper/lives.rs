@@ -116,6 +116,8 @@ impl Keeper {
             }
             Phase::Starting { .. } | Phase::Serving if self.is_spawning_roles => {
                 self.phase = Phase::Serving;
+                // The next manager takes what it is not told of for never begun, and may begin another life of the unit.
+                self.settle_forks("the manager ended meanwhile");
                 let has_served_for = |time| served.is_some_and(|since| since.elapsed() >= time);
                 if has_served_for(self.config.manager_bounds.stable) {
                     self.lives.deaths_in_a_row = 0;
