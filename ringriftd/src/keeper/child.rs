@@ -13,7 +13,7 @@ use super::birth;
 use super::child_steps::{become_user, errno, reset_signals, write_oom};
 use super::types::Proc;
 use super::wire::{Identity, Stage};
-use super::{proc, sys};
+use super::{proc, signal, sys};
 use crate::limits;
 
 /// Everything of a process to be, ready for the child.
@@ -260,8 +260,7 @@ pub fn spawn(stack: &mut Stack, spec: &ChildSpec, marker: &CStr) -> Result<Proc,
             // Without a start time it could never be signalled: it must not stay. It is our own unreaped child, so
             // the number is still its. Not by a pidfd: where descriptors have run out, as they may have for /proc, there
             // would be none, and the wait for a child that was not killed would be one for as long as it runs.
-            // SAFETY: a call with integers.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
+            signal::end_unreaped(pid);
             let _ = sys::reap(pid);
             // Not a failed fork: its program may have run, so that no other way to start it may be tried.
             return Err(Failure::new(Stage::DiedBeforeExec, &e));

@@ -1,8 +1,12 @@
 //! The one place that signals processes. A pid is no proof (another process may have it by now): [`send`] takes pid
-//! and start time, holds the process by a pidfd, and compares once more before it sends (security S12).
+//! and start time, holds the process by a pidfd, and compares once more before it sends (security S12). Only a child that
+//! nobody has reaped is known by its pid.
 
 use std::io;
 use std::os::fd::AsFd;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::types::Proc;
 use super::{proc, sys};
@@ -33,6 +37,13 @@ pub fn send(target: Proc, signal: i32) -> io::Result<Sent> {
         Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(Sent::Gone),
         Err(e) => Err(e),
     }
+}
+
+/// SIGKILL to a child of this very process that it has not reaped: until then nobody else can have its number, and it needs
+/// no descriptor, of which there may be none left.
+pub fn end_unreaped(child: i32) {
+    // It may have ended by itself.
+    let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
 }
 
 /// Sends to each of `targets`; after TERM and ABRT comes CONT, because a stopped process would not hear them. Answers with the
