@@ -219,7 +219,7 @@ fn a_zygote_with_threads_is_no_use_and_says_why() {
     node.check();
 }
 
-/// A manager that dies while a launch waits at a hung zygote: the next one hears of it, by the same launch.
+/// A manager that dies while a launch waits at a hung zygote: the launch is executed, so that the next manager hears of it.
 #[test]
 fn a_manager_that_dies_while_a_zygote_hangs_is_told_by_the_next_answer() {
     let mut node = node(|b| b).start();
@@ -234,11 +234,13 @@ fn a_manager_that_dies_while_a_zygote_hangs_is_told_by_the_next_answer() {
     node.wait_manager_after(&before);
     node.ctl(&["kill", "z", "--signal", "CONT"]).ended(0);
     match origin(&node, "a") {
+        // It was asked for by the next manager only.
         Some(of) => assert_eq!(of, z),
-        // All of this took longer than a zygote may.
         None => {
             let note = node.unit("a").note.unwrap_or_default();
-            assert!(note.contains("did not answer within"), "{note}");
+            // The latter where all of this took longer than a zygote may.
+            let whys = ["the manager ended meanwhile", "did not answer within"];
+            assert!(whys.iter().any(|why| note.contains(why)), "{note}");
         }
     }
     node.check();
