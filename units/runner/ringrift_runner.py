@@ -149,8 +149,10 @@ def calls_wait(runner: Runner) -> bool:
     return code is not None and WAIT_FUNCTION in code.co_names
 
 
-def hook_waits(waiting: Callable[..., Awaitable[None]]) -> None:
-    """Pass every module's wait function through `waiting(original, daemon, …)`. Later trees have several copies."""
+def hook_waits(module: ModuleType, waiting: Callable[..., Awaitable[None]]) -> None:
+    """Pass the wait functions that runners call through `waiting(original, daemon, …)`. Later trees have several copies.
+    Only modules that have runners are looked at: in a process that was forked from a zygote, each other one would cost
+    the page that it is on."""
 
     def hooked(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         async def wait(daemon: Any, *args: Any, **kwargs: Any) -> None:
@@ -158,10 +160,12 @@ def hook_waits(waiting: Callable[..., Awaitable[None]]) -> None:
 
         return wait
 
-    for name, module in list(sys.modules.items()):
-        original = getattr(module, WAIT_FUNCTION, None) if name.startswith("app.coordination") else None
+    runners = getattr(module, "get_all_runners", dict)().values()
+    names = {module.__name__, *(inspect.unwrap(runner).__module__ for runner in runners)}
+    for name in names:
+        original = getattr(sys.modules.get(name), WAIT_FUNCTION, None)
         if inspect.iscoroutinefunction(original):
-            setattr(module, WAIT_FUNCTION, hooked(original))
+            setattr(sys.modules[name], WAIT_FUNCTION, hooked(original))
 
 
 def needs_nothing(function: Any) -> bool:
@@ -428,12 +432,12 @@ class Life:
         if inspect.isawaitable(self.work):
             await self.work
 
-    async def run(self, runner: Runner) -> int:
-        """Run the daemon until it ends or is told to; the exit code."""
+    async def run(self, module: ModuleType, runner: Runner) -> int:
+        """Run the daemon that `runner` of `module` makes until it ends or is told to; the exit code."""
         self.stopping = asyncio.Event()
         self.loop = loop = asyncio.get_running_loop()
         self._guard_loop(loop)
-        hook_waits(self._waiting)
+        hook_waits(module, self._waiting)
         if self.watchdog is not None:
             self._beat(self.watchdog / 2)
         loop.call_later(self.ready_after, self._ready_by_time, calls_wait(runner))
@@ -564,7 +568,7 @@ def main(arguments: list[str]) -> int:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(life.run(runner))
+        return loop.run_until_complete(life.run(module, runner))
     except SystemExit as error:  # raised in a task of the daemon, it comes out of the loop
         return complain(options.runner, error)
 

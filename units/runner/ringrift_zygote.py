@@ -244,6 +244,8 @@ def main(arguments: list[str]) -> Optional[Request]:
         # Nothing is forked before it is gone.
         progress.end()
         progress.join()
+    # What finders know of folders is read anew when a child needs it; to tell them there would cost each child their pages.
+    importlib.invalidate_caches()
     # Twice: what finalizers of the first round let go of. Frozen objects are not looked at again, so they stay shared.
     gc.collect()
     gc.collect()
