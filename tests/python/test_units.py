@@ -1,4 +1,5 @@
-"""The fleet's files, read as data: what RingRift's registry says of its 78 daemons, and what profiles make of it.
+"""The fleet's files, read as data: what RingRift's registry says of its 78 daemons, and what profiles make of it. The zygote
+that they are forked from is a unit of its own, and looked at apart.
 
 `ringriftd check` judges the files' form; this looks at their sense, and needs nothing but Python.
 """
@@ -32,7 +33,7 @@ DEPRECATED_ENDS = {
     "system_health_monitor": "health_server",
     "vast_idle": None,
 }
-CLOSURES = {  # profile: (listed, with what they require)
+CLOSURES = {  # profile: (listed, with what they require), without the zygote
     "coordinator": (28, 32),
     "training_node": (19, 19),
     "ephemeral": (7, 8),
@@ -56,6 +57,7 @@ class Fleet(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         cls.units = load("units")
+        cls.zygote = cls.units.pop("ringrift")
         cls.profiles = load("profiles")
         cls.node = tomllib.loads((ROOT / "ringriftd.toml").read_text("utf-8"))
 
@@ -144,6 +146,15 @@ class Fleet(unittest.TestCase):
             functions.add(function)
         self.assertEqual(len(functions), 78)
         self.assertIn("ringrift", self.node["runner"])
+
+    def test_what_runs_the_daemons_and_what_runs_their_zygote_get_the_same(self) -> None:
+        """A zygote of another interpreter or with other variables would fork none of them."""
+        self.assertEqual(self.zygote["exec"]["kind"], "zygote")
+        daemons, zygote = (self.node["runner"][name] for name in ("ringrift", self.zygote["exec"]["runner"]))
+        self.assertEqual(daemons["zygote"], "ringrift")
+        self.assertEqual(daemons["command"][:-1], zygote["command"][:-1])
+        for key in ("requires_env", "pass_env"):
+            self.assertEqual(daemons[key], zygote[key], key)
 
     def test_descriptions_are_one_line_each(self) -> None:
         texts = [u["description"] for u in self.units.values()]

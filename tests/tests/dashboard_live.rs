@@ -130,7 +130,7 @@ fn the_page_follows_a_real_node_over_its_managers_death() {
     node.check();
 }
 
-/// The tree's own coordinator, as it ships: 32 units, well, each of them in the list and in the graph.
+/// The tree's own coordinator, as it ships: 33 units, well, each of them in the list and in the graph.
 #[test]
 fn the_trees_own_profile_is_shown() {
     need!(browser::program().is_some(), "no chromium here");
@@ -166,14 +166,14 @@ fn the_trees_own_profile_is_shown() {
     browser.screen(1280, 1000, false);
     browser.open(&format!("http://{address}/"));
     browser.wait(LIVE);
-    browser.wait(&format!("{HEADLINE}.includes('well, all 32 units are up')"));
+    browser.wait(&format!("{HEADLINE}.includes('well, all 33 units are up')"));
     assert_eq!(
         browser.value("document.querySelectorAll('#rows tr').length"),
-        json!(32)
+        json!(33)
     );
     assert_eq!(
         browser.value("document.querySelectorAll('#drawing a.box').length"),
-        json!(32)
+        json!(33)
     );
     browser.assert_clean(&format!("http://{address}"));
     let asked = processes::Held::open(daemon.id() as i32)

@@ -61,7 +61,7 @@ impl Drop for Daemon {
     }
 }
 
-/// The coordinator profile of the checkout comes to 32 running units, marked as stand-ins, without root.
+/// The coordinator profile of the checkout comes to 33 running units (32 daemons and their zygote), marked as stand-ins, without root.
 #[test]
 fn the_coordinator_profile_comes_up_without_root() {
     let (node, child) = checkout_node(|command, node| {
@@ -83,15 +83,15 @@ fn the_coordinator_profile_comes_up_without_root() {
         }
     });
     let mut daemon = Daemon(child);
-    let json = until("32 units run", || {
+    let json = until("33 units run", || {
         let ended = daemon.0.try_wait().ok().flatten();
         assert!(ended.is_none(), "the daemon ended: {}", node.stderr());
         let answer = node.ctl(&["status", "--json"]);
         let json: serde_json::Value = serde_json::from_str(&answer.stdout).ok()?;
-        (json["summary"]["running"] == 32).then_some(json)
+        (json["summary"]["running"] == 33).then_some(json)
     });
     let units = json["units"].as_array().expect("a list");
-    assert_eq!(units.len(), 32);
+    assert_eq!(units.len(), 33);
     assert!(units.iter().all(|unit| unit["state"] == "running"), "{json:#}");
     assert!(
         units.iter().all(|unit| unit["note"] == "stand-in"),

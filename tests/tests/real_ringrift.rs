@@ -35,18 +35,16 @@ fn node() -> Option<Node> {
         |name: &str| std::fs::read_to_string(programs::checkout().join(name)).expect("the checkout has it");
     let mut builder = Node::builder()
         .config(&read("ringriftd.toml"))
-        .file(
-            "units/runner/ringrift_runner.py",
-            &read("units/runner/ringrift_runner.py"),
-        )
         .profile("description = \"all\"\nunits = [\"*\"]\n")
         .env("RINGRIFT_HOME", &home)
         .env("RINGRIFT_NODE_ID", "rrtest");
-    let units = std::fs::read_dir(programs::checkout().join("units")).expect("the checkout has it");
-    for entry in units.map(|entry| entry.expect("it can be listed")) {
-        let name = entry.file_name().into_string().expect("a name of text");
-        if name.ends_with(".toml") {
-            builder = builder.file(&format!("units/{name}"), &read(&format!("units/{name}")));
+    for (folder, ending) in [("units", ".toml"), ("units/runner", ".py")] {
+        let files = std::fs::read_dir(programs::checkout().join(folder)).expect("the checkout has it");
+        for entry in files.map(|entry| entry.expect("it can be listed")) {
+            let name = entry.file_name().into_string().expect("a name of text");
+            if name.ends_with(ending) {
+                builder = builder.file(&format!("{folder}/{name}"), &read(&format!("{folder}/{name}")));
+            }
         }
     }
     Some(builder.start_without_waiting())

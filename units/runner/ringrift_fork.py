@@ -340,7 +340,6 @@ def refresh_modules(command: Command, env: dict[bytes, bytes]) -> None:
                 stream.reconfigure(write_through=True)  # type: ignore[union-attr]
     asked = [os.fsdecode(part) for part in env.get(b"PYTHONPATH", b"").split(b":") if part]
     sys.path[1:1] = [part for part in asked if part not in sys.path]
-    importlib.invalidate_caches()
     time.tzset()
     if "random" in sys.modules:
         sys.modules["random"].seed()

@@ -37,7 +37,6 @@ import argparse
 import asyncio
 import contextlib
 import enum
-import errno
 import importlib
 import inspect
 import json
@@ -46,7 +45,6 @@ import math
 import numbers
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -56,6 +54,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NoReturn, Optional
+
+from ringrift_notify import Notifier, Progress
 
 EXIT_FAILED = 1
 EXIT_USAGE = 64
@@ -79,8 +79,6 @@ CANCEL_LIMIT = 2.0
 LAST_RESORT = 2.0
 ASK_LIMIT = 5.0
 HEALTH_INTERVAL = 30.0
-PROGRESS_EVERY = 1.0
-EXTEND_USEC = 30_000_000
 RETRY_EVERY = 0.5
 RUNS_EVERY = 1.0
 
@@ -117,55 +115,6 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-class Notifier:
-    """The supervisor's end of NOTIFY_SOCKET. Never blocks, never raises."""
-
-    def __init__(self, address: Optional[str]) -> None:
-        self._address = "\0" + address[1:] if address and address[0] == "@" else address
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
-
-    def send(self, *lines: str) -> bool:
-        """Send one datagram. False: its queue is full, so try again later."""
-        if not self._address:
-            return True
-        try:
-            self._socket.sendto("\n".join(lines).encode("utf-8", "replace"), self._address)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError as error:
-            # Nobody listens any more (the supervisor's keeper went): the daemon works on.
-            return error.errno != errno.ENOBUFS
-        return True
-
-
-class Progress(threading.Thread):
-    """Tells that imports get on. A thread, because imports hold up the main one: RingRift's runners import the
-    better part of their daemon inside the runner function, in the event loop."""
-
-    def __init__(self, notifier: Notifier) -> None:
-        super().__init__(name="progress", daemon=True)
-        self._notifier = notifier
-        self._end = threading.Event()
-
-    def run(self) -> None:
-        begun = time.monotonic()
-        known = 0
-        while not self._end.wait(PROGRESS_EVERY):
-            count = len(sys.modules)
-            if count > known:
-                known = count
-                elapsed = time.monotonic() - begun
-                self._notifier.send(
-                    f"STATUS=starting: {count} modules loaded after {elapsed:.0f} s",
-                    f"EXTEND_TIMEOUT_USEC={EXTEND_USEC}",
-                )
-
-    def end(self) -> None:
-        """Say nothing more."""
-        self._end.set()
-
-
 def service_folder(home: str) -> Optional[Path]:
     """The folder of `home` that holds the package `app`, or None."""
     base = Path(home).expanduser()
@@ -200,8 +149,10 @@ def calls_wait(runner: Runner) -> bool:
     return code is not None and WAIT_FUNCTION in code.co_names
 
 
-def hook_waits(waiting: Callable[..., Awaitable[None]]) -> None:
-    """Pass every module's wait function through `waiting(original, daemon, …)`. Later trees have several copies."""
+def hook_waits(module: ModuleType, waiting: Callable[..., Awaitable[None]]) -> None:
+    """Pass the wait functions that runners call through `waiting(original, daemon, …)`. Later trees have several copies.
+    Only modules that have runners are looked at: in a process that was forked from a zygote, each other one would cost
+    the page that it is on."""
 
     def hooked(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         async def wait(daemon: Any, *args: Any, **kwargs: Any) -> None:
@@ -209,10 +160,12 @@ def hook_waits(waiting: Callable[..., Awaitable[None]]) -> None:
 
         return wait
 
-    for name, module in list(sys.modules.items()):
-        original = getattr(module, WAIT_FUNCTION, None) if name.startswith("app.coordination") else None
+    runners = getattr(module, "get_all_runners", dict)().values()
+    names = {module.__name__, *(inspect.unwrap(runner).__module__ for runner in runners)}
+    for name in names:
+        original = getattr(sys.modules.get(name), WAIT_FUNCTION, None)
         if inspect.iscoroutinefunction(original):
-            setattr(module, WAIT_FUNCTION, hooked(original))
+            setattr(sys.modules[name], WAIT_FUNCTION, hooked(original))
 
 
 def needs_nothing(function: Any) -> bool:
@@ -314,7 +267,7 @@ class Life:
         # The daemon's helpers (ssh, rsync, scripts) must not speak for it.
         for variable in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
             os.environ.pop(variable, None)
-        self.progress = Progress(self.notifier)
+        self.progress = Progress(self.notifier, "starting")
         self.pid = os.getpid()
         self.signals = 0
         self.loop: Optional[asyncio.AbstractEventLoop] = None
@@ -479,12 +432,12 @@ class Life:
         if inspect.isawaitable(self.work):
             await self.work
 
-    async def run(self, runner: Runner) -> int:
-        """Run the daemon until it ends or is told to; the exit code."""
+    async def run(self, module: ModuleType, runner: Runner) -> int:
+        """Run the daemon that `runner` of `module` makes until it ends or is told to; the exit code."""
         self.stopping = asyncio.Event()
         self.loop = loop = asyncio.get_running_loop()
         self._guard_loop(loop)
-        hook_waits(self._waiting)
+        hook_waits(module, self._waiting)
         if self.watchdog is not None:
             self._beat(self.watchdog / 2)
         loop.call_later(self.ready_after, self._ready_by_time, calls_wait(runner))
@@ -615,7 +568,7 @@ def main(arguments: list[str]) -> int:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(life.run(runner))
+        return loop.run_until_complete(life.run(module, runner))
     except SystemExit as error:  # raised in a task of the daemon, it comes out of the loop
         return complain(options.runner, error)
 

@@ -39,6 +39,7 @@ import traceback
 from typing import NoReturn, Optional
 
 from ringrift_fork import EXIT_FAILED, REASON_MAX, Gate, Refusal, Request, become, clean_reason
+from ringrift_notify import Notifier, Progress
 
 VERSION = 1
 EXIT_USAGE = 64
@@ -50,59 +51,10 @@ REQUEST_MAX = 4 << 20
 # Request, gate, stdin, stdout, stderr.
 DESCRIPTORS_MIN = 5
 
-PROGRESS_EVERY = 1.0
-EXTEND_USEC = 30_000_000
-
 
 def say(text: str) -> None:
     """One line on stderr."""
     print(f"ringrift_zygote: {' '.join(text.split())}", file=sys.stderr, flush=True)
-
-
-class Notifier:
-    """The supervisor's end of NOTIFY_SOCKET. Never blocks, never raises."""
-
-    def __init__(self, address: Optional[str]) -> None:
-        self._address = "\0" + address[1:] if address and address[0] == "@" else address
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
-
-    def send(self, *lines: str) -> None:
-        """Send one datagram."""
-        if self._address:
-            with contextlib.suppress(OSError):
-                self._socket.sendto("\n".join(lines).encode("utf-8", "replace"), self._address)
-
-    def close(self) -> None:
-        """In a child, which speaks for itself."""
-        self._socket.close()
-
-
-class Progress(threading.Thread):
-    """Tells that imports get on, while they do. It has ended before anything is forked."""
-
-    def __init__(self, notifier: Notifier) -> None:
-        super().__init__(name="progress", daemon=True)
-        self._notifier = notifier
-        self._end = threading.Event()
-
-    def run(self) -> None:
-        begun = time.monotonic()
-        known = 0
-        while not self._end.wait(PROGRESS_EVERY):
-            count = len(sys.modules)
-            if count > known:
-                known = count
-                elapsed = time.monotonic() - begun
-                self._notifier.send(
-                    f"STATUS=importing: {count} modules after {elapsed:.0f} s",
-                    f"EXTEND_TIMEOUT_USEC={EXTEND_USEC}",
-                )
-
-    def end(self) -> None:
-        """Returns when it is gone."""
-        self._end.set()
-        self.join()
 
 
 def own_threads() -> list[str]:
@@ -278,7 +230,7 @@ def main(arguments: list[str]) -> Optional[Request]:
     notifier = Notifier(os.environ.pop("NOTIFY_SOCKET", None))
     sys.path[1:1] = [os.path.abspath(folder) for folder in options.path]
     gc.disable()
-    progress = Progress(notifier)
+    progress = Progress(notifier, "importing")
     progress.start()
     begun = time.monotonic()
     try:
@@ -289,7 +241,11 @@ def main(arguments: list[str]) -> Optional[Request]:
         sys.stderr.flush()
         os._exit(EXIT_IMPORT)
     finally:
+        # Nothing is forked before it is gone.
         progress.end()
+        progress.join()
+    # What finders know of folders is read anew when a child needs it; to tell them there would cost each child their pages.
+    importlib.invalidate_caches()
     # Twice: what finalizers of the first round let go of. Frozen objects are not looked at again, so they stay shared.
     gc.collect()
     gc.collect()

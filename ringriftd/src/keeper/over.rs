@@ -9,6 +9,7 @@ use proto::reply::Exit;
 
 use super::cgroup::Leaf;
 use super::launch::{self, Killing, Origin};
+use super::proc::{self, BirthMark};
 use super::state::{Grave, Keeper, say};
 use super::sweep::Owners;
 use super::sys;
@@ -72,14 +73,14 @@ impl Keeper {
         };
         let main = held.main;
         let is_ours =
-            || super::proc::stat(main.pid()).is_ok_and(|now| now.process == main && now.ppid == self.own_pid);
+            || proc::stat(main.pid()).is_ok_and(|now| now.process == main && now.ppid == self.own_pid);
         if is_ours() && sys::child_has_ended(main.pid()) {
             // Its parent went first, so it has become ours after all.
             self.on_children();
             return;
         }
         let exit = sys::pidfd_exit(watch.as_fd())
-            .or_else(|| super::proc::zombie_exit(main))
+            .or_else(|| proc::zombie_exit(main))
             .or_else(|| sys::pidfd_exit(watch.as_fd()))
             .unwrap_or(Exit::Unknown);
         // Its number may be another launch's by now.
@@ -118,7 +119,14 @@ impl Keeper {
             };
             held.left = left;
             held.told_left.clone_from(&remains);
-            let count = || *kills.get_or_insert_with(|| self.machine.kills.now());
+            // Only after SIGKILL does anybody ask whether the kernel sent it.
+            let count = || match exit {
+                Exit::Signal {
+                    signal: libc::SIGKILL,
+                    ..
+                } => *kills.get_or_insert_with(|| self.machine.kills.now()),
+                _ => None,
+            };
             let used = held.counted.end(held.leaf.as_ref().map(Leaf::path), count);
             if remains.is_empty() {
                 self.clear_up(*id);
@@ -314,10 +322,58 @@ impl Keeper {
                 };
                 fresh.extend(processes.into_iter().filter(|process| killed.insert(*process)));
             }
-            if fresh.is_empty() && owners.doubtful.is_empty() {
+            launch::kill_each(&fresh);
+            // What was missing in the picture altogether may be found so.
+            let is_caught = self.chase(&open);
+            if fresh.is_empty() && owners.doubtful.is_empty() && !is_caught {
                 return;
             }
-            launch::kill_each(&fresh);
+        }
+    }
+
+    /// SIGKILL to what lives too shortly for a picture of /proc: a chain of processes of which each starts the next and ends.
+    /// Its first living link is an orphan, which is a child of this process, and of those the kernel has a list. Unlike in a
+    /// picture, little time goes by between seeing one and signalling it. True when there was one.
+    fn chase(&self, ids: &[LaunchId]) -> bool {
+        let marks: BTreeSet<(&str, &str)> = ids
+            .iter()
+            .filter_map(|id| self.launches.get(id))
+            .filter(|held| held.leaf.is_none())
+            .map(|held| (held.invocation.as_str(), held.role.as_str()))
+            .collect();
+        if marks.is_empty() {
+            return false;
+        }
+        let mut is_caught = false;
+        let roles = self.role_pids();
+        let until = Instant::now() + limits::CHASE_TIME;
+        loop {
+            let mut is_seen = false;
+            for pid in proc::children(self.own_pid) {
+                if self.by_pid.contains_key(&pid) || roles.contains(&pid) {
+                    continue;
+                }
+                let Ok(stat) = proc::stat(pid) else { continue };
+                // One that is dead shows no environment either, and waits to be reaped.
+                if stat.is_dead() {
+                    continue;
+                }
+                match proc::birth_mark(pid) {
+                    BirthMark::Ours { invocation, role }
+                        if marks.contains(&(invocation.as_str(), role.as_str())) =>
+                    {
+                        is_seen = true;
+                        is_caught = true;
+                        kill_family(stat.process);
+                    }
+                    // In the middle of execve(2).
+                    BirthMark::Empty => is_seen = true,
+                    BirthMark::Ours { .. } | BirthMark::Other => {}
+                }
+            }
+            if !is_seen || Instant::now() >= until {
+                return is_caught;
+            }
         }
     }
 
@@ -459,22 +515,38 @@ impl Keeper {
     }
 }
 
+/// SIGKILL to a process, and then to what it has started: with SIGKILL on its way it can start nobody any more (fork(2) is
+/// refused then), so that its list of children is whole. Where it vanishes first, they are orphans.
+fn kill_family(first: Proc) {
+    let mut open = vec![first];
+    let mut rounds = 0;
+    while let Some(parent) = open.pop()
+        && rounds < limits::REMAINS_MAX
+    {
+        rounds += 1;
+        launch::kill_each(&[parent]);
+        let children = proc::children(parent.pid()).into_iter();
+        let theirs = children.filter_map(|pid| proc::stat(pid).ok().filter(|stat| stat.ppid == parent.pid()));
+        open.extend(theirs.filter(|stat| !stat.is_dead()).map(|stat| stat.process));
+    }
+}
+
 /// Who is in a leaf; empty only when the kernel counts nobody. Where it counts somebody who cannot be caught (lives too
 /// short to be looked up, or has just been reaped), the main process stands for that one: the kernel tells when the
 /// leaf is empty.
 fn in_leaf(leaf: &Leaf, main: Proc) -> Vec<Proc> {
     for _ in 0..3 {
+        if !leaf.is_populated() {
+            return Vec::new();
+        }
         let found = leaf.processes();
         if !found.is_empty() {
             return found;
-        }
-        if !leaf.is_populated() {
-            return Vec::new();
         }
     }
     vec![main]
 }
 
 fn is_there(process: &Proc) -> bool {
-    super::proc::stat(process.pid()).is_ok_and(|now| now.process == *process && !now.is_dead())
+    proc::stat(process.pid()).is_ok_and(|now| now.process == *process && !now.is_dead())
 }

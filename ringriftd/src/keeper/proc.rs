@@ -139,6 +139,15 @@ pub fn pids() -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
+/// The children of a process of one thread, dead ones included (`children` in proc_pid_task(5), CONFIG_PROC_CHILDREN; without
+/// it none are known). Some may be missing while others end, so whoever asks asks again.
+pub fn children(pid: i32) -> Vec<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_ascii_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect()
+}
+
 /// What the environment that a process was started with says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BirthMark {
