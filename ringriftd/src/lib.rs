@@ -13,6 +13,7 @@ pub mod door;
 pub mod engine;
 mod event_json;
 pub mod graph;
+pub mod heap;
 pub mod host;
 pub mod http;
 pub mod ids;

@@ -97,6 +97,7 @@ fn main() -> ExitCode {
         ringriftd::say!("ringriftd: {what}; this is a fault of ringriftd, please report it");
         std::process::abort();
     }));
+    ringriftd::heap::share_between_threads();
     // 78 stand-ins start at a boot: they do without the parser of everything else.
     let mut args = std::env::args_os();
     if args.nth(1).as_deref() == Some(OsStr::new("stand-in")) {

@@ -38,6 +38,7 @@ use crate::control::view::{NodeFacts, Said};
 use crate::control::watch::Renewal;
 use crate::counts::{Counts, HttpAsked};
 use crate::engine::types::{Event, LaunchFailure, Mono, RequestId};
+use crate::heap;
 use crate::host::link::Link;
 use crate::host::notify::Told;
 use crate::http::TailAsked;
@@ -223,6 +224,8 @@ impl Manager {
         self.bound_logs();
         self.note_upgrade();
         if self.is_announced && !self.engine.is_shutting_down() {
+            // What recovery needed.
+            heap::give_back();
             // The last manager may have died before it said so; once more harms nobody.
             self.send(&ToKeeper::Announce {
                 text: "READY=1".to_owned(),

@@ -16,6 +16,7 @@ use crate::config::{self, Loaded, Report};
 use crate::control::outbox::Answers;
 use crate::control::view::{refused, reloaded};
 use crate::engine::types::Event;
+use crate::heap;
 use crate::keeper::wire::ToKeeper;
 use crate::limits;
 
@@ -133,6 +134,8 @@ impl Manager {
                 if !did.added.is_empty() {
                     self.renew_followers();
                 }
+                drop(before);
+                heap::give_back();
                 (vec![Reply::Reloaded(did)], None)
             }
             Err(report) => {

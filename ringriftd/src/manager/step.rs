@@ -17,6 +17,7 @@ use crate::control::outbox::Answers;
 use crate::control::view::summary;
 use crate::counts::Logged;
 use crate::engine::types::{Action, Event, RequestId, Role};
+use crate::heap;
 use crate::ids::LaunchId;
 use crate::keeper::wire::{Adopt, LogCount, ToKeeper};
 use crate::limits;
@@ -100,6 +101,8 @@ impl Manager {
 
     fn announce_ready(&mut self) {
         self.is_announced = true;
+        // What the beginning needed.
+        heap::give_back();
         self.send(&ToKeeper::Announce {
             text: "READY=1\nSTATUS=every wanted unit was started".to_owned(),
         });
