@@ -353,6 +353,12 @@ pub const LINK_QUEUE_FDS: usize = 256;
 pub const LINK_BUFFER: usize = 1024 * 1024;
 /// How often somebody looks whether what may block has come to a stand; another thread joins then.
 pub const CREW_LOOK: Duration = Duration::from_millis(10);
+/// How long a piece of such work may wait behind others that go on: a few more threads join then, as for a slow disk.
+pub const CREW_SLOW: Duration = Duration::from_millis(100);
+/// How many threads there are at most while none hangs.
+pub const CREW_USUAL: usize = 4;
+/// Threads that look at the files of programs for what is kept of failures. On a dead disk they are lost, and so is what they were to tell.
+pub const EYES_AT_ONCE: usize = 8;
 /// Threads that prepare launches. One that hangs on a dead disk is lost until the disk answers.
 pub const PREPARE_AT_ONCE: usize = 64;
 /// The longest single argument or `NAME=value`, in bytes with its NUL (execve(2), MAX_ARG_STRLEN).

@@ -11,7 +11,7 @@ use ringriftd::door::HttpPlace;
 use ringriftd::keeper::config::STATE_VERSIONS;
 use ringriftd::keeper::upgrade::{self, SelfCheck};
 use ringriftd::keeper::{Contain, KeeperConfig};
-use ringriftd::places::{PlaceArgs, Places, ProfileArgs};
+use ringriftd::places::{PlaceArgs, Places, ProfileArgs, RECORD};
 use ringriftd::whatif::verb::{SimulateArgs, simulate_verb};
 use ringriftd::{keeper, logger, manager, standin};
 
@@ -174,12 +174,10 @@ fn run_keeper(daemon: &DaemonArgs) -> u8 {
     config.containment = containment;
     // The same words again, for the manager reads the files itself; and the folders as they were settled here, so that it
     // finds the same ones whatever becomes of the host.
-    config.manager_args = std::env::args_os().skip(1).chain(places.flags()).collect();
+    config.manager_args = places.arguments(std::env::args_os().skip(1));
     if let Some(file) = &daemon.record {
         match std::path::absolute(file) {
-            Ok(file) => config
-                .manager_args
-                .extend(["--record".into(), file.into_os_string()]),
+            Ok(file) => config.manager_args.extend([RECORD.into(), file.into_os_string()]),
             Err(e) => return refuse(&format!("--record: {}: {e}", file.display())),
         }
     }

@@ -21,6 +21,8 @@ const STATE_BELOW_RUNTIME: &str = "state";
 const LOGS_BELOW_RUNTIME: &str = "log";
 /// The file that the keeper needs in the folders of state and run time.
 const LOCK: Option<&str> = Some("lock");
+/// The flag that names the file of a recording.
+pub const RECORD: &str = "--record";
 
 /// The flags that say where things are.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -357,6 +359,31 @@ impl Places {
             flags.extend(["--place-note".into(), OsString::from(note)]);
         }
         flags
+    }
+
+    /// What a role is called with: the arguments of this process, and the flags for these places once. A keeper that was a
+    /// manager has been called with them already; said again with each death of a keeper, they would grow until nothing
+    /// can be executed any more.
+    pub fn arguments(&self, own: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+        const SETTLED: [&str; 5] = [
+            "--runtime-dir",
+            "--state-dir",
+            "--log-dir",
+            "--place-note",
+            RECORD,
+        ];
+        let mut arguments = Vec::new();
+        let mut own = own.into_iter();
+        while let Some(argument) = own.next() {
+            if SETTLED.iter().any(|flag| argument == *flag) {
+                // Its value.
+                own.next();
+            } else {
+                arguments.push(argument);
+            }
+        }
+        arguments.extend(self.flags());
+        arguments
     }
 
     fn settle_runtime(&mut self) -> Result<(), String> {
@@ -744,6 +771,21 @@ mod tests {
                 "{error}"
             );
         });
+    }
+
+    /// As often as a manager takes its keeper's place.
+    #[test]
+    fn the_arguments_of_a_role_do_not_grow() {
+        let mut p = find(&PlaceArgs::default(), &XDG, &[], 0).unwrap();
+        p.notes = vec!["one".to_owned(), "two".to_owned()];
+        let words = |words: &str| words.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let own = words("--state-dir state --profile a --record x --profile=b");
+        let first = p.arguments(own);
+        let settled = "--runtime-dir /run/ringrift --state-dir /var/lib/ringrift --log-dir /var/log/ringrift";
+        let wanted = format!("--profile a --profile=b {settled} --place-note one --place-note two");
+        assert_eq!(first, words(&wanted));
+        let with_record = [first.clone(), words("--record /x")].concat();
+        assert_eq!(p.arguments(with_record), first);
     }
 
     #[test]

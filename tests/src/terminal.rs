@@ -4,12 +4,14 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::num::NonZeroU16;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{Termios, tcgetattr};
 
@@ -30,6 +32,8 @@ pub struct Terminal {
     written: Receiver<Vec<u8>>,
     parser: vt100::Parser,
     before: Termios,
+    /// Whoever has it keeps the terminal from being read.
+    reading: Arc<Mutex<()>>,
 }
 
 impl Terminal {
@@ -74,9 +78,12 @@ impl Terminal {
         let master = File::from(pty.master);
         let mut reader = master.try_clone().expect("a descriptor");
         let (tell, written) = channel();
+        let reading = Arc::new(Mutex::new(()));
+        let may_read = Arc::clone(&reading);
         std::thread::spawn(move || {
             let mut chunk = [0; 8192];
             while let Ok(read @ 1..) = reader.read(&mut chunk) {
+                drop(may_read.lock());
                 if tell.send(chunk[..read].to_vec()).is_err() {
                     return;
                 }
@@ -89,7 +96,22 @@ impl Terminal {
             written,
             parser: vt100::Parser::new(some(rows), some(columns), 0),
             before,
+            reading,
         }
+    }
+
+    /// While this is locked, nothing more is read of it, but for one last piece: as by an ssh that is stopped.
+    pub fn reading(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.reading)
+    }
+
+    /// Nothing more goes in before somebody reads.
+    ///
+    /// # Panics
+    /// When the kernel does not tell.
+    pub fn is_full(&self) -> bool {
+        let mut room = [PollFd::new(self.slave.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut room, PollTimeout::ZERO).expect("a terminal can be looked at") == 0
     }
 
     /// What is on the screen now.

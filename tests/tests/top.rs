@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use harness::terminal::Terminal;
-use harness::{Node, Unit, programs};
+use harness::{Node, PATIENCE, Unit, programs, until};
 use proto::reply::State;
 
 fn top(node: &Node, columns: u16, rows: u16) -> Terminal {
@@ -196,6 +196,30 @@ fn every_end_leaves_the_terminal_whole() {
         assert_eq!(top.end(), code, "signal {signal}");
         top.assert_whole();
     }
+    node.check();
+}
+
+/// A terminal that takes nothing (a stopped ssh) keeps nobody from leaving, and is whole when it is read again.
+#[test]
+fn a_frozen_terminal_holds_up_no_signal() {
+    let node = node();
+    let mut top = top(&node, 132, 43);
+    top.wait_for("● worker");
+    let reading = top.reading();
+    let frozen = reading.lock().expect("reading does not panic");
+    let mut looks = 0;
+    until("nothing more goes in", || {
+        // The whole picture, again. One look may only have met a write.
+        top.keys("\u{c}");
+        looks = if top.is_full() { looks + 1 } else { 0 };
+        (looks == 10).then_some(())
+    });
+    harness::processes::signal(top.child.id() as i32, libc::SIGTERM);
+    let ended = harness::ctl::wait(&mut top.child, PATIENCE).expect("it ends while nobody reads");
+    assert_eq!(ended.code(), Some(130));
+    drop(frozen);
+    assert_eq!(top.end(), 130);
+    top.assert_whole();
     node.check();
 }
 

@@ -16,7 +16,7 @@ pub mod types;
 #[cfg(test)]
 mod tests;
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -74,14 +74,15 @@ pub fn run(session: &mut Session) -> Result<u8, Stop> {
         asks_for_all: Arc::new(AtomicBool::new(false)),
     };
     terminal::give_back_in_a_panic();
+    let signalled = news.clone();
+    std::thread::spawn(move || read_signals(&signals, &signalled));
     let taken = terminal::take()?;
     let cannot = |e: std::io::Error| Stop::new(stop::FAILED, format!("cannot draw on this terminal: {e}"));
-    let mut screen = Terminal::new(CrosstermBackend::new(std::io::stdout())).map_err(cannot)?;
+    let way = terminal::Way::open().map_err(cannot)?;
+    let mut screen = Terminal::new(CrosstermBackend::new(way)).map_err(cannot)?;
     let watcher = link.clone();
     std::thread::spawn(move || watcher.watch(first, &nudges));
-    let keys = news.clone();
-    std::thread::spawn(move || read_keys(&keys));
-    std::thread::spawn(move || read_signals(&signals, &news));
+    std::thread::spawn(move || read_keys(&news));
 
     let mut model = Model::new(measure::now_us());
     let mut code = stop::OK;
@@ -91,9 +92,14 @@ pub fn run(session: &mut Session) -> Result<u8, Stop> {
             now_us: model.now_us,
             ..style.clone()
         };
-        screen
-            .draw(|frame| draw::draw(&mut model, &style, frame.area(), frame.buffer_mut()))
-            .map_err(cannot)?;
+        let drawn = screen.draw(|frame| draw::draw(&mut model, &style, frame.area(), frame.buffer_mut()));
+        if let Err(e) = drawn {
+            if e.kind() == ErrorKind::WouldBlock && terminal::is_leaving() {
+                code = stop::INTERRUPTED;
+                break 'screen;
+            }
+            return Err(cannot(e));
+        }
         // Everything that has come is taken in before the next picture.
         let came = heard.take(REDRAW);
         model.now_us = measure::now_us();
@@ -171,6 +177,8 @@ fn signals() -> nix::Result<SignalFd> {
 
 fn read_signals(signals: &SignalFd, news: &Sender) {
     if signals.read_signal().is_ok() {
+        // First: while the terminal takes nothing, nobody takes news either.
+        terminal::leave();
         // A loop that is gone has left already.
         let _ = news.send(News::Signalled);
     }

@@ -1,12 +1,23 @@
 //! The terminal, taken and given back whole: on the way out, on a signal, and in a panic of any thread.
 //!
+//! It may take nothing for as long as it likes (a stopped ssh, a screen that nobody reads). Whoever writes to it waits outside
+//! the kernel then, and so can still leave: what was painted and is not shown is thrown away, and the way back is written in its
+//! place.
+//!
 //! SIGKILL cannot be caught: after one, `reset` is the way back, as for every program of this kind.
 
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{Error, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::termios::{FlushArg, tcflush};
 use ratatui::crossterm::cursor::{Hide, Show};
-use ratatui::crossterm::execute;
+use ratatui::crossterm::queue;
 use ratatui::crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
@@ -15,6 +26,102 @@ use crate::stop::{self, Stop};
 
 /// This program has the terminal.
 static TAKEN: AtomicBool = AtomicBool::new(false);
+/// It is to be left: nobody waits any longer for it to take a picture.
+static LEAVING: AtomicBool = AtomicBool::new(false);
+
+/// How long a terminal that takes nothing is waited for when it is given back.
+const THAW: Duration = Duration::from_secs(1);
+/// How often whoever waits for it looks whether it is to be left, in ms.
+const LOOK_MS: u16 = 50;
+
+/// From now on nothing waits for a terminal that takes nothing.
+pub fn leave() {
+    LEAVING.store(true, Ordering::SeqCst);
+}
+
+/// The program was told to leave.
+pub fn is_leaving() -> bool {
+    LEAVING.load(Ordering::SeqCst)
+}
+
+/// The way to the terminal. What is written goes there when it is flushed; when the terminal takes no more of it and the program
+/// is to leave, that fails with `WouldBlock`.
+#[derive(Debug)]
+pub struct Way {
+    file: File,
+    waiting: Vec<u8>,
+}
+
+impl Way {
+    /// Opens it, through an open file of its own: others who have the terminal go on waiting in theirs.
+    pub fn open() -> std::io::Result<Self> {
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let own = OpenOptions::new()
+            .write(true)
+            .custom_flags(flags.bits())
+            .open("/proc/self/fd/1");
+        let file = match own {
+            Ok(file) => file,
+            // Another user's terminal (su), or no /proc: its writers wait.
+            Err(_) => File::from(std::io::stdout().as_fd().try_clone_to_owned()?),
+        };
+        Ok(Self {
+            file,
+            waiting: Vec::new(),
+        })
+    }
+
+    /// Puts all of it there, however long that takes; gives up when it takes nothing and `is_enough`.
+    fn put(&mut self, mut bytes: &[u8], is_enough: impl Fn() -> bool) -> std::io::Result<()> {
+        while !bytes.is_empty() {
+            match self.file.write(bytes) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(taken) => bytes = bytes.get(taken..).unwrap_or_default(),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    if is_enough() {
+                        return Err(e);
+                    }
+                    let mut room = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+                    match poll(&mut room, PollTimeout::from(LOOK_MS)) {
+                        Ok(_) | Err(nix::Error::EINTR) => {}
+                        Err(e) => return Err(Error::from(e)),
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the way back there, in the place of what the terminal does not take.
+    fn put_back(&mut self, back: &[u8]) -> std::io::Result<()> {
+        let since = Instant::now();
+        match self.put(back, || since.elapsed() >= THAW) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                tcflush(&self.file, FlushArg::TCOFLUSH)?;
+                self.put(back, || true)
+            }
+            done => done,
+        }
+    }
+}
+
+impl Write for Way {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.waiting.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let bytes = std::mem::take(&mut self.waiting);
+        if !TAKEN.load(Ordering::SeqCst) {
+            // What is painted when it is given back (the screen's own last words among it) would wait for it again.
+            return Ok(());
+        }
+        self.put(&bytes, is_leaving)
+    }
+}
 
 /// Holds the terminal; gives it back when dropped.
 #[derive(Debug)]
@@ -22,22 +129,24 @@ pub struct Taken(());
 
 /// Takes the terminal: no echo, no line at a time, the other screen.
 pub fn take() -> Result<Taken, Stop> {
-    let cannot = |e: std::io::Error| Stop::new(stop::FAILED, format!("cannot use this terminal: {e}"));
+    let cannot = |e: Error| Stop::new(stop::FAILED, format!("cannot use this terminal: {e}"));
+    let mut way = Way::open().map_err(cannot)?;
     TAKEN.store(true, Ordering::SeqCst);
     let taken = Taken(());
     enable_raw_mode().map_err(cannot)?;
-    execute!(std::io::stdout(), EnterAlternateScreen, Hide).map_err(cannot)?;
+    queue!(way, EnterAlternateScreen, Hide).map_err(cannot)?;
+    way.flush().map_err(cannot)?;
     Ok(taken)
 }
 
 /// Gives it back, once; without it nothing happens.
 pub fn give_back() {
     if TAKEN.swap(false, Ordering::SeqCst) {
-        let mut stdout = std::io::stdout();
+        let mut back = Vec::new();
         // A terminal that has gone away takes nothing back.
-        let _ = execute!(stdout, LeaveAlternateScreen, Show);
+        let _ = queue!(back, LeaveAlternateScreen, Show);
+        let _ = Way::open().and_then(|mut way| way.put_back(&back));
         let _ = disable_raw_mode();
-        let _ = stdout.flush();
     }
 }
 

@@ -15,6 +15,7 @@ mod hook;
 pub mod leaf;
 pub mod load;
 pub mod merged;
+mod plain;
 pub mod probe;
 pub mod profile;
 pub mod schema;
@@ -27,5 +28,6 @@ mod zygote;
 
 pub use fileset::FileSet;
 pub use load::{Loaded, Report, load, load_from, load_from_on, load_on};
+pub use plain::plain_unit;
 pub use profile::LoadedProfile;
 pub use values::digest;

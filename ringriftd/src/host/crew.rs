@@ -1,5 +1,6 @@
 //! Threads for what may block: disks, user directories. One does all of it, piece after piece, as long as that goes on; while
-//! a piece hangs, others join, up to a bound, so that nobody waits behind a dead disk who does not need it.
+//! a piece hangs, others join, up to a bound, so that nobody waits behind a dead disk who does not need it. A few join where
+//! pieces go on but wait long: a slow disk answers several at once.
 //!
 //! A thread for each piece would start as many threads as there are units, at the one moment when a node has the least time
 //! for it.
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::limits::{CREW_LOOK, PREPARE_AT_ONCE};
+use crate::limits::{CREW_LOOK, CREW_SLOW, CREW_USUAL, PREPARE_AT_ONCE};
 
 /// Why a piece of work has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,11 +27,13 @@ pub enum Lost {
 }
 
 /// The threads, and what waits for them. Cloning it is cheap, and gives the same ones.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Crew(Arc<Mutex<Work>>);
 
 #[derive(Default)]
 struct Work {
+    /// Threads that there may be.
+    most: usize,
     waiting: VecDeque<Piece>,
     under_way: BTreeMap<u64, UnderWay>,
     threads: usize,
@@ -72,7 +75,22 @@ impl std::fmt::Debug for Work {
     }
 }
 
+impl Default for Crew {
+    fn default() -> Self {
+        Self::of(PREPARE_AT_ONCE)
+    }
+}
+
 impl Crew {
+    /// Of so many threads at most.
+    pub fn of(most: usize) -> Self {
+        let work = Work {
+            most,
+            ..Work::default()
+        };
+        Self(Arc::new(Mutex::new(work)))
+    }
+
     /// Does `work` on a thread and gives what it gives. It counts as hanging `timeout` after its begin, and is given up
     /// unbegun when every thread hangs for as long. Must be called inside a tokio runtime. Whoever no longer waits is not
     /// worked for, unless it has begun.
@@ -187,7 +205,12 @@ impl Work {
             return if is_done { Seen::Done } else { Seen::Wait };
         }
         let still = self.moved.map_or(Duration::MAX, since);
-        if still >= CREW_LOOK && self.threads < PREPARE_AT_ONCE {
+        let waits = self
+            .waiting
+            .front()
+            .map_or(Duration::ZERO, |piece| since(piece.since));
+        let is_slow = waits >= CREW_SLOW && self.threads < CREW_USUAL;
+        if (still >= CREW_LOOK || is_slow) && self.threads < self.most {
             self.threads += 1;
             return Seen::Join;
         }
@@ -278,6 +301,54 @@ mod tests {
         }
         // More than one only where the machine held one up for long.
         assert!(threads.len() < 50, "{}", threads.len());
+    }
+
+    /// Work that goes on, the oldest piece of which waits for so long, with so many threads.
+    fn seen(waits: Duration, threads: usize, most: usize) -> Seen {
+        let begun = Instant::now();
+        let (lost, _waits_for_it) = oneshot::channel();
+        let piece = Piece {
+            work: Box::new(|| ()),
+            lost,
+            timeout: LONG,
+            since: begun,
+        };
+        let mut work = Work {
+            most,
+            waiting: VecDeque::from([piece]),
+            threads,
+            moved: Some(begun + waits),
+            ..Work::default()
+        };
+        work.look(begun + waits)
+    }
+
+    #[test]
+    fn a_few_join_where_work_goes_on_slowly() {
+        assert_eq!(seen(CREW_SLOW / 2, 1, PREPARE_AT_ONCE), Seen::Wait);
+        assert_eq!(seen(CREW_SLOW, 1, PREPARE_AT_ONCE), Seen::Join);
+        assert_eq!(seen(CREW_SLOW, CREW_USUAL, PREPARE_AT_ONCE), Seen::Wait);
+        assert_eq!(seen(CREW_SLOW, 2, 2), Seen::Wait);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn no_more_are_lost_than_there_may_be() {
+        let crew = Crew::of(2);
+        let (mut releases, mut hanging) = (Vec::new(), Vec::new());
+        for _ in 0..5 {
+            let (release, hang) = mpsc::channel::<()>();
+            releases.push(release);
+            hanging.push(tokio::spawn({
+                let crew = crew.clone();
+                async move { crew.run(SHORT, move || hang.recv().is_err()).await }
+            }));
+        }
+        for (n, task) in hanging.into_iter().enumerate() {
+            let lost = if n < 2 { Lost::Hangs } else { Lost::NotBegun };
+            assert_eq!(task.await.expect("no panic"), Err(lost));
+        }
+        assert_eq!(crew.threads(), 2);
+        drop(releases);
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::proc;
@@ -16,6 +16,12 @@ use super::types::Proc;
 
 /// Folders in folders that are looked into: a unit may make groups below its own.
 const DEPTH_MAX: usize = 32;
+
+/// What most of the kernel's small files have room in.
+const READ_ROOM: usize = 256;
+
+/// A folder without folders has its own name and `.` (kernfs counts as other file systems do).
+const LINKS_ALONE: u64 = 2;
 
 /// The folder of all leaves of this keeper.
 #[derive(Debug, Clone)]
@@ -175,9 +181,17 @@ impl Leaf {
     /// The living processes in it and in the groups below, each proven to be there: listed, then its start time
     /// read, then found there once more.
     pub fn processes(&self) -> Vec<Proc> {
+        self.processes_beside(None)
+    }
+
+    /// Likewise; `own` is a child that has not been reaped, so that its number is proof enough.
+    pub fn processes_beside(&self, own: Option<Proc>) -> Vec<Proc> {
         let mut pids = Vec::new();
         list(&self.path, 0, &mut pids);
-        pids.into_iter().filter_map(|pid| self.proof(pid)).collect()
+        let is_own = |pid: i32| own.filter(|own| own.pid() == pid);
+        pids.into_iter()
+            .filter_map(|pid| is_own(pid).or_else(|| self.proof(pid)))
+            .collect()
     }
 
     /// The process that has the number `pid` now, if it lives here.
@@ -215,10 +229,15 @@ fn is_name_ours(path: &Path) -> bool {
 }
 
 fn is_populated(folder: &Path) -> bool {
-    let Ok(text) = std::fs::read_to_string(folder.join("cgroup.events")) else {
-        return false;
-    };
+    let text = read(&folder.join("cgroup.events")).unwrap_or_default();
     text.lines().any(|line| line == "populated 1")
+}
+
+/// `fs::read_to_string` would ask for the file's size, which is 0, and begin with the smallest of bites.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::with_capacity(READ_ROOM);
+    File::open(path)?.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -226,11 +245,8 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn list(folder: &Path, depth: usize, pids: &mut Vec<i32>) {
-    let mut text = String::new();
-    if let Ok(mut file) = File::open(folder.join("cgroup.procs")) {
-        // A group that vanishes while it is read holds nobody.
-        let _ = file.read_to_string(&mut text);
-    }
+    // A group that vanishes while it is read holds nobody.
+    let text = read(&folder.join("cgroup.procs")).unwrap_or_default();
     pids.extend(
         text.lines()
             .filter_map(|line| line.parse::<i32>().ok())
@@ -245,6 +261,10 @@ fn list(folder: &Path, depth: usize, pids: &mut Vec<i32>) {
 
 /// Whoever lives below keeps what it made there, empty or not.
 fn remove_tree(folder: &Path, depth: usize) -> bool {
+    // Where nothing is below, which is nearly always, nothing else is to be done.
+    if is_gone(std::fs::remove_dir(folder)) {
+        return true;
+    }
     if depth > 0 && is_populated(folder) {
         return false;
     }
@@ -253,13 +273,20 @@ fn remove_tree(folder: &Path, depth: usize) -> bool {
             remove_tree(&below, depth + 1);
         }
     }
-    match std::fs::remove_dir(folder) {
+    is_gone(std::fs::remove_dir(folder))
+}
+
+fn is_gone(removed: io::Result<()>) -> bool {
+    match removed {
         Ok(()) => true,
         Err(e) => e.kind() == io::ErrorKind::NotFound,
     }
 }
 
 fn folders(folder: &Path) -> Vec<PathBuf> {
+    if std::fs::metadata(folder).is_ok_and(|about| about.nlink() == LINKS_ALONE) {
+        return Vec::new();
+    }
     let Ok(entries) = std::fs::read_dir(folder) else {
         return Vec::new();
     };

@@ -49,7 +49,8 @@ impl Counted {
         }
     }
 
-    /// Reads what there is to read, at the end of the main process. `kills` is the machine's count after that.
+    /// Reads what there is to read, at the end of the main process. `kills` is the machine's count after that, or `None`
+    /// where nobody will ask.
     pub fn end(&mut self, leaf: Option<&Path>, kills: impl FnOnce() -> Option<u64>) -> Used {
         let own = leaf.and_then(|leaf| number(&leaf.join("memory.events"), "oom_kill"));
         let of_leaf = |file: &str, key: &str| leaf.and_then(|leaf| number(&leaf.join(file), key));
@@ -118,9 +119,9 @@ const MOST: u64 = 1024 * 1024;
 
 /// The number behind `key` in a file of such lines; without a key, the number that is all of it.
 fn number(path: &Path, key: &str) -> Option<u64> {
-    let mut text = String::with_capacity(ROOM);
     // `read_to_string` of a path would ask for its size, which is 0 here, and begin with the smallest of bites, for each of
     // which the kernel adds up everything again.
+    let mut text = String::with_capacity(ROOM);
     File::open(path).ok()?.take(MOST).read_to_string(&mut text).ok()?;
     if key.is_empty() {
         return text.trim().parse().ok();

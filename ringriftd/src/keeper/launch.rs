@@ -512,7 +512,7 @@ fn is_barred(failure: Failure) -> bool {
 /// Kills without asking again: for launches at the keeper's end and processes outside any.
 pub fn kill_each(processes: &[Proc]) {
     // What cannot be signalled is still there in the next round, and named then.
-    let _ = signal::send_all(processes, libc::SIGKILL);
+    let _ = signal::send_all(processes, None, libc::SIGKILL);
 }
 
 /// Descriptors from 3 on, and the three variables that tell of them (sd_listen_fds(3)). The pid is known to the child

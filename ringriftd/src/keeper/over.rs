@@ -119,7 +119,14 @@ impl Keeper {
             };
             held.left = left;
             held.told_left.clone_from(&remains);
-            let count = || *kills.get_or_insert_with(|| self.machine.kills.now());
+            // Only after SIGKILL does anybody ask whether the kernel sent it.
+            let count = || match exit {
+                Exit::Signal {
+                    signal: libc::SIGKILL,
+                    ..
+                } => *kills.get_or_insert_with(|| self.machine.kills.now()),
+                _ => None,
+            };
             let used = held.counted.end(held.leaf.as_ref().map(Leaf::path), count);
             if remains.is_empty() {
                 self.clear_up(*id);
@@ -529,12 +536,12 @@ fn kill_family(first: Proc) {
 /// leaf is empty.
 fn in_leaf(leaf: &Leaf, main: Proc) -> Vec<Proc> {
     for _ in 0..3 {
+        if !leaf.is_populated() {
+            return Vec::new();
+        }
         let found = leaf.processes();
         if !found.is_empty() {
             return found;
-        }
-        if !leaf.is_populated() {
-            return Vec::new();
         }
     }
     vec![main]

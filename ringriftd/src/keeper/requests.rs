@@ -244,7 +244,7 @@ impl Keeper {
             Scope::Main => vec![held.main],
             Scope::All => self.processes(id),
         };
-        if let Err(e) = signal::send_all(&targets, signal) {
+        if let Err(e) = signal::send_all(&targets, self.own_main(id), signal) {
             say(&format!("cannot send signal {signal} to all of launch {id}: {e}"));
         }
     }
@@ -383,13 +383,23 @@ impl Keeper {
         }
     }
 
+    /// The launch's main process, where it is a child of the keeper's that was not reaped: nobody else can have its number.
+    fn own_main(&self, id: LaunchId) -> Option<Proc> {
+        let held = self.launches.get(&id)?;
+        let is_own = held.exit.is_none()
+            && self.by_pid.get(&held.main.pid()) == Some(&id)
+            && !self.foreign.contains_key(&id)
+            && sys::is_child(held.main.pid());
+        is_own.then_some(held.main)
+    }
+
     /// Every living process of a launch that can be proven to belong to it.
     pub fn processes(&self, id: LaunchId) -> Vec<Proc> {
         let Some(held) = self.launches.get(&id) else {
             return Vec::new();
         };
         match &held.leaf {
-            Some(leaf) => leaf.processes(),
+            Some(leaf) => leaf.processes_beside(self.own_main(id)),
             None => self.sweep().remove(&id).unwrap_or_default(),
         }
     }

@@ -46,13 +46,23 @@ pub fn end_unreaped(child: i32) {
     let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
 }
 
-/// Sends to each of `targets`; after TERM and ABRT comes CONT, because a stopped process would not hear them. Answers with the
-/// first failure, after it has tried all.
-pub fn send_all(targets: &[Proc], signal: i32) -> io::Result<()> {
+/// To a child of this very process that it has not reaped: its number is proof.
+fn send_own(child: Proc, signal: i32) -> io::Result<Sent> {
+    sys::kill_child(child.pid(), signal).map(|()| Sent::Yes)
+}
+
+/// Sends to each of `targets`, of which `own` is a child that has not been reaped; after TERM and ABRT comes CONT, because a
+/// stopped process would not hear them. Answers with the first failure, after it has tried all.
+pub fn send_all(targets: &[Proc], own: Option<Proc>, signal: i32) -> io::Result<()> {
     let mut verdict = Ok(());
     let mut round = |signal| {
         for target in targets {
-            if let Err(e) = send(*target, signal)
+            let sent = if own == Some(*target) {
+                send_own(*target, signal)
+            } else {
+                send(*target, signal)
+            };
+            if let Err(e) = sent
                 && verdict.is_ok()
             {
                 verdict = Err(e);

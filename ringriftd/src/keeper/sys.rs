@@ -141,6 +141,18 @@ pub fn child_has_ended(pid: i32) -> bool {
     )
 }
 
+/// kill(2) of one process: a child of this process that it has not reaped, which is for the caller to know.
+pub fn kill_child(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: takes integers.
+    check(unsafe { libc::kill(pid, signal).into() })?;
+    Ok(())
+}
+
+/// `pid` is a child of this process, ended or not, that it has not reaped.
+pub fn is_child(pid: i32) -> bool {
+    wait(libc::P_PID, pid, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).is_ok()
+}
+
 /// Reaps the child `pid`, which has ended or is about to.
 pub fn reap(pid: i32) -> io::Result<Exit> {
     match wait(libc::P_PID, pid, libc::WEXITED)? {

@@ -6,6 +6,7 @@
 //! Read first: [`Capsules`] and [`Noted`].
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use proto::reply::{
     Capsule, Changed, ChangedKind, Exit, FailureKind, LineEnd, LogLine, Oom, Worked as WireWorked,
@@ -43,7 +44,8 @@ struct OfUnit {
 pub struct LifeMarks {
     /// Which life.
     pub invocation: Invocation,
-    /// Each key of its definition, with a digest of its value.
+    /// Each key of its definition, with a digest of its value. Absent: as in a unit of which nothing is said, which is how most
+    /// keys are; an older program kept all.
     pub keys: BTreeMap<String, u64>,
     /// The files that its command names.
     pub files: Vec<FileMark>,
@@ -468,8 +470,24 @@ pub fn changed_files(before: &[FileMark], now: &[FileMark]) -> Vec<String> {
         .collect()
 }
 
-/// Every key of a definition as its file names it, with a digest of its value. A variable of the environment is a key.
+/// The keys of a definition, as its file names them, whose values are not those of a unit of which nothing is said; with a digest
+/// of each. A variable of the environment is a key.
 pub fn keys(spec: &UnitSpec) -> BTreeMap<String, u64> {
+    let mut keys = all_keys(spec);
+    keys.retain(|key, digest| plain().get(key) != Some(digest));
+    keys
+}
+
+/// Every key of a unit of which nothing is said.
+fn plain() -> &'static BTreeMap<String, u64> {
+    static PLAIN: LazyLock<BTreeMap<String, u64>> = LazyLock::new(|| {
+        let spec = crate::config::plain_unit();
+        spec.map(|spec| all_keys(&spec)).unwrap_or_default()
+    });
+    &PLAIN
+}
+
+fn all_keys(spec: &UnitSpec) -> BTreeMap<String, u64> {
     let mut keys = BTreeMap::new();
     // A definition is plain data: it can always be written.
     if let Ok(Value::Object(all)) = serde_json::to_value(spec) {
@@ -523,9 +541,13 @@ fn as_written(key: &str) -> String {
 
 /// Keys that have another value, or only one of the two has.
 fn differing(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Vec<String> {
-    let changed = now.iter().filter(|(key, value)| before.get(*key) != Some(value));
-    let gone = before.keys().filter(|key| !now.contains_key(*key));
-    let mut names: Vec<String> = changed.map(|(key, _)| key).chain(gone).cloned().collect();
+    let value = |of: &BTreeMap<String, u64>, key: &str| of.get(key).or_else(|| plain().get(key)).copied();
+    let mut names: Vec<String> = before
+        .keys()
+        .chain(now.keys())
+        .filter(|key| value(before, key) != value(now, key))
+        .cloned()
+        .collect();
     names.sort();
     names.dedup();
     names
@@ -550,6 +572,35 @@ mod tests {
                 boot: String::new(),
                 needs: BTreeMap::new(),
             }),
+        }
+    }
+
+    #[test]
+    fn only_what_a_unit_says_is_kept_and_a_whole_list_of_an_older_program_is_understood() {
+        let plain = crate::config::plain_unit().expect("it can be had");
+        assert_eq!(keys(&plain), BTreeMap::new());
+        let mut spec = UnitSpec::clone(&plain);
+        spec.exec
+            .env
+            .insert("A".into(), crate::spec::Template(Vec::new()));
+        spec.ready_timeout += std::time::Duration::from_secs(1);
+        let said = keys(&spec);
+        let names: Vec<&str> = said.keys().map(String::as_str).collect();
+        assert_eq!(names, ["exec.env.A", "ready.timeout"]);
+        for (before, now) in [
+            (all_keys(&spec), all_keys(&spec)),
+            (said.clone(), all_keys(&spec)),
+        ] {
+            assert_eq!(differing(&before, &now), [""; 0], "written so or so");
+            assert_eq!(differing(&now, &before), [""; 0], "written so or so");
+        }
+        for (one, other) in [
+            (&said, &keys(&plain)),
+            (&all_keys(&spec), &keys(&plain)),
+            (&said, &all_keys(&plain)),
+        ] {
+            assert_eq!(differing(one, other), ["exec.env.A", "ready.timeout"]);
+            assert_eq!(differing(other, one), ["exec.env.A", "ready.timeout"]);
         }
     }
 

@@ -21,7 +21,7 @@ use crate::limits;
 use crate::spec::UnitName;
 
 /// What is under way of it. Not remembered: it is asked for again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct UnderWay {
     /// Questions to the logger.
     words: BTreeMap<u64, (UnitName, u64, Invocation)>,
@@ -29,6 +29,16 @@ pub(super) struct UnderWay {
     looks: BTreeSet<(UnitName, u64)>,
     /// Who looks at files. A disk that hangs holds them up, and nobody else.
     eyes: Crew,
+}
+
+impl Default for UnderWay {
+    fn default() -> Self {
+        Self {
+            words: BTreeMap::new(),
+            looks: BTreeSet::new(),
+            eyes: Crew::of(limits::EYES_AT_ONCE),
+        }
+    }
 }
 
 /// Files that were looked at, off the loop.
