@@ -193,8 +193,12 @@ fn a_killed_zygote_comes_back_and_what_it_forked_stays() {
     node.ctl(&["kill", "z", "--signal", "KILL"]).ended(0);
     node.wait_unit("z", "restarted", |u| u.restarts == 1 && u.state == State::Running);
     assert_eq!(node.pid("a"), a);
+    // It runs what was read before, and is marked for it until it is restarted.
+    let older = Some("older code than z has now");
+    assert_eq!(node.unit("a").note.as_deref(), older);
     node.ctl(&["restart", "a"]).ended(0);
     assert_eq!(origin(&node, "a"), Some(node.pid("z")));
+    assert_eq!(node.unit("a").note, None);
     node.check();
 }
 

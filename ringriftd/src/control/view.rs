@@ -76,6 +76,27 @@ pub fn lifecycle_word(lifecycle: Lifecycle) -> &'static str {
     }
 }
 
+/// Marks what runs code that was read before its zygote began: restarted, it would get what the zygote has. By the kernel's
+/// word on when processes began, so that nothing has to be remembered over anybody's death.
+fn note(engine: &Engine, unit: &Unit) -> Option<String> {
+    let newer = || {
+        let life = unit.state.life()?;
+        let used = life.spec.exec.zygote.as_ref()?;
+        let (_, zygote) = engine.find(&used.name)?;
+        let began = zygote
+            .state
+            .life()
+            .filter(|of| of.ready.is_some())?
+            .main_start()?;
+        // A stand-in of a zygote has a note, and no code to give.
+        let is_older = life.main_start()? < began && zygote.note.is_none();
+        is_older.then(|| format!("older code than {} has now", used.name))
+    };
+    let said = [unit.note.clone(), newer()];
+    let said: Vec<String> = said.into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
 /// Everything known of one unit, but for what must be measured (CPU, memory, log lines).
 pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
     let unit = engine.unit(ix);
@@ -120,7 +141,7 @@ pub fn unit(engine: &Engine, ix: Ix, facts: &Facts<'_>) -> UnitStatus {
             .as_ref()
             .map(|d| d.live_end.as_ref().map(UnitName::to_string).unwrap_or_default()),
         added_by,
-        note: unit.note.clone(),
+        note: note(engine, unit),
         status_text: said.and_then(Said::text),
         cpu_us: None,
         memory_bytes: None,

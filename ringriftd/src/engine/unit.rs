@@ -211,6 +211,14 @@ impl Life {
         }
     }
 
+    /// When the main process began, in the kernel's ticks since it booted, while it runs.
+    pub fn main_start(&self) -> Option<u64> {
+        match self.main.as_ref()?.phase {
+            ProcessPhase::Alive { start_time, .. } => Some(start_time),
+            ProcessPhase::Asked | ProcessPhase::Leaving | ProcessPhase::Gone => None,
+        }
+    }
+
     /// A launch of this life.
     pub fn process_mut(&mut self, launch: LaunchId) -> Option<&mut Process> {
         [self.main.as_mut(), self.hook.as_mut(), self.probe.as_mut()]
