@@ -580,7 +580,9 @@ mod tests {
         let plain = crate::config::plain_unit().expect("it can be had");
         assert_eq!(keys(&plain), BTreeMap::new());
         let mut spec = UnitSpec::clone(&plain);
-        spec.exec.env.insert("A".into(), crate::spec::Template(Vec::new()));
+        spec.exec
+            .env
+            .insert("A".into(), crate::spec::Template(Vec::new()));
         spec.ready_timeout += std::time::Duration::from_secs(1);
         let said = keys(&spec);
         let names: Vec<&str> = said.keys().map(String::as_str).collect();
