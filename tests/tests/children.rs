@@ -453,14 +453,17 @@ fn any_byte_is_kept_and_none_reaches_a_terminal_raw() {
         "no byte is lost"
     );
     need!(harness::has_program("script"), "needs script(1) for a terminal");
-    let command = format!("{} logs a", harness::programs::ringriftctl().display());
-    let shown = Command::new("script")
-        .args(["-qec", &command, "/dev/null"])
-        .env("RINGRIFT_SOCKET", node.socket())
-        .env("NO_COLOR", "1")
-        .stdin(Stdio::null())
-        .output()
-        .expect("script is here");
+    let at_a_terminal = |arguments: &str| {
+        let command = format!("{} {arguments}", harness::programs::ringriftctl().display());
+        Command::new("script")
+            .args(["-qec", &command, "/dev/null"])
+            .env("RINGRIFT_SOCKET", node.socket())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .output()
+            .expect("script is here")
+    };
+    let shown = at_a_terminal("logs a");
     let raw: Vec<u8> = shown
         .stdout
         .iter()
@@ -477,17 +480,7 @@ fn any_byte_is_kept_and_none_reaches_a_terminal_raw() {
     );
     // Raw bytes are for pipes and files, unless somebody insists.
     for (flag, is_raw) in [("", false), (" --force", true)] {
-        let command = format!(
-            "{} logs a -o cat{flag}",
-            harness::programs::ringriftctl().display()
-        );
-        let shown = Command::new("script")
-            .args(["-qec", &command, "/dev/null"])
-            .env("RINGRIFT_SOCKET", node.socket())
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .output()
-            .expect("script is here");
+        let shown = at_a_terminal(&format!("logs a -o cat{flag}"));
         assert_eq!(shown.stdout.contains(&0x1b), is_raw, "{flag}: {:?}", shown.stdout);
         let text = String::from_utf8_lossy(&shown.stdout);
         assert_eq!(text.contains("refused"), !is_raw, "{text}");
