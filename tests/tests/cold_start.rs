@@ -270,6 +270,28 @@ fn after_a_reboot_nothing_old_is_touched() {
     node.check();
 }
 
+/// Somebody removes the whole state under a running ringriftd, and all of ringriftd dies: units that live are known by what
+/// they bear, and none gets a second copy.
+#[test]
+fn a_removed_state_costs_no_unit_a_second_copy() {
+    let mut node = Node::builder()
+        .unit("a", &Unit::bad(&["run"]))
+        .unit("b", &Unit::bad(&["run"]).requires(&["a"]))
+        .start();
+    let before = node.mains();
+    std::fs::remove_dir_all(node.path("state")).expect("it is ours");
+    node.kill_daemon();
+    node.start_again();
+    node.wait_state("b", State::Running);
+    assert_eq!(node.mains(), before, "{}", node.stderr());
+    assert!(
+        node.stderr().contains("the state is lost, and 2 units live on"),
+        "{}",
+        node.stderr()
+    );
+    node.check();
+}
+
 /// What is done to a file of the state.
 type Damage = (&'static str, fn(&mut Vec<u8>));
 

@@ -159,11 +159,20 @@ fn nothing_is_signalled_by_a_bare_pid() {
         "SYS_tgkill",
         "SYS_tkill",
         "sigqueue",
+        "kill_child",
     ];
+    // A child that is not reaped yet has its number for itself; only the one place that knows this may ask.
+    let is_told = |path: &str, line: &str| match path {
+        "ringriftd/src/keeper/sys.rs" => {
+            line.contains("fn kill_child(") || line.contains("libc::kill(pid, signal)")
+        }
+        "ringriftd/src/keeper/signal.rs" => line.contains("sys::kill_child(child.pid(), signal)"),
+        _ => false,
+    };
     let mut faults = Vec::new();
     for file in rust().iter().filter(|f| f.path.starts_with("ringriftd/src/")) {
         for (n, line) in file.statements() {
-            if words.iter().any(|word| line.contains(word)) {
+            if words.iter().any(|word| line.contains(word)) && !is_told(&file.path, line) {
                 faults.push(format!(
                     "{}:{n}: {}; keeper/signal.rs does it",
                     file.path,

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use jiff::civil::Date;
 
-use super::FileSet;
-use super::fileset::{Contents, SetFile, SetFolder};
+use super::fileset::{Contents, FileSet, SetFile, SetFolder};
 use super::load::load_from_on;
 use crate::spec::UnitSpec;
 

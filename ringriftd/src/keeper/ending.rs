@@ -9,7 +9,7 @@ use super::state::{Attention, Keeper, Phase, say};
 use super::sweep::Picture;
 use super::types::Proc;
 use super::wire::ToLogger;
-use super::{cgroup, proc, sys};
+use super::{cgroup, proc, seed, sys};
 use crate::ids::LaunchId;
 use crate::limits;
 
@@ -158,6 +158,7 @@ impl Keeper {
     /// After the loop: takes away what has a name.
     pub fn clean_up(&mut self) {
         let _ = std::fs::remove_file(&self.control_path);
+        seed::forget(&self.config.runtime_dir);
         self.close_door();
         self.graves.retain(|grave| !grave.leaf.remove());
         if let Containment::Cgroup(root) = &self.machine.containment {

@@ -53,6 +53,7 @@ pub mod proc;
 pub mod rebuild;
 pub mod requests;
 pub mod roles;
+pub mod seed;
 pub mod serve;
 pub mod signal;
 pub mod sockets;

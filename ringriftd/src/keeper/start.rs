@@ -26,7 +26,7 @@ use super::store::Store;
 use super::upgrade::Upgrade;
 use super::watchdog::Watchdog;
 use super::zygote::Zygotes;
-use super::{rebuild, sockets, sys};
+use super::{rebuild, seed, sockets, sys};
 
 /// EX_TEMPFAIL: another keeper already runs here.
 const ALREADY_RUNS: u8 = 75;
@@ -137,7 +137,7 @@ fn new_ground(config: &KeeperConfig, control_path: &Path) -> Result<Ground, u8> 
         }
         LockError::Failed { text } => fail(text),
     })?;
-    let (seed, is_old_seed) = seed_of(&config.state_dir).map_err(fail)?;
+    let (seed, is_known) = seed::of(&config.state_dir, &config.runtime_dir).map_err(fail)?;
     let control = sockets::control(control_path)
         .map_err(|e| fail(format!("cannot listen on {}: {e}", control_path.display())))?;
     close_runtime_folder(config);
@@ -149,33 +149,8 @@ fn new_ground(config: &KeeperConfig, control_path: &Path) -> Result<Ground, u8> 
         seed,
         machine,
         kept,
-        may_have_orphans: is_old_seed,
+        may_have_orphans: is_known,
     })
-}
-
-/// The node's random number, and whether an earlier keeper of this state had it already: every process that one of them
-/// started bears it (RINGRIFT_INVOCATION_ID), and the folder of their cgroups is named by it. The manager's serial numbers
-/// go on from one keeper to the next, so the two together name one life for ever.
-fn seed_of(state_dir: &Path) -> Result<(u64, bool), String> {
-    let path = state_dir.join("seed");
-    let text = std::fs::read_to_string(&path).unwrap_or_default();
-    if let Some(seed) = Some(text.trim())
-        .filter(|text| text.len() == 16)
-        .and_then(|text| u64::from_str_radix(text, 16).ok())
-    {
-        return Ok((seed, true));
-    }
-    let seed = sys::random().map_err(|e| format!("cannot get a random number: {e}"))?;
-    // A process's death loses nothing of a rename; after a loss of power there is nobody to be recognised.
-    let new = state_dir.join("seed.new");
-    let written = std::fs::write(&new, format!("{seed:016x}\n")).and_then(|()| std::fs::rename(&new, &path));
-    if let Err(e) = written {
-        say(&format!(
-            "cannot write {}: {e}; should ringriftd be killed, its successor will not find its units",
-            path.display()
-        ));
-    }
-    Ok((seed, false))
 }
 
 /// TERM, INT, QUIT and HUP are for the whole daemon and go to the manager; CHLD is the keeper's own; USR1, USR2 and
