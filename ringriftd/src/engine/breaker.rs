@@ -108,15 +108,6 @@ impl Breaker {
         self.times.push_back(now);
     }
 
-    /// The limit is another one now: of older restarts only as many count as may, which is as many as it takes to be full.
-    fn keep(&mut self, limit: &BreakerLimit) {
-        let most = limit
-            .restarts
-            .map_or(0, |most| usize::try_from(most).unwrap_or(usize::MAX));
-        let over = self.times.len().saturating_sub(most);
-        self.times.drain(..over);
-    }
-
     fn trip(&mut self, open: Open) {
         self.trips = self.trips.saturating_add(1);
         self.open = Some(open);
@@ -436,12 +427,6 @@ impl Engine {
         self.breakers
             .categories
             .retain(|name, _| categories.contains_key(name));
-        self.breakers.node.keep(&self.node.breaker.node);
-        for (name, breaker) in &mut self.breakers.categories {
-            if let Some(own) = categories.get(name) {
-                breaker.keep(&own.limit);
-            }
-        }
         let open: Vec<Gate> = self.breakers.open().map(|(gate, _)| gate).collect();
         for gate in open {
             let Some(limit) = self.limit_of(&gate) else {

@@ -207,11 +207,6 @@ impl World {
     /// A new manager wants what the old one had said it would, and holds what it held.
     pub(super) fn check_wants_after_return(&mut self) {
         self.check_wants(Invariant::PersistFirst);
-        self.check_holds();
-    }
-
-    /// What was held still is, unless its time is up.
-    pub(super) fn check_holds(&mut self) {
         let now = self.engine.now.0;
         for who in 0..self.units.len() {
             let Some(held) = self.units[who].held else {

@@ -9,7 +9,7 @@ use crate::engine::hold::Held;
 use crate::engine::machine::Engine;
 use crate::engine::types::{Action, Event, Mono, Op, Plan, RequestId, Role};
 use crate::ids::LaunchId;
-use crate::spec::{Kind, OnFailed, OnRecovered, RestartPolicy, UnitName, UnitSpec};
+use crate::spec::{Kind, OnFailed, OnRecovered, RestartPolicy, UnitSpec};
 
 use super::dice::*;
 
@@ -284,25 +284,6 @@ fn who_stopped_it_and_who_holds_it_is_told() {
         "{why:?}"
     );
     assert_eq!(why[2], "= u00 Held, holds back [u01]");
-}
-
-#[test]
-fn who_goes_down_to_come_up_again_says_so_and_who_only_goes_down_does_not() {
-    let told = |op: fn(Vec<UnitName>) -> Op| {
-        let mut story = Story::new(vec![unit(0)], &[0], None);
-        let invocation = story.main(0).expect("it was launched").invocation;
-        story.tell(Event::Ready { invocation });
-        story.asks(op(vec![name(0)]));
-        story.why(0)[0].clone()
-    };
-    let restart = |units| Op::Restart {
-        units,
-        only_running: false,
-        cascade: true,
-    };
-    let stop = |units| Op::Stop { units, cascade: true };
-    assert_eq!(told(restart), "u00: is stopping, to start again");
-    assert_eq!(told(stop), "u00: is stopping: stop by uid 1000 (pid 4711)");
 }
 
 #[test]

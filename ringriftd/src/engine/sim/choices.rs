@@ -156,20 +156,6 @@ picks! {
     Category = "category",
     /// A unit is critical.
     Critical = "critical",
-    /// It says of a later unit that it comes first.
-    Before = "before",
-    /// How long a full stop may take.
-    ShutdownTime = "shutdown-time",
-    /// Requirements are the other way round when the files are read again.
-    LoadTurned = "load-turned",
-    /// `[breaker]` is another one then.
-    LoadBreaker = "load-breaker",
-    /// The daemon, or the machine, is started again after its end, or loses power on its way there.
-    Again = "again",
-    /// A unit's log cannot be written, or can again.
-    LogDrops = "log-drops",
-    /// A forking unit's first process leaves nobody behind.
-    ForksNone = "forks-none",
 }
 
 /// A choice's name.

@@ -14,7 +14,7 @@ use crate::ids::Scope;
 use crate::spec::UnitName;
 
 use super::choices::{Pick, key};
-use super::draw::{self, Node};
+use super::draw;
 use super::malice::Fault;
 use super::world::{Asked, World};
 
@@ -130,7 +130,6 @@ impl World {
         if self.chance(Fault::Shutdown, key(Pick::Shutdown, nth, 0), 1) > 0 {
             return self.ask_to_end();
         }
-        self.drop_lines(nth);
         let loads = self.chance(Fault::Load, key(Pick::Load, nth, 0), 4);
         // Where there is to be time between them, one thing happens at a time.
         let op = self.op(nth).filter(|_| self.spacing == 0 || loads == 0);
@@ -149,13 +148,9 @@ impl World {
             _ => {
                 self.loads += 1;
                 let drawn = draw::another(&mut self.choices, &self.first, self.loads);
-                let node = Node {
-                    max_starting: self.plan.node.max_starting,
-                    breaker: self.plan.node.breaker.clone(),
-                    shutdown_timeout: self.plan.node.shutdown_timeout,
-                };
-                let node = node.another(&mut self.choices, self.loads);
-                self.load(draw::plan(drawn, node));
+                let node = &self.plan.node;
+                let plan = draw::plan(drawn, node.max_starting, node.breaker.clone());
+                self.load(plan);
             }
         }
     }
@@ -170,9 +165,6 @@ impl World {
         self.counts.requests += 1;
         let by = Self::verb(nth);
         self.tell(Event::Request { id, op, by });
-        if id.0.is_multiple_of(8) && self.violation.is_none() && self.finished.is_none() {
-            self.check_views();
-        }
         let goes = self.chance(Fault::Forgotten, key(Pick::Forgotten, nth, 0), 1) > 0;
         if goes && !self.replies.contains_key(&id) && self.finished.is_none() {
             if let Some(asked) = self.asked.get_mut(&id) {
@@ -180,22 +172,6 @@ impl World {
             }
             self.tell(Event::Forget { id });
         }
-    }
-
-    /// The logger says how it is with a unit's log; rarely of one that is not there.
-    fn drop_lines(&mut self, nth: u32) {
-        let count = self.first.len() as u64 + 1;
-        let Some(which) = self
-            .chance(Fault::LogDrops, key(Pick::LogDrops, nth, 0), 2 * count)
-            .checked_sub(1)
-        else {
-            return;
-        };
-        self.tell(Event::LogDrops {
-            unit: draw::nth_name((which / 2) as u32),
-            is_over: which % 2 == 1,
-            text: "no space is left".to_owned(),
-        });
     }
 
     fn load(&mut self, plan: Arc<crate::engine::types::Plan>) {

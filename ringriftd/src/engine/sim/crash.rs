@@ -34,8 +34,6 @@ pub(super) struct Kept {
     pub(super) deaths: u32,
     /// Recoveries under way.
     pub(super) depth: u32,
-    /// The machine was started anew, or the daemon after its end: what was about to be told may have been lost.
-    pub(super) is_reborn: bool,
     /// A plan was loaded, and stored.
     pub(super) is_loaded: bool,
 }
@@ -141,7 +139,6 @@ impl World {
         self.go_along(now, event.as_ref(), &actions);
         self.after_step(event.as_ref(), &actions);
         self.kept.is_loaded |= self.engine.loaded;
-        self.note_lag();
         if self.violation.is_some() {
             return;
         }
@@ -224,7 +221,7 @@ impl World {
         self.twin = Some((twin, events));
     }
 
-    pub(super) fn forget_undelivered(&mut self) {
+    fn forget_undelivered(&mut self) {
         for truth in &mut self.units {
             truth.undelivered = 0;
         }
@@ -252,7 +249,6 @@ impl World {
         self.counts.deaths += 1;
         self.kept.depth += 1;
         self.note(|_| "## the manager dies".to_owned());
-        self.check_lag();
         self.late = None;
         self.twin = None;
         // The prober was part of it.
@@ -335,10 +331,36 @@ impl World {
     /// The machine is started anew: nothing of what was lives.
     pub(super) fn reboot(&mut self) {
         self.note(|_| "## the machine is started anew".to_owned());
+        let stored = self.engine.snapshot();
+        self.live.clear();
+        self.kept.held.clear();
+        self.asking.clear();
+        self.forget_due(|due| !matches!(due, Due::Request(_)));
+        self.forget_undelivered();
+        (self.late, self.twin) = (None, None);
+        for asked in self.asked.values_mut() {
+            asked.is_forgotten = true;
+        }
+        self.forget_on_other_boot();
         // The world's clock goes on through it, so nothing is to be added to old times.
         self.now += 30_000_000_000;
-        let stored = self.engine.snapshot().on_other_boot(0, Mono(self.now));
-        self.live_on(stored);
+        let stored = stored.on_other_boot(0, Mono(self.now));
+        self.engine = Engine::restore(stored, &self.plan);
+        // Each event goes on from the one before.
+        for who in 0..self.units.len() as u32 {
+            let told = self.truth_mut(who).word;
+            self.engine.tell_step_back(&super::draw::nth_name(who), told);
+        }
+        for action in drain(&mut self.engine) {
+            self.obey(action);
+        }
+        if self.is_thorough {
+            self.kept.stored = self.engine.snapshot();
+        }
+        let plan = Arc::clone(&self.plan);
+        self.kept.depth += 1;
+        self.step(Some(Event::Loaded(plan)));
+        self.kept.depth = self.kept.depth.saturating_sub(1);
     }
 
     /// All that the keeper knows. What it was about to say of launches is part of it; one that failed is not there.

@@ -7,7 +7,7 @@ use crate::breaker::{BreakerLimit, BreakerSpec, CategoryLimit};
 use crate::engine::types::Plan;
 use crate::spec::{
     Exhausted, HealthSpec, Kind, Membership, OnDependency, OnFailed, OnRecovered, OnRestarted, OnUnhealthy,
-    Probe, RestartPolicy, Template, UnitName, UnitSpec,
+    Probe, RestartPolicy, Template, UnitSpec,
 };
 
 use super::choices::{Choices, Pick, key};
@@ -86,13 +86,6 @@ pub(super) fn units(choices: &mut Choices, size: Size) -> Vec<Drawn> {
                     is_member = false;
                 }
             }
-        }
-        let before = choices.chance(key(Pick::Before, i, 0), 100, u64::from(i.max(1)));
-        let earlier = before
-            .checked_sub(1)
-            .and_then(|place| drawn.get_mut(place as usize));
-        if let Some(earlier) = earlier {
-            earlier.spec.before.push(spec.name.clone());
         }
         shape(choices, i, &mut spec);
         drawn.push(Drawn { spec, is_member });
@@ -194,38 +187,8 @@ fn shape(choices: &mut Choices, i: u32, spec: &mut UnitSpec) {
     });
 }
 
-/// What is the node's own.
-#[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) max_starting: Option<u32>,
-    pub(super) breaker: BreakerSpec,
-    pub(super) shutdown_timeout: Duration,
-}
-
-impl Node {
-    pub(super) fn draw(choices: &mut Choices) -> Self {
-        let limit = choices.chance(key(Pick::MaxStarting, 0, 0), 300, 3);
-        // Mostly so long that it never ends a full stop; else it mostly does.
-        let shutdown = choices.chance(key(Pick::ShutdownTime, 0, 0), 150, 30);
-        Self {
-            max_starting: (limit > 0).then_some(limit as u32),
-            breaker: breaker(choices, 0),
-            shutdown_timeout: Duration::from_secs(if shutdown > 0 { shutdown } else { 3600 }),
-        }
-    }
-
-    /// As the files say it another time.
-    pub(super) fn another(&self, choices: &mut Choices, load: u32) -> Self {
-        let mut node = self.clone();
-        if choices.chance(key(Pick::LoadBreaker, 0, load), 100, 1) > 0 {
-            node.breaker = breaker(choices, load);
-        }
-        node
-    }
-}
-
 /// The plan of these units.
-pub(super) fn plan(drawn: Vec<Drawn>, node: Node) -> Arc<Plan> {
+pub(super) fn plan(drawn: Vec<Drawn>, max_starting: Option<u32>, breaker: BreakerSpec) -> Arc<Plan> {
     let (units, members): (Vec<UnitSpec>, Vec<bool>) =
         drawn.into_iter().map(|unit| (unit.spec, unit.is_member)).unzip();
     let wanted = units.iter().zip(members).filter(|(_, is_member)| *is_member);
@@ -235,15 +198,14 @@ pub(super) fn plan(drawn: Vec<Drawn>, node: Node) -> Arc<Plan> {
     let members = wanted
         .map(|(unit, _)| (unit.name.clone(), listed.clone()))
         .collect();
-    let mut plan = Arc::unwrap_or_clone(plan_of(units, members, node.max_starting));
-    plan.node.breaker = node.breaker;
-    plan.node.shutdown_timeout = node.shutdown_timeout;
+    let mut plan = Arc::unwrap_or_clone(plan_of(units, members, max_starting));
+    plan.node.breaker = breaker;
     Arc::new(plan)
 }
 
 /// The limits of `[breaker]`: mostly none, since breakers end the restarts that are to be seen; else small ones, that are met.
-fn breaker(choices: &mut Choices, load: u32) -> BreakerSpec {
-    let bits = choices.chance(key(Pick::Breaker, 0, load), 400, 1 << 12);
+pub(super) fn breaker(choices: &mut Choices) -> BreakerSpec {
+    let bits = choices.chance(key(Pick::Breaker, 0, 0), 400, 1 << 12);
     let seconds = |s: u64| Duration::from_secs(s);
     let limit = |restarts: u64, shift: u32| BreakerLimit {
         restarts: Some(1 + restarts as u32),
@@ -296,9 +258,6 @@ pub(super) fn another(choices: &mut Choices, first: &[Drawn], load: u32) -> Vec<
         }
         units.push(unit);
     }
-    if choices.chance(key(Pick::LoadTurned, 0, load), 60, 1) > 0 {
-        turn(&mut units, load);
-    }
     // A name that no unit has is refused where files are read.
     let names: Vec<_> = units.iter().map(|unit| unit.spec.name.clone()).collect();
     for unit in &mut units {
@@ -308,7 +267,6 @@ pub(super) fn another(choices: &mut Choices, first: &[Drawn], load: u32) -> Vec<
             &mut spec.requires,
             &mut spec.wants,
             &mut spec.after,
-            &mut spec.before,
             &mut spec.conflicts,
         ] {
             let before = list.len();
@@ -321,25 +279,6 @@ pub(super) fn another(choices: &mut Choices, first: &[Drawn], load: u32) -> Vec<
         }
     }
     units
-}
-
-/// Whoever required another one is required by it now, and so on: what has lost its file and lives keeps its old edges, which may
-/// make rings with these.
-fn turn(units: &mut [Drawn], load: u32) {
-    let old = units.to_vec();
-    for unit in units.iter_mut() {
-        let name = unit.spec.name.clone();
-        let of = |list: fn(&UnitSpec) -> &Vec<UnitName>| -> Vec<UnitName> {
-            let has_it = old.iter().filter(|other| list(&other.spec).contains(&name));
-            has_it.map(|other| other.spec.name.clone()).collect()
-        };
-        let spec = &mut unit.spec;
-        spec.requires = of(|spec| &spec.requires);
-        spec.wants = of(|spec| &spec.wants);
-        spec.after = of(|spec| &spec.after);
-        spec.before = of(|spec| &spec.before);
-        spec.digest = format!("{} turned {load}", spec.digest);
-    }
 }
 
 /// `u07`, as the world counts it.

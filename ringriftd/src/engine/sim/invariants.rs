@@ -3,7 +3,7 @@
 //!
 //! Where they are checked: `starts` (1 to 3, 30), `stops` (4 to 6, 14, 25), `restarts` (7 to 11), `answers` (15 to 18),
 //! `steps` (12, 13, 22 to 24, 26, 27), `crash` (18 to 21), `schedule` (6, 28, 29, 31 to 36, 38),
-//! `pairs` (20), `gates` (37), `views` (39), `again` (1, 18 and 21, after an end and with a state that lags). The engine's own side of them is
+//! `pairs` (20), `gates` (37). The engine's own side of them is
 //! `engine/invariant.rs`, asked after every step.
 
 use super::cells::{EVENTS, PLACES};
@@ -115,8 +115,6 @@ invariants! {
     Breaker = 37 "no automatic restart passes an open breaker, nor one that has let its number through within its window",
     /// Liveness.
     Released = 38 "in the end, the keeper holds no launch that no unit has",
-    /// Safety.
-    HonestStatus = 39 "what status and events say of a unit is so",
 }
 
 /// A promise that was broken.

@@ -482,10 +482,7 @@ impl World {
             let row = &mut life.rows.0;
             *row = if exit == Exit::Code(0) { 0 } else { *row + 1 };
         }
-        let (who, nth, is_first) = (process.who, process.nth, process.is_first);
-        let is_alone = is_first && self.chance(Fault::FindMain, key(Pick::ForksNone, who, nth), 8) == 1;
-        let process = self.live.get_mut(&launch)?;
-        let forks = is_first && exit == Exit::Code(0) && !is_alone;
+        let forks = process.is_first && exit == Exit::Code(0);
         let remains = match process.leaves {
             _ if forks => vec![77],
             Some(_) => vec![77],

@@ -127,8 +127,6 @@ faults! {
     Reboot [0, 4, 0, 0, 4] "the machine is started anew",
     /// Each request.
     Shutdown [1, 1, 1, 1, 0] "the daemon is asked to end in the middle of everything",
-    /// Each request.
-    LogDrops [5, 10, 20, 10, 20] "a unit's log cannot be written, or can be again",
 }
 
 /// How often each fault happens.

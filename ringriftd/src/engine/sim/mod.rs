@@ -25,7 +25,6 @@
 //!   (`obey` is their keeper, `verdicts` what must not be, `picture` and `search` how it is looked for); `tests/simulation` is a
 //!   program that runs a million.
 
-mod again;
 mod answers;
 pub mod cells;
 pub mod choices;
@@ -48,7 +47,6 @@ mod stops;
 mod tell;
 mod truth;
 mod unwell;
-mod views;
 mod world;
 
 pub use draw::Size;

@@ -6,10 +6,10 @@ use proto::reply::{By, Exit, Hold, Outcome, State as Word};
 
 use crate::engine::hold::Held;
 use crate::engine::machine::Engine;
-use crate::engine::snapshot::{Snapshot, Survivor};
+use crate::engine::snapshot::Snapshot;
 use crate::engine::types::{Action, Event, LaunchFailure, Mono, Op, Plan, Refusal, RequestAnswer, RequestId};
-use crate::engine::unit::{Desired, Foreign, Life, ProcessPhase, State, Unit};
-use crate::ids::{Invocation, LaunchId};
+use crate::engine::unit::{Desired, Foreign, ProcessPhase, State, Unit};
+use crate::ids::LaunchId;
 use crate::spec::{Kind, UnitSpec};
 
 use super::dice::*;
@@ -303,47 +303,6 @@ fn after_an_orderly_end_only_holds_are_left_and_numbers_go_on() {
         assert_eq!(first, Some(seq + 1));
         assert_eq!(engine.next_invocation, next + 3);
     }
-}
-
-/// What is stored is of life 1, which runs, or of nothing: only what lives and is newer than that is taken in.
-#[test]
-fn of_lives_only_a_newer_one_than_the_stored_one_is_taken_in() {
-    let survivor = |life| Survivor {
-        unit: name(0),
-        invocation: Invocation(life),
-        pid: 77,
-        start_time: 5,
-    };
-    let mut world = up(vec![unit(0)]);
-    let main = main_of(&world, 0);
-    world.exit_later(1, main, Exit::Code(1));
-    world.run(70, 0); // the next life runs
-    let stored = world.engine.snapshot();
-    let life = main_of(&world, 0).invocation;
-    assert!(life > main.invocation);
-    let takes = |stored: &Snapshot, of: Invocation, is_behind| {
-        let mut stored = stored.clone();
-        let is_taken = stored.take_in(&survivor(of.0), is_behind, Mono(100 * S));
-        (is_taken, stored)
-    };
-    for is_behind in [false, true] {
-        assert_eq!(
-            takes(&stored, main.invocation, is_behind),
-            (false, stored.clone())
-        );
-        assert_eq!(takes(&stored, life, is_behind), (false, stored.clone()));
-        let (is_taken, newer) = takes(&stored, Invocation(life.0 + 3), is_behind);
-        assert!(is_taken);
-        assert_eq!(newer.node.next_invocation, life.0 + 4);
-        let engine = Engine::restore(newer, &world.plan);
-        assert_eq!(unit_of(&engine, 0).last_invocation, Some(Invocation(life.0 + 3)));
-        assert_eq!(unit_of(&engine, 0).state.life().and_then(Life::pid), Some(77));
-    }
-    begin(&mut world, stop(0));
-    world.run(200, 0);
-    let stored = world.engine.snapshot();
-    assert!(!takes(&stored, life, true).0, "it was this life that was stopped");
-    assert!(takes(&stored, Invocation(life.0 + 1), true).0);
 }
 
 #[test]

@@ -13,10 +13,10 @@ use crate::ids::LaunchId;
 use crate::spec::UnitName;
 
 use super::choices::{Choices, List, Pick, key};
-use super::draw::{self, Node, Size};
+use super::draw::{self, Size};
 use super::invariants::{Counts, Invariant, Violation};
 use super::make::number;
-use super::malice::{Mode, Rates};
+use super::malice::{Fault, Mode, Rates};
 use super::world::{Due, World};
 
 /// Events until a world of one unit has come to rest; each further unit adds as many. Much more than any needs that does.
@@ -135,8 +135,9 @@ pub(super) fn run_with(plot: Plot, choices: Choices, rates: Rates, watchers: Wat
 
 fn draw_world(plot: Plot, mut choices: Choices, rates: Rates) -> World {
     let first = draw::units(&mut choices, plot.size);
-    let node = Node::draw(&mut choices);
-    let plan = draw::plan(first.clone(), node);
+    let limit = choices.chance(key(Pick::MaxStarting, 0, 0), 300, 3);
+    let breaker = draw::breaker(&mut choices);
+    let plan = draw::plan(first.clone(), (limit > 0).then_some(limit as u32), breaker);
     let swizzle = if plot.mode == Mode::Swizzle {
         swizzled(&mut choices, first.len())
     } else {
@@ -192,18 +193,8 @@ fn live(world: &mut World, plot: Plot) {
     if world.finished.is_none() && world.closing.is_none() {
         world.come_to_rest();
     }
-    if world.violation.is_some() {
-        return;
-    }
-    world.note_rest();
-    world.begin_to_go_down();
-    let lost_power = world.lose_power_on_the_way();
-    if !lost_power {
-        world.go_down();
-    }
-    if lost_power || world.begin_again() {
-        world.come_to_rest();
-        world.begin_to_go_down();
+    if world.violation.is_none() {
+        world.note_rest();
         world.go_down();
     }
 }
@@ -221,6 +212,7 @@ impl World {
     /// All faults cease: within a bound nothing moves any more, and all is as it should be.
     pub(super) fn come_to_rest(&mut self) {
         self.note(|_| "## all faults cease".to_owned());
+        let had_reboots = self.rates.of_fault(Fault::Reboot) > 0;
         self.rates = Rates::NONE;
         for process in self.live.values_mut() {
             process.hangs_at = process.hangs_at.filter(|at| *at <= self.now);
@@ -258,7 +250,7 @@ impl World {
         self.check_words();
         self.check_why();
         self.check_released();
-        if !self.kept.is_reborn && self.kept.deaths == 0 {
+        if !had_reboots && self.kept.deaths == 0 {
             self.check_failures();
         }
     }
@@ -409,15 +401,12 @@ impl World {
         self.rest = self.engine.units().map(of).collect();
     }
 
-    fn begin_to_go_down(&mut self) {
-        self.rates = Rates::NONE;
-        if self.violation.is_none() && self.closing.is_none() && self.finished.is_none() {
-            self.ask_to_end();
-        }
-    }
-
     /// The whole node goes down, and every request has its answer.
     fn go_down(&mut self) {
+        self.rates = Rates::NONE;
+        if self.closing.is_none() && self.finished.is_none() {
+            self.ask_to_end();
+        }
         let end = self.now + 3 * 3600 * 1_000_000_000;
         while self.advance(end) && !self.is_too_long() {}
         if self.violation.is_some() {

@@ -304,7 +304,6 @@ impl World {
             )
         });
         self.truth_of(&change.unit).word = change.to;
-        self.judge_word(change);
         self.note_ready(change);
         if (change.from, change.to) == (Word::Starting, Word::Stopped) {
             // It could not be taken over, and is not wanted up any more.

@@ -8,7 +8,6 @@ use proto::reply::Health;
 use crate::engine::types::{Change, ChangeKind, Event, Mono, ProbeResult};
 use crate::engine::unit::State;
 use crate::ids::{Invocation, LaunchId};
-use crate::limits;
 use crate::spec::{OnUnhealthy, UnitSpec};
 
 use super::choices::{Pick, key};
@@ -89,17 +88,11 @@ impl World {
         }
     }
 
-    /// What it says is longer than what is kept when it is bad.
     fn report(&self, invocation: Invocation, health: Health) -> Event {
-        let text = match health {
-            Health::Unhealthy => Some("ä".repeat(limits::HEALTH_TEXT_MAX)),
-            Health::Degraded => Some("a queue grows".to_owned()),
-            Health::Healthy | Health::Unknown => None,
-        };
         Event::HealthSaid {
             invocation,
             health,
-            text,
+            text: None,
         }
     }
 

@@ -10,7 +10,6 @@ use proto::reply::State as Word;
 use crate::engine::breaker::Gate;
 use crate::engine::machine::Engine;
 use crate::engine::restart::mix;
-use crate::engine::snapshot::Snapshot;
 use crate::engine::types::{Action, Event, Failure, Mono, Op, Plan, RequestAnswer, RequestId};
 use crate::ids::{Invocation, LaunchId};
 use crate::limits;
@@ -128,8 +127,6 @@ pub struct World {
     pub(super) forbids_kill: bool,
     /// An engine restored from this one's state, which must do the same.
     pub(super) twin: Option<(Engine, u32)>,
-    /// The state as it was some events ago.
-    pub(super) lag: Option<Box<Snapshot>>,
     /// Every swizzled request's unit.
     pub(super) swizzle: Vec<u32>,
     /// What the world knows of breakers.
@@ -188,7 +185,6 @@ impl World {
             is_thorough: false,
             forbids_kill: false,
             twin: None,
-            lag: None,
             swizzle: Vec::new(),
             gates: BTreeMap::new(),
             spacing: 0,
