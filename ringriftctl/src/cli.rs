@@ -24,9 +24,8 @@ pub struct Cli {
     pub verb: Option<Verb>,
 }
 
-/// The verbs. Only the arguments of the one that is typed are made: those of all take as long as the rest of a `status`.
+/// The verbs.
 #[derive(Debug, Clone, Subcommand)]
-#[command(defer = true)]
 pub enum Verb {
     /// How the node is, or everything known of units
     Status(cmd::status::Args),
