@@ -229,8 +229,11 @@ fn is_name_ours(path: &Path) -> bool {
 }
 
 fn is_populated(folder: &Path) -> bool {
-    let text = read(&folder.join("cgroup.events")).unwrap_or_default();
-    text.lines().any(|line| line == "populated 1")
+    match read(&folder.join("cgroup.events")) {
+        Ok(text) => text.lines().any(|line| line == "populated 1"),
+        // A group that is gone holds nobody. Whoever cannot look, for want of a descriptor or of memory, does not know that.
+        Err(e) => !matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)),
+    }
 }
 
 /// `fs::read_to_string` would ask for the file's size, which is 0, and begin with the smallest of bites.
@@ -353,6 +356,23 @@ fn parse_mount(line: &str) -> Option<Mount> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_is_empty_when_the_kernel_says_so_or_when_it_is_gone_and_not_when_nobody_can_look() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let events = folder.path().join("cgroup.events");
+        assert!(!is_populated(folder.path()), "it is gone");
+        for (text, expected) in [
+            ("populated 0\nfrozen 0\n", false),
+            ("populated 1\nfrozen 0\n", true),
+        ] {
+            std::fs::write(&events, text).expect("a file");
+            assert_eq!(is_populated(folder.path()), expected);
+        }
+        std::fs::remove_file(&events).expect("it is there");
+        std::fs::create_dir(&events).expect("a folder");
+        assert!(is_populated(folder.path()), "it cannot be read");
+    }
 
     #[test]
     fn the_unified_mount_is_found_among_hybrid_ones() {
