@@ -40,8 +40,11 @@ pub const ENV_FILE_MAX: u64 = 256 * 1024;
 pub const REMAINS_MAX: usize = 64;
 /// How long the keeper waits between two rounds of SIGKILL while processes refuse to go.
 pub const KILL_AGAIN: Duration = Duration::from_millis(100);
-/// How long the keeper runs, at most, after processes without a cgroup that start the next one before they can be looked up.
+/// How long the keeper runs, at most in each round of SIGKILL, after processes without a cgroup that start the next one before
+/// they can be looked up.
 pub const CHASE_TIME: Duration = Duration::from_millis(20);
+/// Processes that one of those and what it has started may be at once; what is more is found in the next round.
+pub const CHASE_FAMILY: usize = 64;
 /// How long after SIGKILL a unit may take to vanish before its stop has failed (a process in the kernel's D state).
 pub const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How old the machine's count of kills for want of memory may be when a launch begins.

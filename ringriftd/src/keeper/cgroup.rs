@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -236,11 +236,10 @@ fn is_populated(folder: &Path) -> bool {
     }
 }
 
-/// `fs::read_to_string` would ask for the file's size, which is 0, and begin with the smallest of bites.
 fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::with_capacity(READ_ROOM);
-    File::open(path)?.read_to_string(&mut text)?;
-    Ok(text)
+    // As long as it is: a group may have as many processes as there are numbers.
+    let text = proc::read_kernel(path, READ_ROOM, u64::MAX)?;
+    String::from_utf8(text).map_err(io::Error::other)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {

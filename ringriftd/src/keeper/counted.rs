@@ -1,8 +1,6 @@
 //! What the kernel counted of a launch: from its cgroup while that is there, else from what wait4(2) said of its main
 //! process. Read once, when that has ended.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::time::Instant;
 
@@ -10,6 +8,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use proto::reply::Oom;
 use serde::{Deserialize, Serialize};
 
+use super::proc::read_kernel;
 use crate::limits;
 use crate::used::Used;
 
@@ -119,10 +118,7 @@ const MOST: u64 = 1024 * 1024;
 
 /// The number behind `key` in a file of such lines; without a key, the number that is all of it.
 fn number(path: &Path, key: &str) -> Option<u64> {
-    // `read_to_string` of a path would ask for its size, which is 0 here, and begin with the smallest of bites, for each of
-    // which the kernel adds up everything again.
-    let mut text = String::with_capacity(ROOM);
-    File::open(path).ok()?.take(MOST).read_to_string(&mut text).ok()?;
+    let text = String::from_utf8(read_kernel(path, ROOM, MOST).ok()?).ok()?;
     if key.is_empty() {
         return text.trim().parse().ok();
     }

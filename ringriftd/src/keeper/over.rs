@@ -519,11 +519,8 @@ impl Keeper {
 /// refused then), so that its list of children is whole. Where it vanishes first, they are orphans.
 fn kill_family(first: Proc) {
     let mut open = vec![first];
-    let mut rounds = 0;
-    while let Some(parent) = open.pop()
-        && rounds < limits::REMAINS_MAX
-    {
-        rounds += 1;
+    for _ in 0..limits::CHASE_FAMILY {
+        let Some(parent) = open.pop() else { return };
         launch::kill_each(&[parent]);
         let children = proc::children(parent.pid()).into_iter();
         let theirs = children.filter_map(|pid| proc::stat(pid).ok().filter(|stat| stat.ppid == parent.pid()));

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
 
 use proto::reply::Exit;
 
@@ -48,12 +49,16 @@ impl Stat {
 
 /// Reads /proc/PID/stat.
 pub fn stat(pid: i32) -> io::Result<Stat> {
-    let mut text = Vec::with_capacity(STAT_ROOM);
-    // `fs::read` would ask for its size, which is 0, and begin with the smallest of bites.
-    File::open(format!("/proc/{pid}/stat"))?
-        .take(STAT_MAX)
-        .read_to_end(&mut text)?;
+    let text = read_kernel(format!("/proc/{pid}/stat").as_ref(), STAT_ROOM, STAT_MAX)?;
     parse_stat(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// A file that the kernel makes up, in one bite where that is at most `room` bytes, and no more than `most` of it. `fs::read`
+/// would ask for its size, which is 0, and begin with the smallest of bites, for each of which the kernel may begin anew.
+pub fn read_kernel(path: &Path, room: usize, most: u64) -> io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(room);
+    File::open(path)?.take(most).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// The name may hold anything, blanks and brackets too: it ends at the last bracket.

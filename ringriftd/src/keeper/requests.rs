@@ -239,12 +239,13 @@ impl Keeper {
         let Some(held) = self.launches.get(&id) else {
             return;
         };
+        let own = self.own_main(id);
         let targets = match scope {
             Scope::Main if held.exit.is_some() => return,
             Scope::Main => vec![held.main],
-            Scope::All => self.processes(id),
+            Scope::All => self.processes_beside(id, own),
         };
-        if let Err(e) = signal::send_all(&targets, self.own_main(id), signal) {
+        if let Err(e) = signal::send_all(&targets, own, signal) {
             say(&format!("cannot send signal {signal} to all of launch {id}: {e}"));
         }
     }
@@ -395,11 +396,16 @@ impl Keeper {
 
     /// Every living process of a launch that can be proven to belong to it.
     pub fn processes(&self, id: LaunchId) -> Vec<Proc> {
+        self.processes_beside(id, self.own_main(id))
+    }
+
+    /// Likewise; `own` is what [`Self::own_main`] said.
+    fn processes_beside(&self, id: LaunchId, own: Option<Proc>) -> Vec<Proc> {
         let Some(held) = self.launches.get(&id) else {
             return Vec::new();
         };
         match &held.leaf {
-            Some(leaf) => leaf.processes_beside(self.own_main(id)),
+            Some(leaf) => leaf.processes_beside(own),
             None => self.sweep().remove(&id).unwrap_or_default(),
         }
     }

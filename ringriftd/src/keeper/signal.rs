@@ -5,9 +5,6 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
 use super::types::Proc;
 use super::{proc, sys};
 
@@ -43,12 +40,7 @@ pub fn send(target: Proc, signal: i32) -> io::Result<Sent> {
 /// no descriptor, of which there may be none left.
 pub fn end_unreaped(child: i32) {
     // It may have ended by itself.
-    let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
-}
-
-/// To a child of this very process that it has not reaped: its number is proof.
-fn send_own(child: Proc, signal: i32) -> io::Result<Sent> {
-    sys::kill_child(child.pid(), signal).map(|()| Sent::Yes)
+    let _ = sys::kill_child(child, libc::SIGKILL);
 }
 
 /// Sends to each of `targets`, of which `own` is a child that has not been reaped; after TERM and ABRT comes CONT, because a
@@ -58,9 +50,9 @@ pub fn send_all(targets: &[Proc], own: Option<Proc>, signal: i32) -> io::Result<
     let mut round = |signal| {
         for target in targets {
             let sent = if own == Some(*target) {
-                send_own(*target, signal)
+                sys::kill_child(target.pid(), signal)
             } else {
-                send(*target, signal)
+                send(*target, signal).map(|_| ())
             };
             if let Err(e) = sent
                 && verdict.is_ok()

@@ -135,10 +135,7 @@ pub fn peek_ended_child() -> Option<i32> {
 
 /// The child `pid` has ended (and stays to be reaped).
 pub fn child_has_ended(pid: i32) -> bool {
-    matches!(
-        wait(libc::P_PID, pid, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT),
-        Ok(Some(_))
-    )
+    matches!(peek(pid), Ok(Some(_)))
 }
 
 /// kill(2) of one process: a child of this process that it has not reaped, which is for the caller to know.
@@ -150,7 +147,12 @@ pub fn kill_child(pid: i32, signal: i32) -> io::Result<()> {
 
 /// `pid` is a child of this process, ended or not, that it has not reaped.
 pub fn is_child(pid: i32) -> bool {
-    wait(libc::P_PID, pid, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).is_ok()
+    peek(pid).is_ok()
+}
+
+/// What there is to be known of the child `pid`, which stays to be reaped.
+fn peek(pid: i32) -> io::Result<Option<(i32, Exit)>> {
+    wait(libc::P_PID, pid, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
 }
 
 /// Reaps the child `pid`, which has ended or is about to.
